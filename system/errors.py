@@ -1,0 +1,80 @@
+"""Every error that Nightminer raises on purpose.
+
+    NightminerError
+    ├── ConfigError     a value that the user gave is wrong: which, what was expected, what to do
+    ├── DataError       a log, picture or table does not hold what its format promises
+    │   └── FormatError no reader recognises a path, or the one asked for does not fit
+    ├── StoreError      the store cannot be read or written
+    │   ├── LeaseError  another writer holds the store
+    │   └── SchemaError the store was written by another schema or with another model
+    ├── ModelError      weights are missing, damaged or of the wrong shape
+    └── ReconcileError  scenes found != committed + already there + quarantined
+
+A job turns any of them into one line on stderr and `exit_code`; anything else is a bug and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+
+class NightminerError(Exception):
+    """Root of the tree. `exit_code` is what a job returns to its shell."""
+
+    exit_code = 1
+
+
+class ConfigError(NightminerError):
+    """A value given by the user is out of range, unknown or missing."""
+
+    exit_code = 2
+
+
+class DataError(NightminerError):
+    """Input does not hold what its format promises.
+
+    Args:
+        code: short stable name of the fault, e.g. `truncated_image`; what quarantine rows are counted by.
+        message: what failed, on which file or id, expected, actual.
+    """
+
+    exit_code = 3
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+
+    def __reduce__(self):
+        return (type(self), (self.code, self.message))
+
+    def __str__(self) -> str:
+        return f"{self.code}: {self.message}"
+
+
+class FormatError(DataError):
+    """No reader recognises a path, or the reader asked for does not fit it."""
+
+
+class StoreError(NightminerError):
+    """The store cannot be read or written."""
+
+    exit_code = 4
+
+
+class LeaseError(StoreError):
+    """Another writer holds the store."""
+
+
+class SchemaError(StoreError):
+    """The store was written by another schema version or with another model."""
+
+
+class ModelError(NightminerError):
+    """Weights are missing, damaged or of the wrong shape."""
+
+    exit_code = 5
+
+
+class ReconcileError(NightminerError):
+    """The counts of a run do not add up, or too many scenes were bad."""
+
+    exit_code = 6
