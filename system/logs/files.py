@@ -1,0 +1,111 @@
+"""Local paths and object-store URIs behind one small interface, over fsspec."""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import IO, Any
+
+import fsspec
+from fsspec.core import url_to_fs
+
+from system.errors import DataError
+
+TABLE_SUFFIXES = (".json", ".csv", ".feather", ".parquet")
+
+
+@lru_cache(maxsize=256)
+def _filesystem(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
+    return url_to_fs(uri)
+
+
+def filesystem(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
+    """File system and path of a local path or URI.
+
+    Credentials and endpoints come from the environment (AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL, ...), never from a URI.
+    """
+    try:
+        return _filesystem(uri)
+    except (ValueError, ImportError) as error:
+        raise DataError("unknown_scheme", f"{uri}: no file system for this URI: {error}") from error
+
+
+def join(root: str, *parts: str) -> str:
+    """Join relative parts under a root; a part that leaves the root is refused.
+
+    Raises:
+        DataError: `path_escapes` for absolute parts and for "..".
+    """
+    for part in parts:
+        if part.startswith("/") or "://" in part or ".." in part.split("/"):
+            raise DataError("path_escapes", f"{part!r} leaves its root {root}; expected a path below it")
+    return posixpath.join(root.rstrip("/") or "/", *parts)
+
+
+def name(uri: str) -> str:
+    """Last part of a path."""
+    return posixpath.basename(uri.rstrip("/"))
+
+
+def parent(uri: str) -> str:
+    """Folder that holds a path."""
+    return posixpath.dirname(uri.rstrip("/"))
+
+
+def is_file(uri: str) -> bool:
+    fs, path = filesystem(uri)
+    return bool(fs.isfile(path))
+
+
+def is_folder(uri: str) -> bool:
+    fs, path = filesystem(uri)
+    return bool(fs.isdir(path))
+
+
+def list_folder(uri: str) -> list[str]:
+    """Sorted URIs of what lies directly in a folder; folders end in "/"."""
+    fs, path = filesystem(uri)
+    entries = []
+    for entry in fs.ls(path, detail=True):
+        child = join(uri, name(entry["name"]))
+        if child.rstrip("/") != uri.rstrip("/"):
+            entries.append(child + "/" if entry["type"] == "directory" else child)
+    return sorted(entries)
+
+
+def walk_files(uri: str) -> Iterator[str]:
+    """URIs of all files at any depth below a folder, in sorted order."""
+    for entry in list_folder(uri):
+        if entry.endswith("/"):
+            yield from walk_files(entry.rstrip("/"))
+        else:
+            yield entry
+
+
+def open_binary(uri: str) -> IO[Any]:
+    """Open for reading.
+
+    Raises:
+        DataError: `missing_file`.
+    """
+    fs, path = filesystem(uri)
+    try:
+        return fs.open(path, "rb")
+    except FileNotFoundError as error:
+        raise DataError("missing_file", f"{uri}: expected a file, found none") from error
+
+
+def read_bytes(uri: str, offset: int = 0, size: int | None = None) -> bytes:
+    """All of a file, or `size` bytes from `offset`.
+
+    Raises:
+        DataError: `missing_file`.
+    """
+    fs, path = filesystem(uri)
+    try:
+        if size is None:
+            return fs.cat_file(path)
+        return fs.cat_file(path, start=offset, end=offset + size)
+    except FileNotFoundError as error:
+        raise DataError("missing_file", f"{uri}: expected a file, found none") from error
