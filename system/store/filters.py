@@ -1,0 +1,85 @@
+"""A typed filter over scenes. The only place where a filter becomes text; a user's string is always a literal."""
+
+from __future__ import annotations
+
+from pydantic import Field, model_validator
+
+from system.config import FrozenConfig
+from system.errors import ConfigError
+
+
+class SceneFilter(FrozenConfig):
+    """All conditions must hold; one that is None or empty does not count.
+
+    tags: every one of these is present. any_tags: at least one is. without_tags: none is.
+    min_risk, max_risk: bounds of the risk in [0, 1]; scenes whose risk is unknown do not pass a bound.
+    from_ns, to_ns: the scene overlaps [from_ns, to_ns).
+    """
+
+    tags: tuple[str, ...] = ()
+    any_tags: tuple[str, ...] = ()
+    without_tags: tuple[str, ...] = ()
+    min_risk: float | None = Field(default=None, ge=0, le=1)
+    max_risk: float | None = Field(default=None, ge=0, le=1)
+    from_ns: int | None = None
+    to_ns: int | None = None
+    sources: tuple[str, ...] = ()
+    log_ids: tuple[str, ...] = ()
+    scene_ids: tuple[str, ...] = ()
+    not_scene_ids: tuple[str, ...] = ()
+    not_log_ids: tuple[str, ...] = ()
+    model_id: str | None = None
+    with_embedding: bool = False
+
+    @model_validator(mode="after")
+    def _bounds_are_ordered(self) -> SceneFilter:
+        if self.min_risk is not None and self.max_risk is not None and self.min_risk > self.max_risk:
+            raise ValueError(f"min_risk {self.min_risk} is above max_risk {self.max_risk}")
+        if self.from_ns is not None and self.to_ns is not None and self.from_ns >= self.to_ns:
+            raise ValueError(f"from_ns {self.from_ns} is not before to_ns {self.to_ns}")
+        return self
+
+    def check_tags(self, known: tuple[str, ...]) -> None:
+        """Refuse a tag that no scene can have.
+
+        Raises:
+            ConfigError: naming the tag and the known ones.
+        """
+        for tag in (*self.tags, *self.any_tags, *self.without_tags):
+            if tag not in known:
+                raise ConfigError(f"unknown tag {tag!r}; this store knows: {', '.join(known)}")
+
+    def to_sql(self) -> str | None:
+        """The filter in Lance's dialect, or None where nothing is asked."""
+        parts: list[str] = []
+        parts += [f"array_has(tags, {_literal(tag)})" for tag in self.tags]
+        if self.any_tags:
+            parts.append("(" + " OR ".join(f"array_has(tags, {_literal(tag)})" for tag in self.any_tags) + ")")
+        parts += [f"NOT array_has(tags, {_literal(tag)})" for tag in self.without_tags]
+        if self.min_risk is not None:
+            parts.append(f"risk >= {self.min_risk!r}")
+        if self.max_risk is not None:
+            parts.append(f"risk <= {self.max_risk!r}")
+        if self.from_ns is not None:
+            parts.append(f"t_end_ns > {int(self.from_ns)}")
+        if self.to_ns is not None:
+            parts.append(f"t_start_ns < {int(self.to_ns)}")
+        for column, values, word in (
+            ("source", self.sources, "IN"),
+            ("log_id", self.log_ids, "IN"),
+            ("scene_id", self.scene_ids, "IN"),
+            ("scene_id", self.not_scene_ids, "NOT IN"),
+            ("log_id", self.not_log_ids, "NOT IN"),
+        ):
+            if values:
+                parts.append(f"{column} {word} ({', '.join(map(_literal, values))})")
+        if self.model_id is not None:
+            parts.append(f"model_id = {_literal(self.model_id)}")
+        if self.with_embedding:
+            parts.append("embedding IS NOT NULL")
+        return " AND ".join(parts) or None
+
+
+def _literal(text: str) -> str:
+    """A string literal: quotes doubled, which is all that Lance's dialect asks."""
+    return "'" + text.replace("'", "''") + "'"

@@ -1,0 +1,134 @@
+"""Where a store lies: a local folder or an object-store URI, and the small files beside its tables."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import fsspec
+import lance
+import lancedb
+from fsspec.core import url_to_fs
+
+from system.errors import ConfigError, SchemaError, StoreError
+
+SCHEMA_VERSION = 1
+MARKER = "nightminer.json"
+
+
+@dataclass(frozen=True)
+class StoreLocation:
+    """A store's root. `uri` is an absolute local path or an object-store URI, without a trailing slash."""
+
+    uri: str
+
+    @classmethod
+    def parse(cls, uri: str) -> StoreLocation:
+        """From what a user typed.
+
+        Raises:
+            ConfigError: empty, or a scheme that nothing can open.
+        """
+        if not uri.strip():
+            raise ConfigError("--store is empty; expected a folder or an object-store URI such as s3://bucket/store")
+        if "://" not in uri:
+            return cls(os.path.abspath(os.path.expanduser(uri)))
+        try:
+            url_to_fs(uri)
+        except (ValueError, ImportError) as error:
+            raise ConfigError(f"--store {uri}: no file system for this URI: {error}") from error
+        return cls(uri.rstrip("/"))
+
+    @property
+    def is_local(self) -> bool:
+        return "://" not in self.uri
+
+    def table_uri(self, table: str) -> str:
+        return f"{self.uri}/{table}.lance"
+
+    def storage_options(self) -> dict[str, str]:
+        """What Lance needs to reach an object store, from the environment; credentials it finds there by itself."""
+        endpoint = os.environ.get("AWS_ENDPOINT_URL", "")
+        if self.is_local or not endpoint:
+            return {}
+        return {"aws_endpoint": endpoint, "allow_http": str(endpoint.startswith("http://")).lower()}
+
+    def connect(self) -> lancedb.DBConnection:
+        """A LanceDB connection that sees every commit at once."""
+        from datetime import timedelta
+
+        return lancedb.connect(
+            self.uri, storage_options=self.storage_options(), read_consistency_interval=timedelta(seconds=0)
+        )
+
+    def dataset(self, table: str) -> lance.LanceDataset:
+        """The newest version of a table.
+
+        Raises:
+            StoreError: there is no such table.
+        """
+        try:
+            return lance.dataset(self.table_uri(table), storage_options=self.storage_options())
+        except (ValueError, OSError) as error:
+            raise StoreError(f"{self.uri}: expected a Nightminer store with a table {table!r}: {error}") from error
+
+    def filesystem(self) -> tuple[fsspec.AbstractFileSystem, str]:
+        fs, path = url_to_fs(self.uri)
+        # Another process writes here too: a cached listing would hide it.
+        fs.invalidate_cache()
+        return fs, path
+
+    def read_text(self, name: str) -> str | None:
+        """A small file below the root, or None where it is not there."""
+        fs, path = self.filesystem()
+        try:
+            return fs.cat_file(f"{path}/{name}").decode()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise StoreError(f"{self.uri}: cannot read {name}; expected a folder or object store: {error}") from error
+
+    def write_text(self, name: str, text: str) -> str:
+        """Write a small file below the root and return its URI.
+
+        Raises:
+            StoreError: the store is read-only or full.
+        """
+        fs, path = self.filesystem()
+        target = f"{path}/{name}"
+        try:
+            if self.is_local:
+                os.makedirs(os.path.dirname(target), exist_ok=True)
+                # Replace in one step: a reader never sees half a file, a full disk leaves the old one.
+                with open(f"{target}.tmp", "w", encoding="utf-8") as file:
+                    file.write(text)
+                os.replace(f"{target}.tmp", target)
+            else:
+                fs.pipe_file(target, text.encode())
+        except OSError as error:
+            raise StoreError(f"{self.uri}: cannot write {name}: {error}") from error
+        return f"{self.uri}/{name}"
+
+    def marker(self) -> dict[str, Any] | None:
+        """What the store says of itself, or None for a new one.
+
+        Raises:
+            SchemaError: written by a newer Nightminer.
+            StoreError: the marker is damaged.
+        """
+        text = self.read_text(MARKER)
+        if text is None:
+            return None
+        try:
+            marker = json.loads(text)
+            version = int(marker["schema_version"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise StoreError(f"{self.uri}/{MARKER} is damaged: expected JSON with schema_version: {error!r}") from error
+        if version > SCHEMA_VERSION:
+            raise SchemaError(
+                f"{self.uri} was written with schema version {version}; this Nightminer knows versions up to "
+                f"{SCHEMA_VERSION}. Upgrade Nightminer, or name another --store. Nothing was changed."
+            )
+        return marker

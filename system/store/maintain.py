@@ -1,0 +1,76 @@
+"""Keep a store fast and small: indices, compaction, table tags, removal of orphans."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from lancedb.index import Bitmap, BTree, HnswSq, LabelList
+
+from system.errors import StoreError
+from system.store.location import StoreLocation
+from system.store.schema import PICTURES, QUARANTINE, RUNS, SCENES
+
+# Below this an exact scan answers in milliseconds and an index would only cost recall.
+VECTOR_INDEX_FROM_ROWS = 100_000
+_COMPACT_FROM_FRAGMENTS = 64
+_SCALAR_INDICES = (
+    ("scene_id", BTree()),
+    ("risk", BTree()),
+    ("hardness", BTree()),
+    ("t_start_ns", BTree()),
+    ("tags", LabelList()),
+    ("log_id", Bitmap()),
+)
+
+
+def build_indices(location: StoreLocation, vector_from_rows: int = VECTOR_INDEX_FROM_ROWS) -> int:
+    """Compact small fragments and bring every index up to date; returns the table's version.
+
+    Raises:
+        StoreError: the disk is full or the store is read-only.
+    """
+    try:
+        table = location.connect().open_table(SCENES)
+        if len(location.dataset(SCENES).get_fragments()) >= _COMPACT_FROM_FRAGMENTS:
+            location.dataset(SCENES).optimize.compact_files()
+            table.checkout_latest()
+        if table.count_rows():
+            for column, config in _SCALAR_INDICES:
+                table.create_index(column, config=config, replace=True)
+            if table.count_rows("embedding IS NOT NULL") >= vector_from_rows:
+                table.create_index("embedding", config=HnswSq(distance_type="cosine"), replace=True)
+        return int(table.version)
+    except (OSError, RuntimeError, ValueError) as error:
+        raise StoreError(f"{location.uri}: cannot build the indices: {error}") from error
+
+
+def tag_version(location: StoreLocation, tag: str) -> int:
+    """Name the newest version of the scenes, so that today's answers can be asked for again; returns the version.
+
+    Raises:
+        StoreError: the store cannot be written.
+    """
+    try:
+        table = location.connect().open_table(SCENES)
+        version = int(table.version)
+        if tag in table.tags.list():
+            table.tags.update(tag, version)
+        else:
+            table.tags.create(tag, version)
+        return version
+    except (OSError, RuntimeError, ValueError) as error:
+        raise StoreError(f"{location.uri}: cannot tag the version {tag!r}: {error}") from error
+
+
+def remove_orphans(location: StoreLocation, older_than_days: float) -> int:
+    """Remove untagged old versions and files that no version names; returns bytes freed.
+
+    Call only with the lease held: the fragments of a run that is alive look like orphans.
+    """
+    freed = 0
+    for name in (SCENES, PICTURES, QUARANTINE, RUNS):
+        stats = location.dataset(name).cleanup_old_versions(
+            older_than=timedelta(days=older_than_days), delete_unverified=True, error_if_tagged_old_versions=False
+        )
+        freed += int(stats.bytes_removed)
+    return freed

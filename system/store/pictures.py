@@ -1,0 +1,55 @@
+"""The stored pictures of scenes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from system.errors import StoreError
+from system.store.filters import SceneFilter
+from system.store.location import StoreLocation
+from system.store.schema import PICTURES, SCENES
+
+
+@dataclass(frozen=True)
+class StoredPicture:
+    """A small JPEG of one camera at one moment; width and height in pixels."""
+
+    scene_id: str
+    camera: str
+    t_ns: int
+    width: int
+    height: int
+    jpeg: bytes
+
+
+def read_pictures(location: StoreLocation, scene_ids: Sequence[str], model_id: str) -> dict[str, list[StoredPicture]]:
+    """Pictures of the scenes asked for, by scene, in order of time and camera.
+
+    Only those of the batch that the scene's row names: a run that was killed between its two commits leaves pictures
+    that no scene names.
+    """
+    if not scene_ids:
+        return {}
+    where = SceneFilter(scene_ids=tuple(scene_ids), model_id=model_id).to_sql()
+    named = location.dataset(SCENES).to_table(columns=["scene_id", "picture_batch"], filter=where).to_pylist()
+    batches = {row["scene_id"]: row["picture_batch"] for row in named}
+    dataset = location.dataset(PICTURES)
+    columns = ["picture_batch", "scene_id", "camera", "t_ns", "width", "height"]
+    where = SceneFilter(scene_ids=tuple(scene_ids)).to_sql()
+    table = dataset.scanner(columns=columns, filter=where, with_row_id=True).to_table()
+    rows = [row for row in table.to_pylist() if batches.get(row["scene_id"]) == row["picture_batch"]]
+    found: dict[str, list[StoredPicture]] = {scene_id: [] for scene_id in batches}
+    if not rows:
+        return found
+    blobs = dataset.take_blobs("jpeg", ids=[row["_rowid"] for row in rows])
+    for row, blob in zip(rows, blobs, strict=True):
+        if blob is None:
+            raise StoreError(f"{location.uri}: picture of scene {row['scene_id']}, camera {row['camera']}, is empty")
+        with blob:
+            jpeg = blob.readall()
+        picture = StoredPicture(row["scene_id"], row["camera"], row["t_ns"], row["width"], row["height"], jpeg)
+        found[row["scene_id"]].append(picture)
+    for pictures in found.values():
+        pictures.sort(key=lambda p: (p.t_ns, p.camera))
+    return found

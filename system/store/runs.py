@@ -1,0 +1,103 @@
+"""What each run did: written when it starts, rewritten when it ends."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from system.errors import ConfigError, StoreError
+from system.store.location import StoreLocation
+from system.store.schema import QUARANTINE, RUNS, runs_schema
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """One row of the table `runs`. `status` is "running", "finished", "stopped" or "failed"."""
+
+    run_id: str
+    model_id: str
+    status: str
+    started_ns: int
+    ended_ns: int | None
+    table_version: int | None
+    report: dict[str, Any]
+
+
+def new_run_id() -> str:
+    """Sorts by time; the tail keeps two runs of one second apart."""
+    return time.strftime("%Y%m%dT%H%M%SZ", time.gmtime()) + "-" + uuid.uuid4().hex[:6]
+
+
+def write_run(location: StoreLocation, run: RunRecord) -> None:
+    """Add the run, or replace what was written of it before.
+
+    Raises:
+        StoreError: the store cannot be written.
+    """
+    row = {
+        "run_id": run.run_id,
+        "model_id": run.model_id,
+        "status": run.status,
+        "started_ns": run.started_ns,
+        "ended_ns": run.ended_ns,
+        "table_version": run.table_version,
+        "report": json.dumps(run.report, default=str),
+    }
+    try:
+        table = location.connect().open_table(RUNS)
+        rows = pa.Table.from_pylist([row], schema=runs_schema())
+        table.merge_insert("run_id").when_matched_update_all().when_not_matched_insert_all().execute(rows)
+    except (OSError, RuntimeError, ValueError) as error:
+        raise StoreError(f"{location.uri}: cannot write the record of run {run.run_id}: {error}") from error
+
+
+def read_runs(location: StoreLocation) -> list[RunRecord]:
+    """All runs, newest first."""
+    rows = location.dataset(RUNS).to_table().to_pylist()
+    runs = [RunRecord(**{**row, "report": json.loads(row["report"])}) for row in rows]
+    return sorted(runs, key=lambda run: run.run_id, reverse=True)
+
+
+def read_run(location: StoreLocation, run_id: str) -> RunRecord:
+    """One run; "latest" is the newest.
+
+    Raises:
+        ConfigError: there is no such run.
+    """
+    runs = read_runs(location)
+    chosen = runs[:1] if run_id == "latest" else [run for run in runs if run.run_id == run_id]
+    if not chosen:
+        known = ", ".join(run.run_id for run in runs[:5]) or "none"
+        raise ConfigError(f"{location.uri}: no run {run_id!r}; the newest are: {known}")
+    return chosen[0]
+
+
+def read_quarantine(
+    location: StoreLocation, run_id: str | None = None, limit: int | None = None
+) -> list[dict[str, Any]]:
+    """Quarantine rows, of one run or of all."""
+    where = None if run_id is None else "run_id = '{}'".format(run_id.replace("'", "''"))
+    return location.dataset(QUARANTINE).to_table(filter=where, limit=limit).to_pylist()
+
+
+def git_commit() -> str:
+    """The commit of the code that runs, or "unknown" outside a checkout."""
+    try:
+        done = subprocess.run(
+            ["git", "rev-parse", "HEAD"],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return "unknown"
+    return done.stdout.strip() or "unknown"

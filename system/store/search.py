@@ -1,0 +1,125 @@
+"""Search scenes by vector, by filter, or by both."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from system.config import FrozenConfig
+from system.errors import ConfigError, StoreError
+from system.store.filters import SceneFilter
+from system.store.location import StoreLocation
+from system.store.runs import read_runs
+from system.store.schema import SCENES
+from system.store.tables import read_models
+
+COLUMNS = (
+    "scene_id", "model_id", "log_id", "source", "t_start_ns", "t_end_ns", "cameras", "num_pictures", "flags",
+    "description", "truth_tags", "tags", "tag_probabilities", "risk", "risk_source", "ambiguity", "rarity",
+    "risk_rank", "ambiguity_rank", "rarity_rank", "hardness", "ranked_among", "risk_detail",
+)  # fmt: skip
+
+
+class SearchConfig(FrozenConfig):
+    """top: how many results. hardness_weight: share of hardness in the hybrid score, the rest is similarity."""
+
+    top: int = Field(default=10, ge=1, le=10_000)
+    hardness_weight: float = Field(default=0.0, ge=0, le=1)
+
+
+def newest_model(location: StoreLocation) -> dict[str, Any]:
+    """The model of the newest run; what a search means when it names none.
+
+    Raises:
+        StoreError: the store is empty.
+    """
+    runs = read_runs(location)
+    if not runs:
+        raise StoreError(f"{location.uri}: no run has mined into this store yet")
+    return next(model for model in read_models(location) if model["model_id"] == runs[0].model_id)
+
+
+def search_scenes(
+    location: StoreLocation,
+    query_E: NDArray[np.float32] | None,
+    where: SceneFilter,
+    config: SearchConfig,
+    tag: str | None = None,
+) -> list[dict[str, Any]]:
+    """Scenes that pass the filter, best first.
+
+    Args:
+        query_E: with it, scenes are ordered by (1 - w) * cosine similarity + w * hardness; without it by hardness.
+        tag: ask the table's tagged version of an earlier run and not the newest.
+    Returns:
+        One mapping a scene: COLUMNS, and `score`.
+    Raises:
+        ConfigError: the query's width is not the store's; an unknown table tag.
+    """
+    table = location.connect().open_table(SCENES)
+    if tag is not None:
+        known = table.tags.list()
+        if tag not in known:
+            raise ConfigError(f"{location.uri} has no table version tagged {tag!r}; it has {', '.join(sorted(known))}")
+        table.checkout(tag)
+    if query_E is None:
+        return _by_hardness(location, table, where, config.top)
+    width = table.schema.field("embedding").type.list_size
+    if query_E.shape != (width,):
+        raise ConfigError(f"the query has shape {query_E.shape}, the store's embeddings have {width} numbers")
+    sql = where.model_copy(update={"with_embedding": True}).to_sql()
+    # A hybrid score needs candidates that similarity alone would not bring.
+    depth = config.top if config.hardness_weight == 0 else max(20 * config.top, 200)
+    query: Any = table.search(query_E.astype(np.float32), vector_column_name="embedding")
+    found = query.distance_type("cosine").where(sql).limit(depth).select([*COLUMNS, "_distance"])
+    if any(index.index_type.startswith("Ivf") for index in table.list_indices()):
+        found = found.nprobes(20).refine_factor(4)
+    rows = found.to_list()
+    weight = config.hardness_weight
+    for row in rows:
+        similarity = 1.0 - row.pop("_distance")
+        row["score"] = (1 - weight) * similarity + weight * (row["hardness"] or 0.0)
+    return sorted(rows, key=lambda row: (-row["score"], row["scene_id"]))[: config.top]
+
+
+def _by_hardness(location: StoreLocation, table: Any, where: SceneFilter, top: int) -> list[dict[str, Any]]:
+    """The hardest scenes that pass. The table is scanned for two columns only; rows are fetched for the winners."""
+    keys = table.search().select(["hardness"]).with_row_id(True)
+    sql = where.to_sql()
+    if sql is not None:
+        keys = keys.where(sql)
+    found = keys.limit(table.count_rows() or 1).to_arrow()
+    order = np.argsort(-np.nan_to_num(found["hardness"].to_numpy().astype(np.float64), nan=-1.0), kind="stable")[:top]
+    row_ids = found["_rowid"].to_numpy()[order].tolist()
+    if not row_ids:
+        return []
+    rows = table.take_row_ids(row_ids).select(list(COLUMNS)).to_list()
+    for row in rows:
+        row["score"] = row["hardness"]
+    return sorted(rows, key=lambda row: (-(row["score"] if row["score"] is not None else -1.0), row["scene_id"]))
+
+
+def tag_names(location: StoreLocation) -> tuple[str, ...]:
+    """Every tag that a scene of this store may carry."""
+    names: dict[str, None] = {}
+    for model in read_models(location):
+        names.update(dict.fromkeys(model["tag_names"]))
+    return tuple(names)
+
+
+def embedding_of(location: StoreLocation, scene_id: str, model_id: str) -> NDArray[np.float32]:
+    """A scene's own embedding, float32 [E].
+
+    Raises:
+        ConfigError: no such scene, or one without pictures.
+    """
+    where = SceneFilter(scene_ids=(scene_id,), model_id=model_id).to_sql()
+    rows = location.dataset(SCENES).to_table(columns=["embedding"], filter=where)["embedding"].to_pylist()
+    if not rows:
+        raise ConfigError(f"{location.uri}: no scene {scene_id!r}")
+    if rows[0] is None:
+        raise ConfigError(f"scene {scene_id} has no pictures, hence no embedding to search with")
+    return np.array(rows[0], dtype=np.float32)

@@ -1,0 +1,105 @@
+"""Open a store for writing: make what is missing, refuse what does not fit."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from system.errors import SchemaError, StoreError
+from system.store.location import MARKER, SCHEMA_VERSION, StoreLocation
+from system.store.schema import (
+    MODELS,
+    PICTURES,
+    QUARANTINE,
+    RUNS,
+    SCENES,
+    models_schema,
+    pictures_schema,
+    quarantine_schema,
+    runs_schema,
+    scenes_schema,
+)
+
+
+@dataclass(frozen=True)
+class ModelRow:
+    """A model as the store remembers it; columns of the table `models`."""
+
+    model_id: str
+    tower: str
+    tower_id: str
+    model_path: str | None
+    embedding_dim: int
+    tag_names: tuple[str, ...]
+    config: str
+
+
+def check_model(location: StoreLocation, model: ModelRow) -> None:
+    """Whether a model's rows may go into this store. Reads only; a store that is not there yet takes any.
+
+    Raises:
+        SchemaError: written by a newer schema, or with another tower, whose embeddings cannot be compared.
+    """
+    marker = location.marker()
+    if marker is None:
+        return
+    if marker.get("tower_id") != model.tower_id:
+        raise SchemaError(
+            f"{location.uri} holds embeddings of the tower {marker.get('tower')!r} ({marker.get('tower_id')}); this "
+            f"job would add those of {model.tower!r} ({model.tower_id}), and the two cannot be compared. Name another "
+            "--store, or use the tower of this one. Nothing was changed."
+        )
+
+
+def open_for_writing(location: StoreLocation, model: ModelRow) -> None:
+    """Make the tables where they are missing and add the model to `models`. Call with the lease held.
+
+    Raises:
+        SchemaError: as `check_model`, or a table whose columns are not ours.
+        StoreError: the store is read-only, full or not reachable.
+    """
+    check_model(location, model)
+    schemas = {
+        SCENES: scenes_schema(model.embedding_dim),
+        PICTURES: pictures_schema(),
+        QUARANTINE: quarantine_schema(),
+        RUNS: runs_schema(),
+        MODELS: models_schema(),
+    }
+    try:
+        connection = location.connect()
+        present = set(connection.list_tables().tables)
+        for name, schema in schemas.items():
+            if name not in present:
+                connection.create_table(name, schema=schema)
+                continue
+            actual = connection.open_table(name).schema
+            if actual.names != schema.names or actual.types != schema.types:
+                missing = sorted(set(schema.names) ^ set(actual.names))
+                raise SchemaError(
+                    f"{location.uri}: table {name!r} does not have the columns of schema version {SCHEMA_VERSION} "
+                    f"(they differ in {missing or 'types'}). Name another --store. Nothing was changed."
+                )
+        table = connection.open_table(MODELS)
+        if not table.count_rows(f"model_id = '{model.model_id}'"):
+            table.add(pa.Table.from_pylist([asdict(model)], schema=models_schema()))
+    except (OSError, RuntimeError, ValueError) as error:
+        raise StoreError(f"{location.uri}: cannot write there: {error}") from error
+    if location.marker() is None:
+        marker = {
+            "schema_version": SCHEMA_VERSION,
+            "tower": model.tower,
+            "tower_id": model.tower_id,
+            "embedding_dim": model.embedding_dim,
+            "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        }
+        location.write_text(MARKER, json.dumps(marker, indent=2))
+
+
+def read_models(location: StoreLocation) -> list[dict[str, Any]]:
+    """All models whose rows the store holds, oldest first."""
+    return location.dataset(MODELS).to_table().to_pylist()
