@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -18,8 +17,8 @@ from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
 from torch import Tensor, nn
 
-from system.errors import ConfigError, DataError, ModelError
-from system.miner.bev import BevTokens, cell_index, complete_rig, ground_points, patch_centres, pool_cells
+from system.errors import ConfigError, ModelError
+from system.miner.bev import cell_index, complete_rig, ground_points, patch_centres, pool_cells
 from system.miner.forecast import ambiguity_m
 from system.miner.heads import EmbeddingHead, ForecastHead, RiskHead, TagHead
 from system.miner.identity import (
@@ -32,6 +31,7 @@ from system.miner.identity import (
     untrained_model_id,
 )
 from system.miner.miner_config import SceneMinerConfig
+from system.miner.scene_batch import SceneBatch, SceneFeatures, SceneOutputs, check_batch
 from system.miner.stream import SceneStream, readable
 from system.miner.tags import embed_taxonomy, tag_scale, zero_shot_logits
 from system.miner.taxonomy import Taxonomy
@@ -75,66 +75,6 @@ class Tower(Protocol):
     def encode_images(self, images_NHWC: Tensor) -> TowerAnswer: ...
 
     def encode_texts(self, texts: Sequence[str]) -> Tensor: ...
-
-
-@dataclass(frozen=True, eq=False)
-class SceneBatch:
-    """Scenes as the model takes them, their pictures in one row.
-
-    Attributes:
-        images_MHWC: uint8, at the tower's input size.
-        scene_M: int64, the scene of each picture, never falling; a scene may have none.
-        time_s_M: float32, from the start of the window.
-        intrinsics_M33: float32, in pixels of the tower's input. ego_from_camera_M44: float32, rigid.
-        is_calibrated_M: bool; where False both are ignored and the stated pinhole of `system.miner.bev` is taken.
-        ego_N3: float32, speed (m/s), yaw rate (rad/s) and acceleration (m/s^2) at the window's end; NaN where unknown.
-    """
-
-    images_MHWC: Tensor
-    scene_M: Tensor
-    time_s_M: Tensor
-    intrinsics_M33: Tensor
-    ego_from_camera_M44: Tensor
-    is_calibrated_M: Tensor
-    ego_N3: Tensor
-    num_scenes: int
-
-
-@dataclass(frozen=True, eq=False)
-class SceneFeatures:
-    """All that the heads' answers depend on besides their weights; training keeps it instead of pictures.
-
-    Attributes:
-        mean_embedding_NE: g, mean of the tower's embeddings of the scene's pictures; NaN without pictures.
-        zero_shot_logits_NK: tag logits of the tower alone; NaN without pictures.
-        tokens: the 32 bird's-eye tokens.
-        ego_N3: as in the batch.
-    """
-
-    mean_embedding_NE: Tensor
-    zero_shot_logits_NK: Tensor
-    tokens: BevTokens
-    ego_N3: Tensor
-
-
-@dataclass(frozen=True, eq=False)
-class SceneOutputs:
-    """What the model says of each scene, float32.
-
-    Attributes:
-        embedding_NE: of length 1; NaN without pictures.
-        tag_probabilities_NK: in the taxonomy's order; NaN without pictures.
-        risk_N: in [0, 1); NaN without pictures or without a trained risk head.
-        forecast_NMT2: m, ego frame at the window's end. forecast_probability_NM: sums to 1. NaN without ego motion.
-        ambiguity_N: spread of the forecast's ends (m); NaN without ego motion.
-    """
-
-    embedding_NE: Tensor
-    tag_probabilities_NK: Tensor
-    risk_N: Tensor
-    forecast_NMT2: Tensor
-    forecast_probability_NM: Tensor
-    ambiguity_N: Tensor
 
 
 class SceneMiner(nn.Module):
@@ -299,44 +239,6 @@ class SceneMiner(nn.Module):
             )
         answer = tower.encode_images(images_MHWC)
         return answer.pooled_NE, answer.patches_NPC
-
-
-def check_batch(batch: SceneBatch, input_size: tuple[int, int]) -> None:
-    """Refuse a batch whose parts do not fit together.
-
-    Raises:
-        DataError: `wrong_shape`, `wrong_scene_index` or `impossible_calibration`, with expected and actual.
-    """
-    count, scenes = len(batch.images_MHWC), batch.num_scenes
-    expected = {
-        "images_MHWC": (batch.images_MHWC, (count, *input_size, 3)),
-        "scene_M": (batch.scene_M, (count,)),
-        "time_s_M": (batch.time_s_M, (count,)),
-        "intrinsics_M33": (batch.intrinsics_M33, (count, 3, 3)),
-        "ego_from_camera_M44": (batch.ego_from_camera_M44, (count, 4, 4)),
-        "is_calibrated_M": (batch.is_calibrated_M, (count,)),
-        "ego_N3": (batch.ego_N3, (scenes, 3)),
-    }
-    for name, (tensor, shape) in expected.items():
-        if tuple(tensor.shape) != shape:
-            raise DataError(
-                "wrong_shape", f"batch of {scenes} scenes: {name} has shape {tuple(tensor.shape)}, expected {shape}"
-            )
-    if batch.images_MHWC.dtype != torch.uint8:
-        raise DataError("wrong_shape", f"images_MHWC has type {batch.images_MHWC.dtype}, expected torch.uint8")
-    scene = batch.scene_M
-    if scenes < 1 or (count and (scene.min() < 0 or scene.max() >= scenes or (scene.diff() < 0).any())):
-        raise DataError(
-            "wrong_scene_index", f"scene_M {scene.tolist()[:8]}...: expected rising numbers in 0..{scenes - 1}"
-        )
-    focal = torch.minimum(batch.intrinsics_M33[:, 0, 0], batch.intrinsics_M33[:, 1, 1])
-    finite = batch.intrinsics_M33.isfinite().all((1, 2)) & batch.ego_from_camera_M44.isfinite().all((1, 2))
-    bad = batch.is_calibrated_M & ~(finite & (focal > 0))
-    if bad.any():
-        raise DataError(
-            "impossible_calibration",
-            f"pictures {bad.nonzero().flatten().tolist()[:8]}: expected finite matrices and focal lengths over 0",
-        )
 
 
 def _check_tensors(tensors: dict[str, Tensor], expected: dict[str, Tensor], where: str) -> None:
