@@ -3,9 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Protocol
 
 from system.records import DrivingLog, LogRef
+
+
+@dataclass(frozen=True)
+class BadLog:
+    """A log, or all below a path, that could not be listed; code and message as of `DataError`."""
+
+    uri: str
+    reader: str
+    code: str
+    message: str
 
 
 class LogReader(Protocol):
@@ -21,12 +32,11 @@ class LogReader(Protocol):
         """Why this reader can read the path ("v1.0-mini/scene.json is there"), or None. Never raises DataError."""
         ...
 
-    def list_logs(self, uri: str) -> Iterator[LogRef]:
-        """Every log below the path, from cheap metadata.
+    def list_logs(self, uri: str) -> Iterator[LogRef | BadLog]:
+        """Every log below the path, from cheap metadata; a log that cannot be listed as a BadLog, the others follow.
 
         Raises:
-            DataError: the path as a whole cannot be listed. A single bad log is yielded all the same where its id is
-                known, so that reading it fails by itself and the others are mined.
+            DataError: the path as a whole cannot be listed.
         """
         ...
 

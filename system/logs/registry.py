@@ -1,0 +1,117 @@
+"""Which readers there are, and which of them fits a path."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from system.errors import ConfigError, DataError, FormatError
+from system.logs import files
+from system.logs.plain import PlainReader
+from system.logs.reader import BadLog, LogReader
+from system.records import DrivingLog, LogRef
+
+# Asked in this order, the first that recognises a path has it: formats with a telling file name come first, then those
+# told by an extension. A folder of pictures comes last, because every other format is also a folder of pictures.
+READERS: tuple[LogReader, ...] = (PlainReader(),)
+
+
+@dataclass(frozen=True)
+class Found:
+    """A path that a reader recognised, and by what."""
+
+    uri: str
+    reader: str
+    why: str
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A path that no reader recognised, and what was looked for."""
+
+    uri: str
+    why: str
+
+
+def reader_named(name: str) -> LogReader:
+    """The reader that `--format` calls so.
+
+    Raises:
+        ConfigError: there is none; names those there are.
+    """
+    for reader in READERS:
+        if reader.name == name:
+            return reader
+    known = ", ".join(["auto", *(reader.name for reader in READERS)])
+    raise ConfigError(f"--format {name!r} is unknown; expected one of: {known}")
+
+
+def discover(uri: str, log_format: str = "auto", max_depth: int = 3) -> tuple[list[Found], list[Skipped]]:
+    """Find what can be read at a path, or below it where it is a mixture.
+
+    Args:
+        log_format: a reader's name: only it is asked; "auto": all are, in the order of READERS.
+        max_depth: how many folders deep a mixture is searched.
+    Raises:
+        ConfigError: unknown reader. DataError: nothing is at the path. FormatError: no reader fits anything there.
+    """
+    readers = READERS if log_format == "auto" else (reader_named(log_format),)
+    if not files.is_folder(uri) and not files.is_file(uri):
+        raise DataError("missing_path", f"{uri}: expected a folder, a file or an object-store URI, found nothing")
+    found, skipped = _search(uri, readers, max_depth)
+    if not found:
+        looked_for = "; ".join(f"{reader.name}: {reader.looks_for}" for reader in readers)
+        raise FormatError("unknown_format", f"{uri}: no reader recognises anything here. Looked for: {looked_for}")
+    return found, skipped
+
+
+def list_logs(found: Found) -> Iterator[LogRef | BadLog]:
+    """Every log of a path; what cannot be listed is yielded as a BadLog, and the others follow."""
+    logs = reader_named(found.reader).list_logs(found.uri)
+    while True:
+        try:
+            yield next(logs)
+        except StopIteration:
+            return
+        except DataError as error:
+            yield BadLog(found.uri, found.reader, error.code, error.message)
+            return
+
+
+def read_log(ref: LogRef) -> DrivingLog:
+    """All metadata of a log, by the reader that found it.
+
+    Raises:
+        DataError: as `LogReader.read_log`.
+    """
+    return reader_named(ref.reader).read_log(ref)
+
+
+def _search(uri: str, readers: tuple[LogReader, ...], depth: int) -> tuple[list[Found], list[Skipped]]:
+    for reader in readers:
+        why = reader.recognise(uri)
+        if why is not None:
+            return [Found(uri, reader.name, why)], []
+    if not files.is_folder(uri):
+        return [], [Skipped(uri, "no reader knows this kind of file")]
+    entries = files.list_folder(uri)
+    folders = [entry.rstrip("/") for entry in entries if entry.endswith("/")]
+    if not folders or not depth:
+        names = ", ".join(files.name(entry) for entry in entries[:3]) or "nothing"
+        return [], [Skipped(uri, f"no reader knows what is here: {names}{', ...' if len(entries) > 3 else ''}")]
+    found: list[Found] = []
+    skipped: list[Skipped] = []
+    for entry in entries:
+        below = _search(entry.rstrip("/"), readers, depth - 1) if entry.endswith("/") else _single(entry, readers)
+        found += below[0]
+        skipped += below[1]
+    return found, skipped
+
+
+def _single(uri: str, readers: tuple[LogReader, ...]) -> tuple[list[Found], list[Skipped]]:
+    """A file beside folders: a recording, or something that belongs to nobody and is not worth a word."""
+    for reader in readers:
+        why = reader.recognise(uri)
+        if why is not None:
+            return [Found(uri, reader.name, why)], []
+    return [], []
