@@ -88,7 +88,8 @@ def _log_folders(uri: str) -> Iterator[str]:
 
     def search(folder: str, depth: int) -> Iterator[str]:
         entries = files.list_folder(folder)
-        if files.join(folder, "log.json") in entries:
+        is_table = files.join(folder, "scene.json") in entries  # nuScenes has a table of that name
+        if files.join(folder, "log.json") in entries and not is_table:
             yield folder.rstrip("/")
         elif depth:
             for entry in entries:
@@ -280,8 +281,8 @@ def _calibration(
     elif "sensor2ego_translation" in camera:
         pose = rigid_transform(camera["sensor2ego_rotation_wxyz"], camera["sensor2ego_translation"])
     return (
-        None if intrinsics is None else tuple(intrinsics.ravel().tolist()),
-        None if pose is None else tuple(pose.ravel().tolist()),
+        None if intrinsics is None else tuple(map(float, intrinsics.ravel())),
+        None if pose is None else tuple(map(float, pose.ravel())),
     )
 
 
@@ -302,15 +303,15 @@ def _numbers(table: pa.Table, columns: tuple[str, ...], path: str, code: str) ->
     """[rows, columns], finite and of this Earth."""
     values = np.stack([table[column].to_numpy().astype(np.float64) for column in columns], axis=1)
     wrong = ~np.isfinite(values)
-    for number, column in enumerate(columns):
+    for k, column in enumerate(columns):
         limit = MAX_SPEED_MPS if column in ("v", "vx", "vy") else MAX_COORDINATE_M
-        wrong[:, number] |= np.abs(values[:, number]) > limit
+        wrong[:, k] |= np.abs(values[:, k]) > limit
     if wrong.any():
-        row, column = (int(k) for k in np.argwhere(wrong)[0])
-        actual = values[row, column]
+        row, number = (int(k) for k in np.argwhere(wrong)[0])
+        actual = values[row, number]
         if np.isfinite(actual):
             code = "impossible_value"
-        raise DataError(code, f"{path} row {row}: {columns[column]} is {actual}, expected a possible number")
+        raise DataError(code, f"{path} row {row}: {columns[number]} is {actual}, expected a possible number")
     return values
 
 
