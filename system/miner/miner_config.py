@@ -13,7 +13,8 @@ class SceneMinerConfig(FrozenConfig):
     stream_dim: width D of the shared stream.
     stream_blocks, attention_heads: its transformer blocks, and the heads of every attention.
     head_hidden: hidden width of a head; 400 gives a head of one output 102 177 parameters of its own.
-    tag_scale: logits a unit of cosine contrast in the zero-shot tags; None takes the tower's, see `system.miner.tags`.
+    tag_scale: logits a unit of cosine contrast in the zero-shot tags, where the taxonomy has no calibration for the
+        tower; 100, the temperature that CLIP and SigLIP were trained to (Radford et al., 2021; Zhai et al., 2023).
     forecast_horizon_s, forecast_steps: of the ego forecast, 2 Hz by default.
     seed: of the initial weights that are not zero.
     """
@@ -22,7 +23,7 @@ class SceneMinerConfig(FrozenConfig):
     stream_blocks: int = Field(default=2, ge=0, le=64)
     attention_heads: int = Field(default=4, ge=1, le=64)
     head_hidden: int = Field(default=400, ge=1, le=65536)
-    tag_scale: float | None = Field(default=None, gt=0, le=10_000)
+    tag_scale: float = Field(default=100.0, gt=0, le=10_000)
     forecast_horizon_s: float = Field(default=3.0, gt=0, le=60)
     forecast_steps: int = Field(default=6, ge=1, le=600)
     seed: int = Field(default=0, ge=0)

@@ -33,7 +33,7 @@ from system.miner.identity import (
 from system.miner.miner_config import SceneMinerConfig
 from system.miner.scene_batch import SceneBatch, SceneFeatures, SceneOutputs, check_batch
 from system.miner.stream import SceneStream, readable
-from system.miner.tags import embed_taxonomy, tag_scale, zero_shot_logits
+from system.miner.tags import embed_taxonomy, zero_shot_logits
 from system.miner.taxonomy import Taxonomy
 
 __all__ = ["SceneBatch", "SceneFeatures", "SceneMiner", "SceneMinerConfig", "SceneOutputs"]
@@ -85,8 +85,7 @@ class SceneMiner(nn.Module):
         self.config, self.taxonomy = config, taxonomy
         # In a tuple: the tower is frozen and shared, not a part of this module's state.
         self._tower = (tower,)
-        self._words = embed_taxonomy(tower, taxonomy)
-        self._scale = tag_scale(tower.name, config.tag_scale)
+        self._words = embed_taxonomy(tower, taxonomy, config.tag_scale)
         self.model_id = untrained_model_id(tower.tower_id, config, taxonomy)
         dim, hidden, heads = config.stream_dim, config.head_hidden, config.attention_heads
         with torch.random.fork_rng(devices=[]):
@@ -205,7 +204,7 @@ class SceneMiner(nn.Module):
             cells = cell_index(range_m, azimuth_rad)
             return SceneFeatures(
                 mean_embedding_NE=torch.stack([part.mean(0) for part in pooled.split(counts)]),
-                zero_shot_logits_NK=zero_shot_logits(pooled, counts, self._words, self._scale),
+                zero_shot_logits_NK=zero_shot_logits(pooled, counts, self._words),
                 tokens=pool_cells(patches, cells, scene, batch.time_s_M.to(device), batch.num_scenes),
                 ego_N3=batch.ego_N3.to(device),
             )

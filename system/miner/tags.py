@@ -1,7 +1,8 @@
 """Zero-shot tags: how much nearer a picture's embedding is to the words for a tag than to the words for its absence.
 
-Several tags may hold at once, so that each has its own probability: sigmoid(scale * (cos(picture, prompts) -
-cos(picture, opposites))). For CLIP that is the softmax over the two sides at its own temperature.
+Several tags may hold at once, so that each has its own probability: sigmoid(scale * (contrast - midpoint)), where the
+contrast is cos(picture, prompts) - cos(picture, opposites). With midpoint 0 and CLIP's scale, that is CLIP's softmax
+over the two sides; a taxonomy may hold another line for a tower that needs one.
 
 Legend: N scenes, M pictures, K tags, E embedding width.
 """
@@ -16,18 +17,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from system.miner.taxonomy import Taxonomy
+from system.miner.taxonomy import Calibration, Taxonomy
 
-# Logits a unit of cosine. CLIP and SigLIP were trained at about 100 (Radford et al., 2021; Zhai et al., 2023).
-CONTRASTIVE_SCALE = 100.0
-# The packaged tower mixes class names in a sentence encoder's space, where contrasts are wider.
-PACKAGED_SCALE = 20.0
 # Of the tags that some pictures show, this share of a scene's pictures is averaged, the likeliest ones.
 TOP_SHARE = 0.25
 
 
 class TextTower(Protocol):
     """The part of an image+text tower that prompts need."""
+
+    @property
+    def name(self) -> str: ...
 
     def text_prompt(self, words: str) -> str: ...
 
@@ -41,17 +41,16 @@ class TagWords:
     prompts_KE: Tensor
     opposites_KE: Tensor
     seen_in_some_K: Tensor
+    midpoint_K: Tensor
+    scale_K: Tensor
 
 
-def tag_scale(tower_name: str, configured: float | None) -> float:
-    """Logits a unit of cosine contrast: the configured one, or the tower's."""
-    if configured is not None:
-        return configured
-    return PACKAGED_SCALE if tower_name == "packaged" else CONTRASTIVE_SCALE
+def embed_taxonomy(tower: TextTower, taxonomy: Taxonomy, default_scale: float) -> TagWords:
+    """Embed every prompt once; the phrases of a side are averaged on the sphere, as CLIP's prompt ensembles are.
 
-
-def embed_taxonomy(tower: TextTower, taxonomy: Taxonomy) -> TagWords:
-    """Embed every prompt once; the phrases of a side are averaged on the sphere, as CLIP's prompt ensembles are."""
+    Args:
+        default_scale: logits a unit of contrast where the taxonomy has no calibration for the tower.
+    """
     phrases = [words for tag in taxonomy.tags for words in tag.prompts + tag.opposites]
     embedded = iter(tower.encode_texts([tower.text_prompt(words) for words in phrases]).float())
 
@@ -61,10 +60,13 @@ def embed_taxonomy(tower: TextTower, taxonomy: Taxonomy) -> TagWords:
     sides = [(side(len(tag.prompts)), side(len(tag.opposites))) for tag in taxonomy.tags]
     prompts, opposites = (torch.stack(column) for column in zip(*sides, strict=True))
     some = torch.tensor([tag.seen_in == "some" for tag in taxonomy.tags], device=prompts.device)
-    return TagWords(prompts, opposites, some)
+    plain = Calibration(midpoint=0.0, scale=default_scale)
+    lines = [tag.calibration.get(tower.name, plain) for tag in taxonomy.tags]
+    midpoint = torch.tensor([line.midpoint for line in lines], device=prompts.device)
+    return TagWords(prompts, opposites, some, midpoint, torch.tensor([line.scale for line in lines]).to(midpoint))
 
 
-def zero_shot_logits(pooled_ME: Tensor, counts: Sequence[int], words: TagWords, scale: float) -> Tensor:
+def zero_shot_logits(pooled_ME: Tensor, counts: Sequence[int], words: TagWords) -> Tensor:
     """Tag logits of scenes, from the tower alone.
 
     Args:
@@ -79,4 +81,4 @@ def zero_shot_logits(pooled_ME: Tensor, counts: Sequence[int], words: TagWords, 
     for contrast in contrast_MK.split(list(counts)):
         best = contrast.topk(-(-len(contrast) // round(1 / TOP_SHARE)), dim=0).values
         rows.append(torch.where(words.seen_in_some_K, best.mean(0), contrast.mean(0)))
-    return scale * torch.stack(rows)
+    return words.scale_K * (torch.stack(rows) - words.midpoint_K)

@@ -15,6 +15,13 @@ DEFAULT_PATH = Path(__file__).with_name("taxonomy.toml")
 MAX_FILE_BYTES = 1 << 20
 
 
+class Calibration(FrozenConfig):
+    """A tag's logit from its contrast: scale * (contrast - midpoint)."""
+
+    midpoint: float = Field(ge=-2, le=2)
+    scale: float = Field(gt=0, le=10_000)
+
+
 class Tag(FrozenConfig):
     """One tag.
 
@@ -22,12 +29,14 @@ class Tag(FrozenConfig):
     prompts: phrases that describe a picture with the tag; their embeddings are averaged.
     opposites: phrases for the same kind of picture without it. The tag's logit is the contrast of the two.
     seen_in: "most" of a scene's pictures show it (night, rain), or "some" do (a cyclist in one camera).
+    calibration: tower name -> its logit's line, for towers whose contrasts were measured.
     """
 
     name: str = Field(pattern=r"^[a-z][a-z0-9_]{0,63}$")
     prompts: tuple[str, ...] = Field(min_length=1, max_length=64)
     opposites: tuple[str, ...] = Field(min_length=1, max_length=64)
     seen_in: Literal["most", "some"]
+    calibration: dict[str, Calibration] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _has_words(self) -> Tag:
