@@ -73,6 +73,10 @@ class SceneOutputs:
     forecast_probability_NM: Tensor
     ambiguity_N: Tensor
 
+    def cpu(self) -> SceneOutputs:
+        """The same in main memory."""
+        return SceneOutputs(**{name: tensor.cpu() for name, tensor in vars(self).items()})
+
 
 def check_batch(batch: SceneBatch, input_size: tuple[int, int]) -> None:
     """Refuse a batch whose parts do not fit together.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +13,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
+from system.backbones.loading import load_tower
+from system.backbones.runtime import Runtime
 from system.errors import ConfigError, DataError, ModelError
 from system.miner.identity import CONFIG_NAME, WEIGHTS_NAME, saved_model_id, untrained_model_id
 from system.miner.model import SceneMiner, SceneMinerConfig, SceneOutputs
@@ -51,6 +54,29 @@ def test_before_training_embedding_and_tags_are_the_towers_zero_shot_answers_exa
         expected = F.normalize(pooled[batch.scene_M == n].mean(0), dim=-1)
         assert torch.equal(outputs.embedding_NE[n], expected)
     logits = zero_shot_logits(pooled, [3, 1, 5], embed_taxonomy(FakeTower(), TAXONOMY, CONFIG.tag_scale))
+    assert torch.equal(outputs.tag_probabilities_NK, torch.sigmoid(logits))
+
+
+def test_the_packaged_tower_is_answered_exactly_too_and_the_rest_of_the_forward_costs_little_beside_it():
+    tower = load_tower("packaged", Runtime(threads=1))
+    generator = torch.Generator().manual_seed(0)
+    count, (height, width) = 39, tower.input_size
+    batch = replace(
+        fake_batch([30, 9]),
+        images_MHWC=torch.randint(0, 256, (count, height, width, 3), dtype=torch.uint8, generator=generator),
+    )
+    model = SceneMiner.untrained(tower, SceneMinerConfig(), TAXONOMY)
+    started = time.perf_counter()
+    answer = tower.encode_images(batch.images_MHWC)
+    tower_s = time.perf_counter() - started
+    tower.encode_images = lambda images: answer
+    model(batch)
+    started = time.perf_counter()
+    outputs = model(batch)
+    assert time.perf_counter() - started < 0.05 * tower_s
+    for n, pooled in enumerate(answer.pooled_NE.split([30, 9])):
+        assert torch.equal(outputs.embedding_NE[n], F.normalize(pooled.mean(0), dim=-1))
+    logits = zero_shot_logits(answer.pooled_NE, [30, 9], embed_taxonomy(tower, TAXONOMY, 100.0))
     assert torch.equal(outputs.tag_probabilities_NK, torch.sigmoid(logits))
 
 

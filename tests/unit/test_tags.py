@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,12 +11,13 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from system.backbones.packaged_info import TOWER_ID
 from system.logs.plain import PlainReader
 from system.logs.windows import WindowConfig, cut_window, list_windows
 from system.miner.motion_tags import MotionTagConfig, motion_tags
 from system.miner.sightings import kind_of
 from system.miner.tags import embed_taxonomy, zero_shot_logits
-from system.miner.taxonomy import Calibration, Taxonomy, load_taxonomy
+from system.miner.taxonomy import DEFAULT_PATH, Calibration, Taxonomy, load_taxonomy
 from system.records import EgoTrack, LogRef, SceneWindow, Track, WindowRef
 from tests.fake_tower import FakeTower
 
@@ -49,6 +51,12 @@ def test_a_calibration_counts_for_its_tower_alone():
     without = zero_shot_logits(pooled, [1], embed_taxonomy(FakeTower(), plain, 100.0))[0]
     torch.testing.assert_close(with_line[0], 7 * (without[0] / 100 - 0.1))
     assert torch.equal(with_line[1:], without[1:])
+
+
+def test_the_calibration_was_measured_on_the_packaged_tower_that_is_there():
+    measured_on = re.search(r"packaged tower ([0-9a-f]+)", DEFAULT_PATH.read_text("utf-8"))
+    assert measured_on and measured_on[1] == TOWER_ID, "run tests/benchmarks/tag_calibration.py and paste its lines"
+    assert all("packaged" in tag.calibration for tag in load_taxonomy().tags)
 
 
 def test_a_scene_without_pictures_has_no_tags():
