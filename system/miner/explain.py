@@ -127,7 +127,7 @@ def _encounter(facts: HardnessFacts) -> str:
     if ttc_s is not None and ttc_s <= _NOTABLE_TTC_S:
         return f"{who} would be hit in {_one_decimal(ttc_s)} s if both kept their velocity"
     if distance_m is not None and 0 < distance_m <= _NOTABLE_DISTANCE_M:
-        return f"{who} would be passed at {_one_decimal(distance_m)} m if both kept their velocity"
+        return f"{who} would come within {_one_decimal(distance_m)} m if both kept their velocity"
     return ""
 
 
@@ -173,7 +173,7 @@ def _agent_name(category: str, agent_id: str | None) -> str:
     """Category and the first digits of the id: "pedestrian 3f2a"; nuScenes' and AV2's names are shortened."""
     parts = category.lower().split(".")
     name = (parts[1] if len(parts) > 1 and parts[0] in ("human", "vehicle", "movable_object") else parts[0]) or "object"
-    name = name.replace("_", " ")
+    name = name.replace("_", " ").replace("trafficcone", "traffic cone")
     return f"{name} {agent_id[:4]}" if agent_id else name
 
 
