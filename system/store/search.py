@@ -20,6 +20,7 @@ COLUMNS = (
     "scene_id", "model_id", "log_id", "source", "t_start_ns", "t_end_ns", "cameras", "num_pictures", "flags",
     "description", "truth_tags", "tags", "tag_probabilities", "risk", "risk_source", "ambiguity", "rarity",
     "risk_rank", "ambiguity_rank", "rarity_rank", "hardness", "ranked_among", "risk_detail",
+    "track_tags",
 )  # fmt: skip
 
 

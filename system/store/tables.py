@@ -78,11 +78,10 @@ def open_for_writing(location: StoreLocation, model: ModelRow) -> None:
                 connection.create_table(name, schema=schema)
                 continue
             actual = connection.open_table(name).schema
-            if actual.names != schema.names or actual.types != schema.types:
-                missing = sorted(set(schema.names) ^ set(actual.names))
+            if differing := _differing_columns(schema, actual):
                 raise SchemaError(
-                    f"{location.uri}: table {name!r} does not have the columns of schema version {SCHEMA_VERSION} "
-                    f"(they differ in {missing or 'types'}). Name another --store. Nothing was changed."
+                    f"{location.uri}: table {name!r} does not have the columns of schema version {SCHEMA_VERSION}; "
+                    f"they differ in {', '.join(differing)}. Name another --store. Nothing was changed."
                 )
         table = connection.open_table(MODELS)
         if not table.count_rows(f"model_id = '{model.model_id}'"):
@@ -98,6 +97,17 @@ def open_for_writing(location: StoreLocation, model: ModelRow) -> None:
             "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         }
         location.write_text(MARKER, json.dumps(marker, indent=2))
+
+
+def _differing_columns(expected: pa.Schema, actual: pa.Schema) -> list[str]:
+    """Columns that one side lacks or has with another type."""
+    differing = set(expected.names) ^ set(actual.names)
+    for field in expected:
+        # A blob column is read back as the descriptor of its blobs.
+        is_blob = b"lance-encoding:blob" in (field.metadata or {})
+        if field.name in actual.names and not is_blob and actual.field(field.name).type != field.type:
+            differing.add(field.name)
+    return sorted(differing)
 
 
 def read_models(location: StoreLocation) -> list[dict[str, Any]]:

@@ -83,5 +83,5 @@ def test_a_model_id_depends_on_tower_config_and_taxonomy_and_on_nothing_else(tmp
 def test_what_the_driver_needs_does_not_import_torch():
     modules = "identity, taxonomy, miner_config, hardness, explain, motion_tags"
     code = f"import sys; from system.miner import {modules}; sys.exit('torch' in sys.modules)"
-    run = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], check=False)  # noqa: S603 - our own code
+    run = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], check=False)
     assert run.returncode == 0

@@ -1,0 +1,66 @@
+"""Everything that a mining run can be told."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from system.config import FrozenConfig
+from system.logs.pixels import PictureLimits
+from system.logs.windows import WindowConfig
+from system.miner.hardness import HardnessWeights
+from system.miner.kinematics import KinematicConfig
+from system.miner.risk import RiskConfig
+
+
+class ThumbnailConfig(FrozenConfig):
+    """Pictures kept beside a scene: long side in pixels, JPEG quality, and at most so many of them."""
+
+    long_side_px: int = Field(default=480, ge=32, le=4096)
+    jpeg_quality: int = Field(default=80, ge=1, le=100)
+    max_pictures: int = Field(default=12, ge=0, le=100)
+
+
+class PoolConfig(FrozenConfig):
+    """The actor pool; None means: from what the cluster has.
+
+    actors: how many hold the model.
+    threads_per_actor: CPUs each reserves and computes with.
+    forward_scenes: scenes of one call of an actor.
+    write_scenes: scenes of one fragment and one commit.
+    """
+
+    actors: int | None = Field(default=None, ge=1)
+    threads_per_actor: int | None = Field(default=None, ge=1)
+    forward_scenes: int = Field(default=8, ge=1, le=4096)
+    write_scenes: int = Field(default=32, ge=1, le=65536)
+
+
+class MineConfig(FrozenConfig):
+    """A mining run.
+
+    logs: folders, files or object-store URIs. store: where the tables lie. log_format: a reader's name, or "auto".
+    tower: as `system.backbones.loading.load_tower` names them. model: folder of a trained SceneMiner, or None.
+    limit: at most so many scenes that the store does not hold yet. max_bad_share: of quarantined among found scenes.
+    tag_threshold: probability from which the model's tag counts as present.
+    """
+
+    logs: tuple[str, ...] = Field(min_length=1)
+    store: str
+    log_format: str = "auto"
+    tower: str = "packaged"
+    model: str | None = None
+    taxonomy: str | None = None
+    limit: int | None = Field(default=None, ge=0)
+    max_bad_share: float = Field(default=0.1, ge=0, le=1)
+    retry_quarantined: bool = False
+    report: str | None = None
+    report_scenes: int = Field(default=30, ge=1, le=500)
+    tag_threshold: float = Field(default=0.5, gt=0, lt=1)
+    neighbours: int = Field(default=5, ge=1, le=100)
+    windows: WindowConfig = WindowConfig()
+    limits: PictureLimits = PictureLimits()
+    thumbnails: ThumbnailConfig = ThumbnailConfig()
+    risk: RiskConfig = RiskConfig()
+    kinematics: KinematicConfig = KinematicConfig()
+    hardness: HardnessWeights = HardnessWeights()
+    pool: PoolConfig = PoolConfig()

@@ -1,0 +1,291 @@
+"""Mine a fleet's logs into the store, exactly once."""
+
+from __future__ import annotations
+
+import resource
+import time
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from system.backbones.loading import describe_tower
+from system.errors import StoreError
+from system.miner.identity import saved_model_id, untrained_model_id
+from system.miner.miner_config import SceneMinerConfig
+from system.miner.taxonomy import load_taxonomy
+from system.pipelines.config import MineConfig
+from system.pipelines.plan import MiningPlan, plan_mining
+from system.pipelines.quarantine import QuarantineWriter
+from system.pipelines.ray_environment import set_ray_environment
+from system.pipelines.result import MiningResult
+from system.pipelines.run_report import write_report
+from system.store.commits import commit_appended
+from system.store.ids import IdSet, committed_ids, quarantined_ids
+from system.store.lease import Lease
+from system.store.location import StoreLocation
+from system.store.maintain import tag_version
+from system.store.runs import RunRecord, git_commit, new_run_id, write_run
+from system.store.schema import PICTURES, SCENES
+from system.store.tables import ModelRow, check_model, open_for_writing
+
+
+class Progress(Protocol):
+    """Told what happens, so that a terminal or a log can show it."""
+
+    def planned(self, plan: MiningPlan) -> None: ...
+
+    def phase(self, name: str) -> None: ...
+
+    def advanced(self, committed: int, quarantined: int, images: int) -> None: ...
+
+
+def describe_model(config: MineConfig) -> ModelRow:
+    """The model that a configuration asks for, without loading it.
+
+    Raises:
+        ConfigError: unknown tower or taxonomy. ModelError: the model's folder does not fit the tower.
+    """
+    tower, taxonomy = describe_tower(config.tower), load_taxonomy(config.taxonomy)
+    if config.model is None:
+        model_id = untrained_model_id(tower.tower_id, SceneMinerConfig(), taxonomy)
+    else:
+        model_id = saved_model_id(config.model, tower.tower_id)
+    return ModelRow(
+        model_id=model_id,
+        tower=config.tower,
+        tower_id=tower.tower_id,
+        model_path=config.model,
+        embedding_dim=tower.embedding_dim,
+        tag_names=taxonomy.names,
+        config=config.model_dump_json(),
+    )
+
+
+def plan_only(config: MineConfig) -> MiningPlan:
+    """What `mine_fleet` would do. Writes nothing; raises as it."""
+    location, model = StoreLocation.parse(config.store), describe_model(config)
+    check_model(location, model)
+    return plan_mining(config, committed_ids(location, model.model_id), quarantined_ids(location, model.model_id))
+
+
+def mine_fleet(config: MineConfig, progress: Progress, should_stop: Callable[[], bool] = lambda: False) -> MiningResult:
+    """Mine every scene that the store does not hold for this model, rank the store and write the report.
+
+    Args:
+        should_stop: asked after every commit; once true, nothing more is committed and the run ends as stopped.
+    Raises:
+        ConfigError, FormatError: a path or value of the user's.
+        LeaseError: another job writes to this store. SchemaError: the store was made by another tower or schema.
+        StoreError: the store cannot be written; what was committed stays.
+    Returns:
+        The counts. `problem` says where they do not add up, or that too many scenes were bad.
+    """
+    location, model = StoreLocation.parse(config.store), describe_model(config)
+    check_model(location, model)
+    run_id = new_run_id()
+    with Lease(location, run_id) as lease:
+        open_for_writing(location, model)
+        run = _Run(config, location, model, run_id, lease, progress, should_stop)
+        try:
+            run.mine()
+            run.finish()
+        except BaseException as error:
+            run.record_failure(error)
+            raise
+    return run.result
+
+
+class _Run:
+    """One run, with the lease held."""
+
+    def __init__(
+        self,
+        config: MineConfig,
+        location: StoreLocation,
+        model: ModelRow,
+        run_id: str,
+        lease: Lease,
+        progress: Progress,
+        should_stop: Callable[[], bool],
+    ) -> None:
+        self._config, self._location, self._model = config, location, model
+        self._lease, self._progress, self._should_stop = lease, progress, should_stop
+        self._started_s, self._started_ns = time.perf_counter(), time.time_ns()
+        self.result = MiningResult(run_id=run_id, model_id=model.model_id)
+        self._committed: IdSet = committed_ids(location, model.model_id)
+        self._held_before = len(self._committed)
+        self._bad = IdSet()
+        self._quarantine = QuarantineWriter(location, model.model_id, run_id)
+        self._plan = MiningPlan()
+
+    def mine(self) -> None:
+        """Plan, then read, infer, write and commit what is missing."""
+        result, started_s = self.result, time.perf_counter()
+        self._progress.phase("listing logs")
+        self._plan = plan_mining(self._config, self._committed, quarantined_ids(self._location, self._model.model_id))
+        result.stages.plan = time.perf_counter() - started_s
+        self._progress.planned(self._plan)
+        result.found, result.already, result.deferred = self._plan.found, self._plan.already, self._plan.deferred
+        result.quarantined = self._plan.quarantined_before + len(self._plan.bad_logs)
+        result.remaining = self._plan.todo
+        self._write_record("running")
+        self._quarantine.add_bad_logs(self._plan.bad_logs)
+        if not self._plan.chunks:
+            return
+        self._progress.phase("starting Ray and the model")
+        batches = self._stream()
+        started_s = time.perf_counter()
+        for batch in batches:
+            self._commit(batch)
+            self._note_time(time.perf_counter() - started_s)
+            if self._should_stop():
+                result.stopped = True
+                batches.close()
+                break
+
+    def finish(self) -> None:
+        """Rank, index, tag the version, report."""
+        result, started_s = self.result, time.perf_counter()
+        if not result.stopped:
+            self._progress.phase("ranking")
+            self._rank()
+            result.stages.rank = time.perf_counter() - started_s
+        self._lease.check()
+        result.table_version = tag_version(self._location, f"run-{result.run_id}")
+        result.seconds = time.perf_counter() - self._started_s
+        result.problem = self._reconcile()
+        self._write_record("stopped" if result.stopped else "finished")
+        self._progress.phase("writing the report")
+        result.driver_peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+        result.report = write_report(self._location, result.run_id, self._config.report, self._config.report_scenes)
+        result.seconds = time.perf_counter() - self._started_s
+        self._write_record("stopped" if result.stopped else "finished")
+
+    def record_failure(self, error: BaseException) -> None:
+        """Say in the store that this run failed, where the store still takes it."""
+        try:
+            self._write_record("failed", repr(error))
+        except StoreError:
+            return  # the store itself is what failed; the error that is on its way says so
+
+    def _reconcile(self) -> str | None:
+        """What does not add up between what was found, what this run counted and what the store holds, or None."""
+        result = self.result
+        held = len(committed_ids(self._location, self._model.model_id))
+        if held != self._held_before + result.committed:
+            return (
+                f"{self._location.uri} held {self._held_before} scenes and {result.committed} were committed, but it "
+                f"holds {held} distinct ones now"
+            )
+        if result.unaccounted:
+            return f"{result.unaccounted} of {result.found} scenes that were found are nowhere"
+        share = result.quarantined / max(1, result.found)
+        if share > self._config.max_bad_share:
+            return (
+                f"{result.quarantined} of {result.found} scenes are in quarantine ({share:.1%}), more than "
+                f"--max-bad-share allows ({self._config.max_bad_share:.1%}). The others are committed; "
+                f"jobs/show_run.py --store {self._location.uri} names each fault"
+            )
+        return None
+
+    def _stream(self) -> Any:
+        # Ray is imported, and started, only if there is something to do: a run with nothing new takes a second or two.
+        set_ray_environment()
+        import ray
+
+        from system.pipelines.forward import ForwardSettings
+        from system.pipelines.reading import ReadSettings
+        from system.pipelines.resources import connect_to_ray, size_pool
+        from system.pipelines.stream import stream_batches
+        from system.pipelines.writing import WriteSettings
+
+        config, model = self._config, self._model
+        connect_to_ray()
+        resources = ray.cluster_resources()
+        pool = size_pool(config.pool, resources.get("CPU", 0.0), resources.get("GPU", 0.0))
+        read = ReadSettings(
+            input_size=describe_tower(config.tower).input_size,
+            windows=config.windows,
+            limits=config.limits,
+            thumbnails=config.thumbnails,
+            risk=config.risk,
+            kinematics=config.kinematics,
+        )
+        forward = ForwardSettings(
+            tower=config.tower,
+            model=config.model,
+            taxonomy=config.taxonomy,
+            threads=pool.threads,
+            use_gpu=pool.gpus_per_actor > 0,
+            tag_threshold=config.tag_threshold,
+        )
+        write = WriteSettings(self._location, model.model_id, self.result.run_id, model.embedding_dim)
+        return stream_batches(self._plan.chunks, read, forward, write, pool, config.pool)
+
+    def _commit(self, batch: dict[str, Any]) -> None:
+        """Make one written batch part of the store: faults, then pictures, then the scenes that name them."""
+        result, started_s = self.result, time.perf_counter()
+        ids = batch["scene_ids"]
+        repeated = [scene_id for scene_id in ids if scene_id in self._committed]
+        if repeated and len(repeated) == len(ids):
+            return  # Ray ran a task twice; its second batch stays an orphan
+        if repeated:
+            raise StoreError(f"batch holds {len(repeated)} scenes that are committed already, e.g. {repeated[0]}")
+        self._lease.check()
+        self._quarantine.add(batch["faults"])
+        if batch["picture_fragments"]:
+            commit_appended(self._location, PICTURES, batch["picture_fragments"])
+        if batch["scene_fragments"]:
+            commit_appended(self._location, SCENES, batch["scene_fragments"])
+        for scene_id in ids:
+            self._committed.add(scene_id)
+        bad = 0
+        for fault in batch["faults"]:
+            if fault["level"] == "scene" and fault["scene_id"] not in self._bad:
+                self._bad.add(fault["scene_id"])
+                bad += 1
+        result.committed += len(ids)
+        result.quarantined += bad
+        result.remaining -= len(ids) + bad
+        result.images += batch["images"]
+        result.stages.read += batch["read_s"]
+        result.stages.forward += batch["forward_s"]
+        result.stages.write += batch["write_s"]
+        result.stages.commit += time.perf_counter() - started_s
+        self._progress.advanced(len(ids), bad, batch["images"])
+
+    def _note_time(self, elapsed_s: float) -> None:
+        stages = self.result.stages
+        stages.stream = elapsed_s
+        if not stages.first_commit_scenes:
+            stages.first_commit, stages.first_commit_scenes = elapsed_s, self.result.committed
+            stages.first_commit_images = self.result.images
+
+    def _rank(self) -> None:
+        from system.store.ranking import num_unranked
+
+        if not num_unranked(self._location, self._model.model_id):
+            return
+        set_ray_environment()
+        from system.pipelines.ranking import rank_store
+        from system.pipelines.resources import connect_to_ray
+
+        connect_to_ray()
+        rank_store(self._location, self._model.model_id, self._config.hardness, self._config.neighbours, self._lease)
+
+    def _write_record(self, status: str, error: str | None = None) -> None:
+        result, plan = self.result, self._plan
+        report = {
+            "figures": result.as_json(),
+            "config": self._config.model_dump(mode="json"),
+            "git_commit": git_commit(),
+            "error": error,
+            "recognised": [f"{found.uri}: {found.reader} ({found.why})" for found in plan.recognised],
+            "skipped": [f"{skipped.uri}: {skipped.why}" for skipped in plan.skipped],
+            "repeated_logs": plan.repeated_logs,
+            "logs_by_source": dict(plan.logs_by_source),
+        }
+        ended_ns = None if status == "running" else time.time_ns()
+        run = RunRecord(
+            result.run_id, result.model_id, status, self._started_ns, ended_ns, result.table_version, report
+        )
+        write_run(self._location, run)

@@ -1,0 +1,120 @@
+"""The plan of a run: which scenes there are, and which of them are not in the store. Reads metadata, needs no Ray."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+from system.errors import ConfigError
+from system.logs.reader import BadLog
+from system.logs.registry import Found, Skipped, discover, list_logs
+from system.logs.windows import list_windows
+from system.pipelines.config import MineConfig
+from system.records import LogRef, WindowRef
+from system.store.ids import IdSet
+
+# Listing is waiting for a disk or an object store, so that more threads than CPUs help.
+_LISTING_THREADS = 16
+# A read task takes this much: several seconds of decoding for windows of video, many stills.
+_CHUNK_WEIGHT = 64
+_WINDOW_WEIGHT = 8
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Windows that one read task takes, neighbours of the same log together so that a log is read once."""
+
+    windows: tuple[WindowRef, ...]
+
+
+@dataclass
+class MiningPlan:
+    """Counted before anything is mined, so that the reconciliation at the end compares two independent counts.
+
+    found: every scene and every log that could not be listed. already, quarantined_before: what earlier runs settled.
+    deferred: left out by `limit`.
+    """
+
+    found: int = 0
+    already: int = 0
+    quarantined_before: int = 0
+    deferred: int = 0
+    todo: int = 0
+    chunks: list[Chunk] = field(default_factory=list)
+    bad_logs: list[BadLog] = field(default_factory=list)
+    recognised: list[Found] = field(default_factory=list)
+    skipped: list[Skipped] = field(default_factory=list)
+    repeated_logs: list[str] = field(default_factory=list)
+    logs_by_source: Counter[str] = field(default_factory=Counter)
+
+    def figures(self) -> dict[str, Any]:
+        """The counts of a dry run."""
+        return {
+            "found": self.found,
+            "already": self.already,
+            "quarantined": self.quarantined_before + len(self.bad_logs),
+            "todo": self.todo,
+            "deferred": self.deferred,
+            "logs": dict(self.logs_by_source),
+        }
+
+
+def plan_mining(config: MineConfig, committed: IdSet, quarantined: IdSet) -> MiningPlan:
+    """List every scene below `config.logs` and drop those that are settled.
+
+    Raises:
+        ConfigError, FormatError: a path that no reader knows, so that a typing error does not mine nothing in silence.
+    """
+    plan = MiningPlan()
+    for uri in config.logs:
+        recognised, skipped = discover(uri, config.log_format)
+        plan.recognised += recognised
+        plan.skipped += skipped
+    if not plan.recognised:
+        raise ConfigError(f"no log was recognised below {', '.join(config.logs)}")
+    seen = IdSet()
+    pending: list[WindowRef] = []
+    weight = 0
+    for log in _list_all(plan.recognised):
+        if isinstance(log, BadLog):
+            plan.found += 1
+            plan.bad_logs.append(log)
+            continue
+        plan.logs_by_source[log.source] += 1
+        is_repeated = False
+        for window in list_windows(log, config.windows):
+            if window.scene_id in seen:
+                is_repeated = True
+                continue
+            seen.add(window.scene_id)
+            plan.found += 1
+            if window.scene_id in committed:
+                plan.already += 1
+            elif window.scene_id in quarantined and not config.retry_quarantined:
+                plan.quarantined_before += 1
+            elif config.limit is not None and plan.todo >= config.limit:
+                plan.found -= 1
+                plan.deferred += 1
+            else:
+                plan.todo += 1
+                pending.append(window)
+                weight += 1 if log.t_end_ns == log.t_start_ns else _WINDOW_WEIGHT
+                if weight >= _CHUNK_WEIGHT:
+                    plan.chunks.append(Chunk(tuple(pending)))
+                    pending, weight = [], 0
+        if is_repeated:
+            plan.repeated_logs.append(f"{log.source}/{log.log_id} at {log.uri}")
+    if pending:
+        plan.chunks.append(Chunk(tuple(pending)))
+    return plan
+
+
+def _list_all(recognised: list[Found]) -> Iterator[LogRef | BadLog]:
+    """Logs of all roots in their order, the roots listed side by side."""
+    with ThreadPoolExecutor(_LISTING_THREADS, thread_name_prefix="list-logs") as threads:
+        # Lists and not generators: a thread has to do the listing. One log reference is about 1 kB.
+        for logs in threads.map(lambda found: list(list_logs(found)), recognised):
+            yield from logs

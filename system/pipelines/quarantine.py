@@ -1,0 +1,47 @@
+"""Write down once what could not be mined."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import pyarrow as pa
+
+from system.logs.reader import BadLog
+from system.store.commits import append_rows
+from system.store.ids import quarantine_keys
+from system.store.location import StoreLocation
+from system.store.schema import QUARANTINE, quarantine_schema
+
+
+class QuarantineWriter:
+    """Appends faults to the store's quarantine; one that an earlier, perhaps killed, run wrote down is not repeated."""
+
+    def __init__(self, location: StoreLocation, model_id: str, run_id: str) -> None:
+        self._location = location
+        self._model_id = model_id
+        self._run_id = run_id
+        self._known = quarantine_keys(location)
+
+    def add_bad_logs(self, logs: Iterable[BadLog]) -> None:
+        self.add({"level": "log", "uri": b.uri, "stage": "list", "code": b.code, "message": b.message} for b in logs)
+
+    def add(self, faults: Iterable[Mapping[str, Any]]) -> None:
+        """Faults with level, uri, stage, code, message and, where known, scene_id, source and log_id.
+
+        Raises:
+            StoreError: the store cannot be written.
+        """
+        rows = []
+        for fault in faults:
+            key = _key(self._model_id, fault)
+            if key not in self._known:
+                self._known.add(key)
+                rows.append({**fault, "quarantine_id": key, "model_id": self._model_id, "run_id": self._run_id})
+        append_rows(self._location, QUARANTINE, pa.Table.from_pylist(rows, schema=quarantine_schema()))
+
+
+def _key(model_id: str, fault: Mapping[str, Any]) -> str:
+    parts = (model_id, fault["level"], fault.get("scene_id") or "", fault["uri"] or "", fault["code"])
+    return hashlib.blake2b("\x1f".join(parts).encode(), digest_size=16).hexdigest()

@@ -1,0 +1,75 @@
+"""Connect to Ray and divide what the cluster has between reading and the model."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+from dataclasses import dataclass
+
+import ray
+
+from system.pipelines.config import PoolConfig
+
+_LOCAL_OBJECT_STORE_BYTES = 2 * 1024**3
+
+
+@dataclass(frozen=True)
+class PoolSize:
+    """actors x threads CPUs for the model (and gpus_per_actor GPUs each), the rest for reading and writing."""
+
+    actors: int
+    threads: int
+    gpus_per_actor: float
+    cluster_cpus: float
+
+
+def connect_to_ray() -> None:
+    """Join the cluster of RAY_ADDRESS (`ray job submit` sets it), or start one on this machine."""
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    if ray.is_initialized():
+        return
+    # Ray takes SIGTERM for itself; the job wants it to end its batch in hand.
+    on_sigterm = signal.getsignal(signal.SIGTERM)
+    _init()
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, on_sigterm)
+
+
+def _init() -> None:
+    if os.environ.get("RAY_ADDRESS"):
+        ray.init(address="auto", logging_level=logging.WARNING)
+        return
+    ray.init(
+        address="local",
+        include_dashboard=False,
+        logging_level=logging.WARNING,
+        object_store_memory=_LOCAL_OBJECT_STORE_BYTES,
+    )
+
+
+def size_pool(config: PoolConfig, cpus: float, gpus: float) -> PoolSize:
+    """How many actors of how many threads.
+
+    A pool that takes every CPU starves reading, and Ray Data then waits for ever without a word (measured). A
+    quarter of the CPUs, at least one, is therefore left over.
+    """
+    if gpus >= 1:
+        actors = config.actors or int(gpus)
+        threads = config.threads_per_actor or max(1, int((cpus - max(1.0, cpus / 2)) // actors))
+        return PoolSize(actors, threads, 1.0, cpus)
+    left_for_reading = max(1.0, cpus // 4)
+    threads = config.threads_per_actor or (1 if cpus <= 8 else 2)
+    actors = config.actors or max(1, int((cpus - left_for_reading) // threads))
+    return PoolSize(actors, threads, 0.0, cpus)
+
+
+def check_pool(pool: PoolSize) -> str | None:
+    """A warning where the pool leaves no CPU for reading, else None."""
+    if pool.cluster_cpus and pool.actors * pool.threads >= pool.cluster_cpus:
+        return (
+            f"{pool.actors} actors of {pool.threads} CPUs take all of the cluster's {pool.cluster_cpus:.0f} CPUs; "
+            "reading would wait for ever"
+        )
+    return None

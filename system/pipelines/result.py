@@ -1,0 +1,65 @@
+"""What a mining run did."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+
+@dataclass
+class StageSeconds:
+    """Busy seconds of each stage, summed over its workers; `stream` and `first_commit` are wall clock.
+
+    first_commit, stream: from the start of the stream, model loading included, to its first and last commit. What was
+    committed by then, with the first, tells start-up from steady work.
+    """
+
+    plan: float = 0.0
+    read: float = 0.0
+    forward: float = 0.0
+    write: float = 0.0
+    commit: float = 0.0
+    rank: float = 0.0
+    stream: float = 0.0
+    first_commit: float = 0.0
+    first_commit_scenes: int = 0
+    first_commit_images: int = 0
+
+
+@dataclass
+class MiningResult:
+    """Counts of scenes. found = committed + already + quarantined + remaining; remaining is 0 unless it was stopped.
+
+    deferred: scenes beyond `limit`, not in `found`. images: pictures of the committed scenes.
+    problem: what does not add up, or that too many scenes were bad; None if all is well.
+    driver_peak_mb: most memory that the driver ever held.
+    """
+
+    run_id: str
+    model_id: str
+    found: int = 0
+    committed: int = 0
+    already: int = 0
+    quarantined: int = 0
+    remaining: int = 0
+    deferred: int = 0
+    images: int = 0
+    seconds: float = 0.0
+    table_version: int | None = None
+    stopped: bool = False
+    report: str | None = None
+    problem: str | None = None
+    driver_peak_mb: int = 0
+    stages: StageSeconds = field(default_factory=StageSeconds)
+
+    @property
+    def unaccounted(self) -> int:
+        """Scenes that were found and are nowhere; 0 unless something is broken."""
+        return self.found - self.committed - self.already - self.quarantined - self.remaining
+
+    def as_json(self) -> dict[str, Any]:
+        """The figures that a job prints."""
+        values = asdict(self)
+        values["seconds"] = round(self.seconds, 3)
+        values["stages"] = {name: round(seconds, 3) for name, seconds in values["stages"].items()}
+        return values

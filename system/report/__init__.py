@@ -1,0 +1,1 @@
+"""What people see of a run: self-contained HTML, and tables on the terminal."""

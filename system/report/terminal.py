@@ -1,0 +1,70 @@
+"""Tables for a terminal; in a log they come out as plain text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from rich.markup import escape
+from rich.table import Table
+
+from system.report.content import SceneCard
+
+
+def hardest_table(cards: Sequence[SceneCard]) -> Table:
+    """The hardest scenes, one a line."""
+    table = Table(title="Hardest scenes", title_justify="left", expand=False)
+    for name in ("#", "hardness", "risk", "ambig.", "rarity"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("log", overflow="fold", max_width=34)
+    table.add_column("why", overflow="fold", min_width=30)
+    for card in cards:
+        ranks = (card.hardness, card.risk_rank, card.ambiguity_rank, card.rarity_rank)
+        table.add_row(str(card.rank), *map(_percent, ranks), escape(f"{card.source}/{card.log_id}"), escape(card.why))
+    return table
+
+
+def results_table(results: Sequence[Mapping[str, Any]]) -> Table:
+    """Search results, best first."""
+    table = Table(title=f"{len(results)} scenes", title_justify="left")
+    table.add_column("score", justify="right", no_wrap=True)
+    table.add_column("risk", justify="right", no_wrap=True)
+    table.add_column("scene", no_wrap=True)
+    table.add_column("log", overflow="fold", max_width=34)
+    table.add_column("why", overflow="fold", min_width=30)
+    for row in results:
+        score, risk = (("-" if row[key] is None else f"{row[key]:.3f}") for key in ("score", "risk"))
+        log = escape(f"{row['source']}/{row['log_id']}")
+        table.add_row(score, risk, row["scene_id"], log, escape(row["why"]))
+    return table
+
+
+def runs_table(runs: Sequence[Any]) -> Table:
+    """All runs of a store, newest first; rows as of `system.store.runs.RunRecord`."""
+    table = Table(title="Runs", title_justify="left")
+    columns = ("run", "status", "started (UTC)", "found", "committed", "already", "quarantined", "pictures", "seconds")
+    for name in columns:
+        table.add_column(name, justify="left" if name in columns[:3] else "right", no_wrap=True)
+    for run in runs:
+        figures = run.report.get("figures", {})
+        started = datetime.fromtimestamp(run.started_ns / 1e9, UTC).strftime("%Y-%m-%d %H:%M:%S")
+        counts = [str(figures.get(key, "-")) for key in ("found", "committed", "already", "quarantined", "images")]
+        table.add_row(run.run_id, run.status, started, *counts, f"{figures.get('seconds', 0):.1f}")
+    return table
+
+
+def quarantine_table(faults: Sequence[Mapping[str, Any]], total: int) -> Table:
+    """Faults with what was expected and what was found."""
+    shown = f", the first {len(faults)} of them" if total > len(faults) else ""
+    table = Table(title=f"Quarantine: {total} faults{shown}", title_justify="left")
+    for name in ("level", "stage", "code"):
+        table.add_column(name, no_wrap=True)
+    table.add_column("what", overflow="fold")
+    for fault in faults:
+        table.add_row(fault["level"], fault["stage"], fault["code"], escape(fault["message"]))
+    return table
+
+
+def _percent(rank: float | None) -> str:
+    return "-" if rank is None else f"{100 * rank:.0f} %"

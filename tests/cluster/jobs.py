@@ -1,0 +1,34 @@
+"""Run jobs as their users do and read the figures from their last line."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a job left: its exit code, its two streams, and the JSON of its last line where there is one."""
+
+    code: int
+    stdout: str
+    stderr: str
+
+    @property
+    def figures(self) -> dict[str, Any]:
+        assert self.stdout.strip(), self.stderr
+        return json.loads(self.stdout.strip().splitlines()[-1])
+
+
+def run_job(job: str, *arguments: str | Path, env: Mapping[str, str] | None = None, timeout_s: float = 240) -> Done:
+    """`python jobs/<job>.py arguments...` from the root of the checkout."""
+    command = [sys.executable, str(ROOT / "jobs" / f"{job}.py"), *map(str, arguments)]
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=timeout_s, check=False)
+    return Done(done.returncode, done.stdout, done.stderr)
