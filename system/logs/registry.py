@@ -7,13 +7,14 @@ from dataclasses import dataclass
 
 from system.errors import ConfigError, DataError, FormatError
 from system.logs import files
+from system.logs.nuscenes import NuScenesReader
 from system.logs.plain import PlainReader
 from system.logs.reader import BadLog, LogReader
 from system.records import DrivingLog, LogRef
 
 # Asked in this order, the first that recognises a path has it: formats with a telling file name come first, then those
 # told by an extension. A folder of pictures comes last, because every other format is also a folder of pictures.
-READERS: tuple[LogReader, ...] = (PlainReader(),)
+READERS: tuple[LogReader, ...] = (NuScenesReader(), PlainReader())
 
 
 @dataclass(frozen=True)
