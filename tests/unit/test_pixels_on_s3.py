@@ -1,0 +1,77 @@
+"""Pictures on an object store: the same answers as on disk, over real HTTP requests."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Iterator
+
+import fsspec
+import numpy as np
+import pytest
+from PIL import Image
+
+from system.errors import DataError
+from system.logs import files
+from system.logs.pixels import PictureLimits, read_window_pictures
+from system.records import Frame
+
+
+@pytest.fixture(scope="module")
+def bucket() -> Iterator[fsspec.AbstractFileSystem]:
+    """An S3 server in this process, reached as users reach theirs: by the environment."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from moto.server import ThreadedMotoServer
+    import s3fs
+
+    server = ThreadedMotoServer(port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    monkeypatch = pytest.MonkeyPatch()
+    for name, value in {
+        "AWS_ACCESS_KEY_ID": "nightminer",
+        "AWS_SECRET_ACCESS_KEY": "nightminer",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+    }.items():
+        monkeypatch.setenv(name, value)
+    files._filesystem.cache_clear()
+    s3fs.S3FileSystem.clear_instance_cache()
+    fs, _ = files.filesystem("s3://logs/")
+    fs.mkdir("logs")
+    yield fs
+    server.stop()
+    monkeypatch.undo()
+    files._filesystem.cache_clear()
+    s3fs.S3FileSystem.clear_instance_cache()
+
+
+def png(shade: int) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(np.full((8, 12, 3), shade, np.uint8)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def test_pictures_on_s3_are_read_and_their_faults_named(bucket):
+    for k in range(20):
+        bucket.pipe_file(f"logs/front/{k}.png", png(10 * k))
+    bucket.pipe_file("logs/front/empty.png", b"")
+    bucket.pipe_file("logs/front/cut.png", png(0)[:50])
+    members = png(1) + png(2)
+    bucket.pipe_file("logs/front.tar", members)
+    frames = [Frame("front", k, f"s3://logs/front/{k}.png", width=12, height=8) for k in range(20)]
+    frames += [Frame("front", 0, f"s3://logs/front/{name}.png") for name in ("empty", "cut", "none")]
+    frames += [Frame("front", 0, "s3://logs/front.tar", "tar", f"{len(png(1))}:{len(png(2))}")]
+    frames += [Frame("front", 0, "s3://no-such-bucket/a.png")]
+    found = read_window_pictures(frames, PictureLimits())
+    assert [int(picture.rgb_HWC[0, 0, 0]) for picture in found[:20]] == [10 * k for k in range(20)]
+    codes = [picture.code for picture in found if isinstance(picture, DataError)]
+    assert codes == ["empty_file", "truncated_image", "missing_file", "missing_file"]
+    assert int(found[23].rgb_HWC[0, 0, 0]) == 2
+
+
+def test_larger_objects_than_allowed_are_not_fetched_whole(bucket):
+    bucket.pipe_file("logs/large.png", bytes(1_000_000))
+    found = read_window_pictures([Frame("front", 0, "s3://logs/large.png")], PictureLimits(max_file_bytes=1000))
+    assert isinstance(found[0], DataError) and found[0].code == "too_large" and "1001 bytes" in found[0].message
