@@ -92,6 +92,13 @@ class _Category(_Row):
     name: str
 
 
+class _SceneTags(msgspec.Struct):
+    """Not of nuScenes: what a simulator or an annotator says of a scene, in scene_tags.json beside the tables."""
+
+    scene: str
+    tags: list[str]
+
+
 class NuScenesReader:
     """Reads nuScenes tables, and whatever is written in their form."""
 
@@ -127,6 +134,7 @@ class NuScenesReader:
             agents=agents,
             flags=tuple(sorted({*flags, *(flag for flag, is_missing in missing.items() if is_missing)})),
             description=scene.description,
+            truth_tags=tables.truth_tags.get(scene.name, ()),
         )
 
 
@@ -143,6 +151,7 @@ class _Tables:
     annotations_of: dict[str, list[_Annotation]]
     instances: dict[str, _Instance]
     categories: dict[str, _Category]
+    truth_tags: dict[str, tuple[str, ...]]
 
 
 def _tables_folders(uri: str) -> list[str]:
@@ -208,7 +217,14 @@ def _load(folder: str) -> _Tables:
         annotations_of=annotations_of,
         instances=_by_token(_read(folder, "instance", _Instance)) if annotations_of else {},
         categories=_by_token(_read(folder, "category", _Category)) if annotations_of else {},
+        truth_tags=_truth_tags(folder),
     )
+
+
+def _truth_tags(folder: str) -> dict[str, tuple[str, ...]]:
+    if not files.is_file(files.join(folder, "scene_tags.json")):
+        return {}
+    return {row.scene: tuple(row.tags) for row in _read(folder, "scene_tags", _SceneTags)}
 
 
 def _read(folder: str, table: str, row: type) -> list[Any]:

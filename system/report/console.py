@@ -41,9 +41,9 @@ def stdout_console() -> Console:
 class ConsoleProgress:
     """A bar on a terminal, a plain line every few seconds in a log. Context manager."""
 
-    def __init__(self, what: str = "scenes") -> None:
+    def __init__(self, doing: str = "mining", what: str = "scenes") -> None:
         self._console = Console(stderr=True)
-        self._what = what
+        self._doing, self._what = doing, what
         self._bar: Progress | None = None
         self._done, self._total, self._bad, self._images = 0, 0, 0, 0
         self._started_s = self._printed_s = time.monotonic()
@@ -93,10 +93,11 @@ class ConsoleProgress:
         self._bad += quarantined
         self._images += images
         if self._bar is not None:
-            note = f"{self._bad} quarantined, {self._images} pictures"
-            self._bar.update(self._task, description="mining", advance=committed + quarantined, note=note)
+            note = f"{self._images} pictures" + (f", {self._bad} quarantined" if self._bad else "")
+            self._bar.update(self._task, description=self._doing, advance=committed + quarantined, note=note)
         elif time.monotonic() - self._printed_s >= _LOG_EVERY_S:
             self._printed_s = time.monotonic()
             self.phase(
-                f"mined {self._done} of {self._total} {self._what}, {self._bad} quarantined, {self._images} pictures"
+                f"{self._doing}: {self._done} of {self._total} {self._what}, {self._images} pictures"
+                + (f", {self._bad} quarantined" if self._bad else "")
             )
