@@ -38,6 +38,8 @@ from system.records import (
 TRACKING_STEP_NS = 103_600_000
 _PICTURES = (".png", ".jpg", ".jpeg")
 _RAW_CALIBRATION = ("calib_imu_to_velo.txt", "calib_velo_to_cam.txt", "calib_cam_to_cam.txt")
+# Folders that KITTI's archives make and that hold logs: splits, dates, drives.
+_FOLDER = re.compile(r"training|testing|\d{4}_\d\d_\d\d(_drive_\d+_(sync|extract))?")
 _STAMP = re.compile(r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d)(?:\.(\d{1,9}))?")
 
 
@@ -51,7 +53,9 @@ class KittiReader:
 
     def recognise(self, uri: str) -> str | None:
         found = next(_log_uris(uri), None)
-        return None if found is None else f"{found} is a KITTI {'sequence' if _is_tracking(found) else 'drive'}"
+        if found is None or _holds_others(uri, found):
+            return None
+        return f"{found} is a KITTI {'sequence' if _is_tracking(found) else 'drive'}"
 
     def list_logs(self, uri: str) -> Iterator[LogRef | BadLog]:
         for log_uri in _log_uris(uri):
@@ -84,8 +88,16 @@ def _log_uris(uri: str) -> Iterator[str]:
         for name, entry in entries.items():
             if not entry.endswith("/"):
                 continue
-            if name in ("training", "testing") or re.fullmatch(r"\d{4}_\d\d_\d\d(_drive_\d+_(sync|extract))?", name):
+            if _FOLDER.fullmatch(name):
                 yield from _log_uris(entry.rstrip("/"))
+
+
+def _holds_others(uri: str, found: str) -> bool:
+    """Whether folders beside KITTI's lie in one that only holds KITTI's: it is not claimed, or they would be lost."""
+    depth = found.removeprefix(uri.rstrip("/")).count("/")
+    is_root = depth > (2 if _is_tracking(found) else 1)
+    names = [files.name(entry) for entry in files.list_folder(uri) if entry.endswith("/")]
+    return is_root and not all(_FOLDER.fullmatch(name) for name in names)
 
 
 def _is_drive(uri: str, entries: dict[str, str]) -> bool:

@@ -52,11 +52,18 @@ class PlainReader:
     """Reads the plain layout."""
 
     name = "plain"
-    looks_for = "log.json in the folder, or in folders one or two levels below"
+    looks_for = "log.json in the folder, or in every folder directly below"
 
     def recognise(self, uri: str) -> str | None:
-        found = next(_log_folders(uri), None)
-        return None if found is None else f"{found}/log.json is there"
+        # A folder that holds other formats too is not claimed as a whole: they would be lost.
+        if not files.is_folder(uri):
+            return None
+        entries = files.list_folder(uri)
+        if _is_log(uri, entries):
+            return "log.json is there"
+        folders = [entry.rstrip("/") for entry in entries if entry.endswith("/")]
+        are_logs = all(_is_log(folder, files.list_folder(folder)) for folder in folders)
+        return f"log.json is in each of its {len(folders)} folders" if folders and are_logs else None
 
     def list_logs(self, uri: str) -> Iterator[LogRef | BadLog]:
         for folder in _log_folders(uri):
@@ -88,8 +95,7 @@ def _log_folders(uri: str) -> Iterator[str]:
 
     def search(folder: str, depth: int) -> Iterator[str]:
         entries = files.list_folder(folder)
-        is_table = files.join(folder, "scene.json") in entries  # nuScenes has a table of that name
-        if files.join(folder, "log.json") in entries and not is_table:
+        if _is_log(folder, entries):
             yield folder.rstrip("/")
         elif depth:
             for entry in entries:
@@ -98,6 +104,11 @@ def _log_folders(uri: str) -> Iterator[str]:
 
     if files.is_folder(uri):
         yield from search(uri, 2)
+
+
+def _is_log(folder: str, entries: list[str]) -> bool:
+    is_table = files.join(folder, "scene.json") in entries  # nuScenes has a table of that name
+    return files.join(folder, "log.json") in entries and not is_table
 
 
 def _log_ref(folder: str) -> LogRef:

@@ -7,14 +7,32 @@ from dataclasses import dataclass
 
 from system.errors import ConfigError, DataError, FormatError
 from system.logs import files
+from system.logs.kitti import KittiReader
 from system.logs.nuscenes import NuScenesReader
+from system.logs.picture_folder import PicturesReader
+from system.logs.picture_list import PictureListReader
 from system.logs.plain import PlainReader
 from system.logs.reader import BadLog, LogReader
+from system.logs.ros_mcap import McapReader
+from system.logs.video import VideoReader
 from system.records import DrivingLog, LogRef
 
 # Asked in this order, the first that recognises a path has it: formats with a telling file name come first, then those
 # told by an extension. A folder of pictures comes last, because every other format is also a folder of pictures.
-READERS: tuple[LogReader, ...] = (NuScenesReader(), PlainReader())
+READERS: tuple[LogReader, ...] = (
+    NuScenesReader(),
+    KittiReader(),
+    PlainReader(),
+    PictureListReader(),
+    McapReader(),
+    VideoReader(),
+    PicturesReader(),
+)
+# Deeper than people nest folders, so that a ring of links ends.
+_ANY_DEPTH = 32
+# These read single files: of a folder only what lies directly in it, so each of them is asked, and folders below are
+# searched on.
+_OF_FILES = (McapReader.name, VideoReader.name, PicturesReader.name)
 
 
 @dataclass(frozen=True)
@@ -52,14 +70,14 @@ def discover(uri: str, log_format: str = "auto", max_depth: int = 3) -> tuple[li
 
     Args:
         log_format: a reader's name: only it is asked; "auto": all are, in the order of READERS.
-        max_depth: how many folders deep a mixture is searched.
+        max_depth: how many folders deep a mixture is searched; a format asked for is searched at any depth.
     Raises:
         ConfigError: unknown reader. DataError: nothing is at the path. FormatError: no reader fits anything there.
     """
     readers = READERS if log_format == "auto" else (reader_named(log_format),)
     if not files.is_folder(uri) and not files.is_file(uri):
         raise DataError("missing_path", f"{uri}: expected a folder, a file or an object-store URI, found nothing")
-    found, skipped = _search(uri, readers, max_depth)
+    found, skipped = _search(uri, readers, max_depth if log_format == "auto" else _ANY_DEPTH)
     if not found:
         looked_for = "; ".join(f"{reader.name}: {reader.looks_for}" for reader in readers)
         raise FormatError("unknown_format", f"{uri}: no reader recognises anything here. Looked for: {looked_for}")
@@ -89,30 +107,25 @@ def read_log(ref: LogRef) -> DrivingLog:
 
 
 def _search(uri: str, readers: tuple[LogReader, ...], depth: int) -> tuple[list[Found], list[Skipped]]:
-    for reader in readers:
-        why = reader.recognise(uri)
-        if why is not None:
-            return [Found(uri, reader.name, why)], []
-    if not files.is_folder(uri):
-        return [], [Skipped(uri, "no reader knows this kind of file")]
-    entries = files.list_folder(uri)
-    folders = [entry.rstrip("/") for entry in entries if entry.endswith("/")]
-    if not folders or not depth:
-        names = ", ".join(files.name(entry) for entry in entries[:3]) or "nothing"
-        return [], [Skipped(uri, f"no reader knows what is here: {names}{', ...' if len(entries) > 3 else ''}")]
     found: list[Found] = []
-    skipped: list[Skipped] = []
-    for entry in entries:
-        below = _search(entry.rstrip("/"), readers, depth - 1) if entry.endswith("/") else _single(entry, readers)
-        found += below[0]
-        skipped += below[1]
-    return found, skipped
-
-
-def _single(uri: str, readers: tuple[LogReader, ...]) -> tuple[list[Found], list[Skipped]]:
-    """A file beside folders: a recording, or something that belongs to nobody and is not worth a word."""
     for reader in readers:
         why = reader.recognise(uri)
         if why is not None:
-            return [Found(uri, reader.name, why)], []
-    return [], []
+            found.append(Found(uri, reader.name, why))
+            if reader.name not in _OF_FILES:
+                return found, []
+    if not files.is_folder(uri):
+        return found[:1], [] if found else [Skipped(uri, "no reader knows this kind of file")]
+    skipped: list[Skipped] = []
+    entries = files.list_folder(uri)
+    for folder in (entry.rstrip("/") for entry in entries if entry.endswith("/")):
+        if depth:
+            below = _search(folder, readers, depth - 1)
+            found += below[0]
+            skipped += below[1]
+        else:
+            skipped.append(Skipped(folder, "too many folders deep"))
+    if not found and not skipped:
+        names = ", ".join(files.name(entry) for entry in entries[:3]) or "nothing"
+        skipped.append(Skipped(uri, f"no reader knows what is here: {names}{', ...' if len(entries) > 3 else ''}"))
+    return found, skipped

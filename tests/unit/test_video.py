@@ -46,6 +46,7 @@ def write_video(
         stream.width, stream.height = SIZE
         stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
         stream.codec_context.thread_count = 1
+        stream.bit_rate = 2_000_000
         for k in range(count):
             pixels = np.full((SIZE[1], SIZE[0], 3), shade(k), np.uint8)
             pixels[:, SIZE[0] // 2 :] //= 2
