@@ -14,7 +14,12 @@ from PIL import Image
 from system.errors import DataError
 from system.logs import files
 from system.logs.pixels import PictureLimits, read_window_pictures
+from system.logs.registry import discover, list_logs, read_log
 from system.records import Frame
+from tests.mcap_logs import write_json
+from tests.unit.test_picture_folder import write_archive
+from tests.unit.test_ros_mcap import drive
+from tests.unit.test_video import write_video
 
 
 @pytest.fixture(scope="module")
@@ -75,3 +80,20 @@ def test_larger_objects_than_allowed_are_not_fetched_whole(bucket):
     bucket.pipe_file("logs/large.png", bytes(1_000_000))
     found = read_window_pictures([Frame("front", 0, "s3://logs/large.png")], PictureLimits(max_file_bytes=1000))
     assert isinstance(found[0], DataError) and found[0].code == "too_large" and "1001 bytes" in found[0].message
+
+
+def test_recordings_on_s3_are_found_and_read_where_they_lie(bucket, tmp_path):
+    write_json(tmp_path / "run.mcap", drive(3))
+    write_video(tmp_path / "dash.mp4", "libx264", {}, count=3)
+    write_archive(tmp_path / "a.tar", "w", ["1.png", "2.png", "3.png"])
+    write_archive(tmp_path / "b.tar.gz", "w:gz", ["1.png", "2.png", "3.png"])
+    for path in tmp_path.iterdir():
+        bucket.put_file(str(path), f"logs/fleet/deep/{path.name}")
+    found, _ = discover("s3://logs/fleet")
+    assert sorted(each.reader for each in found) == ["mcap", "pictures", "video"]
+    refs = [ref for each in found for ref in list_logs(each)]
+    assert len(refs) == 4
+    for ref in refs:
+        frames = read_log(ref).frames
+        assert len(frames) == 3
+        assert not [each for each in read_window_pictures(frames, PictureLimits()) if isinstance(each, DataError)]
