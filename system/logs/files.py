@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import posixpath
+import sys
 from collections.abc import Iterator
 from functools import lru_cache
 from typing import IO, Any
@@ -29,6 +30,12 @@ def filesystem(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
         return _filesystem(uri)
     except (ValueError, ImportError) as error:
         raise DataError("unknown_scheme", f"{uri}: no file system for this URI: {error}") from error
+
+
+def storage_errors() -> tuple[type[Exception], ...]:
+    """What a file system raises when it cannot be reached or read. botocore's count where it is in use."""
+    botocore = sys.modules.get("botocore.exceptions")
+    return (OSError, botocore.BotoCoreError, botocore.ClientError) if botocore else (OSError,)
 
 
 def join(root: str, *parts: str) -> str:
@@ -87,25 +94,31 @@ def open_binary(uri: str) -> IO[Any]:
     """Open for reading.
 
     Raises:
-        DataError: `missing_file`.
+        DataError: `missing_file`, `unreadable_file`.
     """
     fs, path = filesystem(uri)
     try:
         return fs.open(path, "rb")
-    except FileNotFoundError as error:
-        raise DataError("missing_file", f"{uri}: expected a file, found none") from error
+    except storage_errors() as error:
+        raise _unread(uri, error) from error
 
 
 def read_bytes(uri: str, offset: int = 0, size: int | None = None) -> bytes:
     """All of a file, or `size` bytes from `offset`.
 
     Raises:
-        DataError: `missing_file`.
+        DataError: `missing_file`, `unreadable_file`.
     """
     fs, path = filesystem(uri)
     try:
         if size is None:
             return fs.cat_file(path)
         return fs.cat_file(path, start=offset, end=offset + size)
-    except FileNotFoundError as error:
-        raise DataError("missing_file", f"{uri}: expected a file, found none") from error
+    except storage_errors() as error:
+        raise _unread(uri, error) from error
+
+
+def _unread(uri: str, error: Exception) -> DataError:
+    if isinstance(error, FileNotFoundError):
+        return DataError("missing_file", f"{uri}: expected a file, found none")
+    return DataError("unreadable_file", f"{uri}: expected a file: {type(error).__name__}: {error}")

@@ -97,3 +97,22 @@ def test_recordings_on_s3_are_found_and_read_where_they_lie(bucket, tmp_path):
         frames = read_log(ref).frames
         assert len(frames) == 3
         assert not [each for each in read_window_pictures(frames, PictureLimits()) if isinstance(each, DataError)]
+
+
+def test_a_store_that_cannot_be_reached_is_a_fault_of_each_picture(bucket, monkeypatch):
+    import s3fs
+
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    files._filesystem.cache_clear()
+    s3fs.S3FileSystem.clear_instance_cache()
+    frames = [
+        Frame("front", 0, "s3://logs/a.png"),
+        Frame("front", 0, "s3://logs/a.mcap", "mcap", "/a@1"),
+        Frame("front", 0, "s3://logs/a.mp4", "video", "1"),
+        Frame("front", 0, "s3://logs/a.tar.gz", "tar", "0:1"),
+    ]
+    codes = [fault.code for fault in read_window_pictures(frames, PictureLimits()) if isinstance(fault, DataError)]
+    files._filesystem.cache_clear()
+    s3fs.S3FileSystem.clear_instance_cache()
+    assert codes == ["unreadable_file"] * 4
