@@ -2,14 +2,24 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: test lint clean
+.PHONY: mine test lint clean
 
-# The environment is made once and again whenever what it is made from changes.
+# The environment is made once, and again whenever what it is made from changes. constraints.txt names every package that
+# it holds, versions that were tried together; so pip has nothing to resolve.
 $(VENV)/.ready: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group test --editable .
+	$(BIN)/python -m pip install --quiet --no-deps --requirement constraints.txt
+	$(BIN)/python -m pip install --quiet --no-deps --editable .
 	touch $@
+
+# Logs to mine where the user has none.
+out/demo-logs/train/v1.0-demo/scene.json: | $(VENV)/.ready
+	rm -rf out/demo-logs
+	$(BIN)/python jobs/make_demo_logs.py --out out/demo-logs
+
+mine: $(VENV)/.ready out/demo-logs/train/v1.0-demo/scene.json
+	$(BIN)/python jobs/mine_fleet.py --logs out/demo-logs --store out/store
 
 test: $(VENV)/.ready
 	$(BIN)/ruff check .

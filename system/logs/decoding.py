@@ -1,7 +1,6 @@
 """Decode one picture that lies in memory, strictly: whole, within limits, or a named fault.
 
-Pillow decodes: on real 640x360 to 1280x720 frames OpenCV and torchvision are at most 0.7 ms a picture faster, and both
-hand out a truncated JPEG as if it were whole. A JPEG's scaled decoding (draft mode) makes Pillow as fast as they are.
+Pillow decodes, because it refuses a truncated picture and decodes a JPEG at a half, a quarter or an eighth (draft mode).
 
 Calibration speaks of pixels as they are stored, so a calibrated picture is never turned; a picture without intrinsics
 is turned upright by its EXIF orientation, as a tower knows no sideways streets.

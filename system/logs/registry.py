@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from system.errors import ConfigError, DataError, FormatError
 from system.logs import files
+from system.logs.argoverse2 import Argoverse2Reader
 from system.logs.kitti import KittiReader
 from system.logs.nuscenes import NuScenesReader
 from system.logs.picture_folder import PicturesReader
@@ -21,6 +22,7 @@ from system.records import DrivingLog, LogRef
 # told by an extension. A folder of pictures comes last, because every other format is also a folder of pictures.
 READERS: tuple[LogReader, ...] = (
     NuScenesReader(),
+    Argoverse2Reader(),
     KittiReader(),
     PlainReader(),
     PictureListReader(),
