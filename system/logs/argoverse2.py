@@ -34,8 +34,15 @@ class Argoverse2Reader:
     looks_for = f"{_POSES} in the folder, or in folders one or two levels below"
 
     def recognise(self, uri: str) -> str | None:
-        folder = next(_log_folders(uri), None)
-        return None if folder is None else f"{folder}/{_POSES} is there"
+        # A folder that holds other formats too is not claimed as a whole: they would be lost.
+        if not files.is_folder(uri):
+            return None
+        entries = files.list_folder(uri)
+        if files.join(uri, _POSES) in entries:
+            return f"{_POSES} is there"
+        folders = [entry.rstrip("/") for entry in entries if entry.endswith("/")]
+        are_logs = all(files.is_file(files.join(folder, _POSES)) for folder in folders)
+        return f"{_POSES} is in each of its {len(folders)} folders" if folders and are_logs else None
 
     def list_logs(self, uri: str) -> Iterator[LogRef | BadLog]:
         for folder in _log_folders(uri):

@@ -1,6 +1,6 @@
 """Decode one picture that lies in memory, strictly: whole, within limits, or a named fault.
 
-Pillow decodes, because it refuses a truncated picture and decodes a JPEG at a half, a quarter or an eighth (draft mode).
+Pillow decodes: it refuses a truncated picture, and decodes a JPEG at a half, a quarter or an eighth (draft mode).
 
 Calibration speaks of pixels as they are stored, so a calibrated picture is never turned; a picture without intrinsics
 is turned upright by its EXIF orientation, as a tower knows no sideways streets.

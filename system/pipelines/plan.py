@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from typing import Any
 
 from system.errors import ConfigError
@@ -28,6 +29,19 @@ class Chunk:
     """Windows that one read task takes, neighbours of the same log together so that a log is read once."""
 
     windows: tuple[WindowRef, ...]
+
+    def to_json(self) -> str:
+        """How a chunk travels to its task: plain data, each log once."""
+        logs = {window.log: None for window in self.windows}
+        number = {log: k for k, log in enumerate(logs)}
+        windows = [[w.scene_id, number[w.log], w.t_start_ns, w.t_end_ns] for w in self.windows]
+        return json.dumps({"logs": [astuple(log) for log in logs], "windows": windows})
+
+    @classmethod
+    def from_json(cls, text: str) -> Chunk:
+        values = json.loads(text)
+        logs = [LogRef(*log) for log in values["logs"]]
+        return cls(tuple(WindowRef(i, logs[log], start, end) for i, log, start, end in values["windows"]))
 
 
 @dataclass

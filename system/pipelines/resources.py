@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import threading
+import warnings
 from dataclasses import dataclass
 
 import ray
@@ -27,12 +28,16 @@ class PoolSize:
 
 def connect_to_ray() -> None:
     """Join the cluster of RAY_ADDRESS (`ray job submit` sets it), or start one on this machine."""
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
     if ray.is_initialized():
         return
     # Ray takes SIGTERM for itself; the job wants it to end its batch in hand.
     on_sigterm = signal.getsignal(signal.SIGTERM)
-    _init()
+    with warnings.catch_warnings():
+        # Lance and LanceDB warn of forks; these children run another program at once and never touch either.
+        warnings.filterwarnings("ignore", message=".*fork", category=UserWarning)
+        warnings.filterwarnings("ignore", message=".*fork", category=RuntimeWarning)
+        _init()
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, on_sigterm)
 

@@ -39,14 +39,15 @@ def stream_batches(
     context.execution_options.preserve_order = False
     # Ray's own annotations refuse Arrow functions and actors' methods.
     ledger = cast(Any, CrashLedger).remote()
-    dataset: Any = ray.data.from_items([{"chunk": chunk} for chunk in chunks], override_num_blocks=len(chunks))
+    dataset: Any = ray.data.from_items(
+        [{"chunk": chunk.to_json()} for chunk in chunks], override_num_blocks=len(chunks)
+    )
     scenes = dataset.map_batches(
         _read,
         fn_kwargs={"settings": read, "ledger": ledger},
         batch_size=1,
         batch_format="numpy",
-        num_cpus=_READ_CPUS,
-        max_retries=-1,  # the ledger ends what never succeeds
+        num_cpus=_READ_CPUS,  # a task whose worker dies is tried for ever; the ledger ends what never succeeds
     )
     mined = scenes.map_batches(
         ForwardActor,
@@ -71,4 +72,4 @@ def stream_batches(
 
 
 def _read(batch: dict[str, np.ndarray], settings: ReadSettings, ledger: ray.actor.ActorHandle) -> pa.Table:
-    return read_chunk(batch["chunk"][0], settings, ledger)
+    return read_chunk(Chunk.from_json(batch["chunk"][0]), settings, ledger)

@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import fsspec
 import lance
-import lancedb
 from fsspec.core import url_to_fs
 
 from system.errors import ConfigError, SchemaError, StoreError
+
+if TYPE_CHECKING:
+    import lancedb
 
 SCHEMA_VERSION = 1
 MARKER = "nightminer.json"
@@ -57,7 +59,10 @@ class StoreLocation:
 
     def connect(self) -> lancedb.DBConnection:
         """A LanceDB connection that sees every commit at once."""
+        # Here and not at the top: the import takes a second, and a run that finds nothing new does without.
         from datetime import timedelta
+
+        import lancedb
 
         return lancedb.connect(
             self.uri, storage_options=self.storage_options(), read_consistency_interval=timedelta(seconds=0)
@@ -73,6 +78,10 @@ class StoreLocation:
             return lance.dataset(self.table_uri(table), storage_options=self.storage_options())
         except (ValueError, OSError) as error:
             raise StoreError(f"{self.uri}: expected a Nightminer store with a table {table!r}: {error}") from error
+
+    def has_table(self, table: str) -> bool:
+        fs, path = self.filesystem()
+        return bool(fs.exists(f"{path}/{table}.lance"))
 
     def filesystem(self) -> tuple[fsspec.AbstractFileSystem, str]:
         fs, path = url_to_fs(self.uri)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
-
-from lancedb.index import Bitmap, BTree, HnswSq, LabelList
+from typing import Any
 
 from system.errors import StoreError
 from system.store.location import StoreLocation
@@ -13,14 +12,6 @@ from system.store.schema import PICTURES, QUARANTINE, RUNS, SCENES
 # Below this an exact scan answers in milliseconds and an index would only cost recall.
 VECTOR_INDEX_FROM_ROWS = 100_000
 _COMPACT_FROM_FRAGMENTS = 64
-_SCALAR_INDICES = (
-    ("scene_id", BTree()),
-    ("risk", BTree()),
-    ("hardness", BTree()),
-    ("t_start_ns", BTree()),
-    ("tags", LabelList()),
-    ("log_id", Bitmap()),
-)
 
 
 def build_indices(location: StoreLocation, vector_from_rows: int = VECTOR_INDEX_FROM_ROWS) -> int:
@@ -29,13 +20,23 @@ def build_indices(location: StoreLocation, vector_from_rows: int = VECTOR_INDEX_
     Raises:
         StoreError: the disk is full or the store is read-only.
     """
+    from lancedb.index import Bitmap, BTree, HnswSq, LabelList
+
+    scalar_indices: dict[str, Any] = {
+        "scene_id": BTree(),
+        "risk": BTree(),
+        "hardness": BTree(),
+        "t_start_ns": BTree(),
+        "tags": LabelList(),
+        "log_id": Bitmap(),
+    }
     try:
         table = location.connect().open_table(SCENES)
         if len(location.dataset(SCENES).get_fragments()) >= _COMPACT_FROM_FRAGMENTS:
             location.dataset(SCENES).optimize.compact_files()
             table.checkout_latest()
         if table.count_rows():
-            for column, config in _SCALAR_INDICES:
+            for column, config in scalar_indices.items():
                 table.create_index(column, config=config, replace=True)
             if table.count_rows("embedding IS NOT NULL") >= vector_from_rows:
                 table.create_index("embedding", config=HnswSq(distance_type="cosine"), replace=True)
@@ -51,13 +52,12 @@ def tag_version(location: StoreLocation, tag: str) -> int:
         StoreError: the store cannot be written.
     """
     try:
-        table = location.connect().open_table(SCENES)
-        version = int(table.version)
-        if tag in table.tags.list():
-            table.tags.update(tag, version)
+        dataset = location.dataset(SCENES)
+        if tag in dataset.tags.list():
+            dataset.tags.update(tag, dataset.version)
         else:
-            table.tags.create(tag, version)
-        return version
+            dataset.tags.create(tag, dataset.version)
+        return int(dataset.version)
     except (OSError, RuntimeError, ValueError) as error:
         raise StoreError(f"{location.uri}: cannot tag the version {tag!r}: {error}") from error
 

@@ -51,8 +51,8 @@ def write_run(location: StoreLocation, run: RunRecord) -> None:
         "report": json.dumps(run.report, default=str),
     }
     try:
-        table = location.connect().open_table(RUNS)
         rows = pa.Table.from_pylist([row], schema=runs_schema())
+        table = location.dataset(RUNS)
         table.merge_insert("run_id").when_matched_update_all().when_not_matched_insert_all().execute(rows)
     except (OSError, RuntimeError, ValueError) as error:
         raise StoreError(f"{location.uri}: cannot write the record of run {run.run_id}: {error}") from error

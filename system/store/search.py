@@ -60,14 +60,15 @@ def search_scenes(
     Raises:
         ConfigError: the query's width is not the store's; an unknown table tag.
     """
-    table = location.connect().open_table(SCENES)
     if tag is not None:
-        known = table.tags.list()
+        known = location.dataset(SCENES).tags.list()
         if tag not in known:
             raise ConfigError(f"{location.uri} has no table version tagged {tag!r}; it has {', '.join(sorted(known))}")
-        table.checkout(tag)
     if query_E is None:
-        return _by_hardness(location, table, where, config.top)
+        return _by_hardness(location, where, config.top, tag)
+    table = location.connect().open_table(SCENES)
+    if tag is not None:
+        table.checkout(tag)
     width = table.schema.field("embedding").type.list_size
     if query_E.shape != (width,):
         raise ConfigError(f"the query has shape {query_E.shape}, the store's embeddings have {width} numbers")
@@ -86,18 +87,18 @@ def search_scenes(
     return sorted(rows, key=lambda row: (-row["score"], row["scene_id"]))[: config.top]
 
 
-def _by_hardness(location: StoreLocation, table: Any, where: SceneFilter, top: int) -> list[dict[str, Any]]:
-    """The hardest scenes that pass. The table is scanned for two columns only; rows are fetched for the winners."""
-    keys = table.search().select(["hardness"]).with_row_id(True)
-    sql = where.to_sql()
-    if sql is not None:
-        keys = keys.where(sql)
-    found = keys.limit(table.count_rows() or 1).to_arrow()
-    order = np.argsort(-np.nan_to_num(found["hardness"].to_numpy().astype(np.float64), nan=-1.0), kind="stable")[:top]
-    row_ids = found["_rowid"].to_numpy()[order].tolist()
-    if not row_ids:
+def _by_hardness(location: StoreLocation, where: SceneFilter, top: int, tag: str | None) -> list[dict[str, Any]]:
+    """The hardest scenes that pass. Two narrow columns are scanned; rows are fetched for the winners."""
+    dataset = location.dataset(SCENES)
+    if tag is not None:
+        dataset = dataset.checkout_version(tag)
+    found = dataset.to_table(columns=["scene_id", "hardness"], filter=where.to_sql())
+    hardness = np.nan_to_num(found["hardness"].to_numpy().astype(np.float64), nan=-1.0)
+    winners = found["scene_id"].take(np.argsort(-hardness, kind="stable")[:top]).to_pylist()
+    if not winners:
         return []
-    rows = table.take_row_ids(row_ids).select(list(COLUMNS)).to_list()
+    chosen = SceneFilter(scene_ids=tuple(winners), model_id=where.model_id)
+    rows = dataset.to_table(columns=list(COLUMNS), filter=chosen.to_sql()).to_pylist()
     for row in rows:
         row["score"] = row["hardness"]
     return sorted(rows, key=lambda row: (-(row["score"] if row["score"] is not None else -1.0), row["scene_id"]))

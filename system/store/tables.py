@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from system.errors import SchemaError, StoreError
+from system.store.commits import append_rows
 from system.store.location import MARKER, SCHEMA_VERSION, StoreLocation
 from system.store.schema import (
     MODELS,
@@ -71,21 +72,18 @@ def open_for_writing(location: StoreLocation, model: ModelRow) -> None:
         MODELS: models_schema(),
     }
     try:
-        connection = location.connect()
-        present = set(connection.list_tables().tables)
         for name, schema in schemas.items():
-            if name not in present:
-                connection.create_table(name, schema=schema)
+            if not location.has_table(name):
+                location.connect().create_table(name, schema=schema)
                 continue
-            actual = connection.open_table(name).schema
+            actual = location.dataset(name).schema
             if differing := _differing_columns(schema, actual):
                 raise SchemaError(
                     f"{location.uri}: table {name!r} does not have the columns of schema version {SCHEMA_VERSION}; "
                     f"they differ in {', '.join(differing)}. Name another --store. Nothing was changed."
                 )
-        table = connection.open_table(MODELS)
-        if not table.count_rows(f"model_id = '{model.model_id}'"):
-            table.add(pa.Table.from_pylist([asdict(model)], schema=models_schema()))
+        if not location.dataset(MODELS).count_rows(filter=f"model_id = '{model.model_id}'"):
+            append_rows(location, MODELS, pa.Table.from_pylist([asdict(model)], schema=models_schema()))
     except (OSError, RuntimeError, ValueError) as error:
         raise StoreError(f"{location.uri}: cannot write there: {error}") from error
     if location.marker() is None:
