@@ -87,7 +87,7 @@ def score_scene(window: SceneWindow, risk: RiskConfig, kinematics: KinematicConf
     for agent in window.agents:
         if not np.isfinite(agent.states).all():
             raise DataError("nan_agent", f"scene {window.scene_id}: track {agent.track_id} is not finite")
-    agents = tuple(agent for agent in window.agents if not _CLUTTER.search(agent.category))
+    agents = tuple(agent for agent in window.agents if is_road_user(agent.category))
     pairs = pair_up(ego, agents)
     hazard = pair_hazards(pairs, risk)
     ttc = time_to_collision(pairs.ego, pairs.other, pairs.ego_velocity, pairs.other_velocity, risk.horizon_s)
@@ -108,6 +108,11 @@ def score_scene(window: SceneWindow, risk: RiskConfig, kinematics: KinematicConf
         min_thw_s=thw,
         max_braking_mps2=braking,
     )
+
+
+def is_road_user(category: str) -> bool:
+    """Whether a category name means somebody who takes part in traffic, and no cone, barrier or sign."""
+    return _CLUTTER.search(category) is None
 
 
 @dataclass(frozen=True, eq=False)
