@@ -68,7 +68,7 @@ class ForwardActor:
         self._schema = mined_schema(tower.embedding_dim)
 
     def __call__(self, rows: pa.Table) -> pa.Table:
-        started_s = time.perf_counter()
+        started_s, began_s = time.perf_counter(), time.time()
         good = [k for k, is_bad in enumerate(rows["is_bad"].to_pylist()) if not is_bad]
         answers = [Answer()] * len(rows)
         for k, answer in zip(good, self._answer(rows.take(good)) if good else (), strict=True):
@@ -77,6 +77,7 @@ class ForwardActor:
         for name in ("embedding", "tag_probabilities", "tags", "risk", "risk_source", "ambiguity"):
             columns[name] = [getattr(answer, name) for answer in answers]
         columns["forward_s"] = [(time.perf_counter() - started_s) / len(rows)] * len(rows)
+        columns["forward_began_s"] = [began_s] * len(rows)
         if any(answer.fault for answer in answers):
             columns |= _with_faults(rows, answers)
         return pa.table(columns, schema=self._schema)

@@ -133,11 +133,13 @@ class _Run:
             return
         self._progress.phase("starting Ray and the model")
         batches = self._stream()
-        started_s = time.perf_counter()
+        started_s, began_s = time.perf_counter(), time.time()
         for batch in batches:
             self._commit(batch)
+            # Clocks of two machines may differ; the figure is for one.
+            result.stages.first_forward = min(result.stages.first_forward, max(0.0, batch["forward_began_s"] - began_s))
             self._note_time(time.perf_counter() - started_s)
-            if self._should_stop():
+            if result.remaining and self._should_stop():
                 result.stopped = True
                 batches.close()
                 break

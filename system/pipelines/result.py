@@ -10,7 +10,8 @@ from typing import Any
 class StageSeconds:
     """Busy seconds of each stage, summed over its workers; `stream` and `first_commit` are wall clock.
 
-    first_commit, stream: from the start of the stream, model loading included, to its first and last commit. What was
+    first_forward, first_commit, stream: from the start of the stream, model loading included, to the model's first
+        call, the first commit and the last. What was
     committed by then, with the first, tells start-up from steady work.
     """
 
@@ -21,6 +22,7 @@ class StageSeconds:
     commit: float = 0.0
     rank: float = 0.0
     stream: float = 0.0
+    first_forward: float = float("inf")
     first_commit: float = 0.0
     first_commit_scenes: int = 0
     first_commit_images: int = 0
@@ -61,5 +63,8 @@ class MiningResult:
         """The figures that a job prints."""
         values = asdict(self)
         values["seconds"] = round(self.seconds, 3)
-        values["stages"] = {name: round(seconds, 3) for name, seconds in values["stages"].items()}
+        stages = values["stages"]
+        if stages["first_forward"] == float("inf"):
+            stages["first_forward"] = 0.0  # nothing was to be mined
+        values["stages"] = {name: round(seconds, 3) for name, seconds in stages.items()}
         return values

@@ -81,6 +81,7 @@ def mined_schema(embedding_dim: int) -> pa.Schema:
             pa.field("risk_source", pa.string()),
             pa.field("ambiguity", pa.float32()),
             pa.field("forward_s", pa.float64()),
+            pa.field("forward_began_s", pa.float64()),
         ]
     )
 
@@ -95,6 +96,7 @@ WRITTEN_SCHEMA = pa.schema(
         pa.field("images", pa.int64()),
         pa.field("read_s", pa.float64()),
         pa.field("forward_s", pa.float64()),
+        pa.field("forward_began_s", pa.float64()),
         pa.field("write_s", pa.float64()),
     ]
 )

@@ -52,6 +52,7 @@ def write_scenes(rows: pa.Table, settings: WriteSettings) -> pa.Table:
         "images": sum(good["num_pictures"].to_pylist()),
         "read_s": sum(rows["read_s"].to_pylist()),
         "forward_s": sum(rows["forward_s"].to_pylist()),
+        "forward_began_s": min(rows["forward_began_s"].to_pylist()),
         "write_s": time.perf_counter() - started_s,
     }
     return pa.Table.from_pylist([written], schema=WRITTEN_SCHEMA)

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -65,6 +66,7 @@ def _bomb(path: Path) -> None:
     Image.fromarray(np.zeros((1, 1), np.uint8)).save(buffer, "PNG")
     data = bytearray(buffer.getvalue())
     data[16:24] = (60_000).to_bytes(4, "big") * 2
+    data[29:33] = zlib.crc32(data[12:29]).to_bytes(4, "big")
     path.write_bytes(data)
 
 
@@ -209,8 +211,8 @@ def test_ray_job_submit_mines_and_the_store_can_be_read_afterwards(head: Head, t
 
 
 def test_sigterm_ends_the_batch_in_hand_and_the_next_run_mines_the_rest(head: Head, tmp_path: Path):
-    for k in range(12):
-        write_plain_log(tmp_path / "fleet", f"log{k:02d}", seconds=16, seed=k)
+    for k in range(10):
+        write_plain_log(tmp_path / "fleet", f"log{k:02d}", seconds=40, seed=k)
     arguments = ("--logs", tmp_path / "fleet", "--store", tmp_path / "store")
     command = [sys.executable, str(ROOT / "jobs" / "mine_fleet.py"), *map(str, arguments)]
     job = subprocess.Popen(command, cwd=ROOT, env=head.env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -223,12 +225,12 @@ def test_sigterm_ends_the_batch_in_hand_and_the_next_run_mines_the_rest(head: He
     stdout, stderr = job.communicate(timeout=120)
     assert job.returncode == 0, stderr
     figures = json.loads(stdout.strip().splitlines()[-1])
-    assert figures["found"] == figures["committed"] + figures["remaining"] == 48
+    assert figures["found"] == figures["committed"] + figures["remaining"] == 100
     assert figures["stopped"] == (figures["remaining"] > 0)
     rest = run_job("mine_fleet", *arguments, env=head.env).figures
     assert rest["committed"] == figures["remaining"]
     ids = [row["scene_id"] for row in _scenes(tmp_path / "store")]
-    assert len(ids) == len(set(ids)) == 48
+    assert len(ids) == len(set(ids)) == 100
     assert read_run(StoreLocation.parse(str(tmp_path / "store")), "latest").report["figures"]["problem"] is None
 
 
