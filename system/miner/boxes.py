@@ -61,7 +61,7 @@ def overlap_interval(boxes_a: Array, boxes_b: Array, velocities_a: Array, veloci
     axes = np.concatenate([heading_axes(boxes_a[..., YAW]), heading_axes(boxes_b[..., YAW])], -2)
     gap = np.einsum("...kd,...d->...k", axes, boxes_b[..., [X, Y]] - boxes_a[..., [X, Y]])
     speed = np.einsum("...kd,...d->...k", axes, velocities_b - velocities_a)
-    reach = _projected_half_extent(boxes_a, axes) + _projected_half_extent(boxes_b, axes)
+    reach = projected_half_extent(boxes_a, axes) + projected_half_extent(boxes_b, axes)
     moving = np.abs(speed) > 1e-12
     safe_speed = np.where(moving, speed, 1.0)
     first, second = (-reach - gap) / safe_speed, (reach - gap) / safe_speed
@@ -78,7 +78,7 @@ def box_distance(boxes_a: Array, boxes_b: Array) -> Array:
     return np.where(enter <= leave, 0.0, corners_to_box_distance(boxes_a, boxes_b))
 
 
-def _projected_half_extent(boxes: Array, axes: Array) -> Array:
+def projected_half_extent(boxes: Array, axes: Array) -> Array:
     """Half the length of the boxes' shadows on unit axes [..., K, 2]: [..., K] (m)."""
     along_across = np.abs(np.einsum("...kd,...hd->...kh", axes, heading_axes(boxes[..., YAW])))
     return 0.5 * (along_across * boxes[..., None, [LENGTH, WIDTH]]).sum(-1)

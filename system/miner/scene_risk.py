@@ -9,13 +9,13 @@ import re
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from system.errors import DataError
+from system.miner.alignment import Pairs, pair_up, steps_s
 from system.miner.boxes import Array
-from system.miner.encounter import closest_encounter, time_to_collision, worst_encounter_intensity
+from system.miner.encounter import closest_encounter, time_to_collision
 from system.miner.kinematics import KinematicConfig, ego_derivatives, kinematic_hazard
-from system.miner.risk import RiskConfig, risk_from_hazards
+from system.miner.risk import RiskConfig, hazard_rate, risk_from_hazards
 from system.miner.sightings import sightings_from_ego
 from system.miner.surrogates import deceleration_rate_to_avoid_crash, time_headway
 from system.records import EgoTrack, SceneWindow, Track
@@ -23,11 +23,13 @@ from system.records import EgoTrack, SceneWindow, Track
 MAX_AGENTS_KEPT = 5
 # A pair whose boxes stay this many distance scales apart adds under exp(-16) = 1e-7 of a contact; it is left out.
 _FAR_SCALES = 4.0
-# A track that was seen once stands for this long; so does a gap in a track at most.
-_LONGEST_STEP_S = 0.5
 # A leader is a vehicle in the ego's own path: this near to the middle of its lane, and this near ahead.
 _LANE_HALF_WIDTH_M, _LEADER_WITHIN_M = 1.5, 80.0
 _VEHICLES = ("vehicle", "large", "motorcycle")
+# Agents that were not seen at quite the same moment are compared within this time.
+_SAME_MOMENT_S = 0.1
+# Faster is a fault of the log, or no road vehicle; the plain reader draws the same line.
+_MAX_SPEED_MPS = 150.0
 # Things that stand beside every road and meet every straight rollout in a bend: no road users, no hazard.
 # CommonRoad-CriMe's scenes, by which this is judged, leave them out too.
 _CLUTTER = re.compile(
@@ -74,23 +76,24 @@ def score_scene(window: SceneWindow, risk: RiskConfig, kinematics: KinematicConf
     """Score a window from the best that it knows.
 
     Raises:
-        DataError: `nan_pose` or `nan_agent`; a risk of not-a-number would rank anywhere.
+        DataError: `nan_pose`, `nan_agent`, `impossible_value`, `impossible_box`; a risk of such numbers would rank
+            anywhere.
     """
     ego = window.ego
     if ego is None:
         return SceneRisk(None, None)
-    if not np.isfinite(ego.states).all():
-        raise DataError("nan_pose", f"scene {window.scene_id}: the ego track is not finite")
+    _check_ego(ego, window.scene_id)
     braking = _max_braking(ego)
     if window.agents is None or min(ego.size_m) <= 0:
         return _ego_only(ego, kinematics, braking)
     for agent in window.agents:
-        if not np.isfinite(agent.states).all():
-            raise DataError("nan_agent", f"scene {window.scene_id}: track {agent.track_id} is not finite")
+        _check_agent(agent, window.scene_id)
     agents = tuple(agent for agent in window.agents if is_road_user(agent.category))
     pairs = pair_up(ego, agents)
-    hazard = pair_hazards(pairs, risk)
-    ttc = time_to_collision(pairs.ego, pairs.other, pairs.ego_velocity, pairs.other_velocity, risk.horizon_s)
+    if agents and not len(pairs):
+        # Others were there, but never when it is known where the ego was: that is not the same as an empty road.
+        return _ego_only(ego, kinematics, braking)
+    hazard, ttc = pair_hazards(pairs, risk)
     count = len(agents)
     by_agent = np.bincount(pairs.agent, weights=hazard, minlength=count).astype(np.float64)
     exposed = np.bincount(pairs.agent, weights=(ttc <= risk.ttc_threshold_s) * pairs.dt_s, minlength=count)
@@ -110,74 +113,49 @@ def score_scene(window: SceneWindow, risk: RiskConfig, kinematics: KinematicConf
     )
 
 
+def _check_ego(ego: EgoTrack, scene_id: str) -> None:
+    if not np.isfinite(ego.states).all() or not np.isfinite([*ego.size_m, ego.center_ahead_m]).all():
+        raise DataError("nan_pose", f"scene {scene_id}: expected a finite ego track, found not-a-number or infinity")
+    fastest = float(np.abs(ego.states[:, 4]).max(initial=0.0))
+    if fastest > _MAX_SPEED_MPS:
+        message = f"ego speed {fastest:.0f} m/s, expected at most {_MAX_SPEED_MPS:.0f}"
+        raise DataError("impossible_value", f"scene {scene_id}: {message}")
+
+
+def _check_agent(agent: Track, scene_id: str) -> None:
+    where = f"scene {scene_id}, track {agent.track_id}"
+    if not np.isfinite(agent.states).all():
+        raise DataError("nan_agent", f"{where}: expected finite boxes, found not-a-number or infinity")
+    size = agent.states[:, 4:6]
+    if size.min(initial=1.0) <= 0:
+        raise DataError("impossible_box", f"{where}: length or width {size.min():.2f} m, expected more than 0")
+    fastest = float(np.hypot(*agent.states[:, 7:9].T).max(initial=0.0))
+    if fastest > _MAX_SPEED_MPS:
+        message = f"speed {fastest:.0f} m/s, expected at most {_MAX_SPEED_MPS:.0f}"
+        raise DataError("impossible_value", f"{where}: {message}")
+
+
 def is_road_user(category: str) -> bool:
     """Whether a category name means somebody who takes part in traffic, and no cone, barrier or sign."""
     return _CLUTTER.search(category) is None
 
 
-@dataclass(frozen=True, eq=False)
-class Pairs:
-    """The ego and one agent at one moment, P pairs.
+def pair_hazards(pairs: Pairs, config: RiskConfig) -> tuple[Array, Array]:
+    """(lambda0 * severity * intensity * dt, TTC in s) of each pair, each [P].
 
-    ego, other: boxes [P, 5]. ego_velocity, other_velocity: [P, 2]. dt_s: the time that each pair stands for.
-    agent: index of the agent. t_ns: the moment, one of the agent's own.
+    Only pairs whose boxes can come within reach of each other inside the horizon are computed; the others get hazard 0
+    and no contact. Each adds less than rate_hz * dt * exp(-_FAR_SCALES^2), which is why R is low by less than
+    1e-7 of the seconds that agents were seen.
     """
-
-    ego: Array
-    other: Array
-    ego_velocity: Array
-    other_velocity: Array
-    dt_s: Array
-    agent: NDArray[np.int64]
-    t_ns: NDArray[np.int64]
-
-
-def pair_up(ego: EgoTrack, agents: tuple[Track, ...]) -> Pairs:
-    """Every moment of every agent within the ego's time, the ego interpolated to it."""
-    sizes = [len(agent.t_ns) for agent in agents]
-    t_ns = np.concatenate([np.zeros(0, np.int64), *(agent.t_ns for agent in agents)])
-    states = np.concatenate([np.zeros((0, 9)), *(agent.states for agent in agents)])
-    dt_s = np.concatenate([np.zeros(0), *(_steps_s(agent.t_ns) for agent in agents)])
-    index = np.repeat(np.arange(len(agents), dtype=np.int64), sizes)
-    keep = (t_ns >= ego.t_ns[0]) & (t_ns <= ego.t_ns[-1])
-    t_ns, states, dt_s, index = t_ns[keep], states[keep], dt_s[keep], index[keep]
-    t_ego, t_s = (ego.t_ns - ego.t_ns[0]) / 1e9, (t_ns - ego.t_ns[0]) / 1e9
-    x, y, yaw, speed = (
-        np.interp(t_s, t_ego, column)
-        for column in (ego.states[:, 0], ego.states[:, 1], np.unwrap(ego.states[:, 3]), ego.states[:, 4])
-    )
-    heading = np.stack([np.cos(yaw), np.sin(yaw)], -1)
-    centre = np.stack([x, y], -1) + ego.center_ahead_m * heading
-    size = np.broadcast_to(np.array(ego.size_m[:2]), (len(t_s), 2))
-    return Pairs(
-        ego=np.concatenate([centre, yaw[:, None], size], -1),
-        other=states[:, [0, 1, 3, 4, 5]],
-        ego_velocity=speed[:, None] * heading,
-        other_velocity=states[:, 7:9],
-        dt_s=dt_s,
-        agent=index,
-        t_ns=t_ns,
-    )
-
-
-def pair_hazards(pairs: Pairs, config: RiskConfig) -> Array:
-    """lambda0 * intensity * dt of each pair, [P]. Pairs that stay far apart for the whole horizon are 0."""
     relative = pairs.other_velocity - pairs.ego_velocity
     reach = 0.5 * (np.hypot(*pairs.ego[:, 3:5].T) + np.hypot(*pairs.other[:, 3:5].T))
     closest = np.hypot(*(pairs.other - pairs.ego)[:, :2].T) - reach - np.hypot(*relative.T) * config.horizon_s
-    near = np.flatnonzero(closest < _FAR_SCALES * config.distance_scale_m)
-    hazard = np.zeros(len(pairs.dt_s))
-    intensity = worst_encounter_intensity(
-        pairs.ego[near],
-        pairs.other[near],
-        pairs.ego_velocity[near],
-        pairs.other_velocity[near],
-        config.time_scale_s,
-        config.distance_scale_m,
-        config.horizon_s,
-    )
-    hazard[near] = config.rate_hz * intensity * pairs.dt_s[near]
-    return hazard
+    rows = np.flatnonzero(closest < _FAR_SCALES * config.distance_scale_m)
+    near = pairs.at(rows)
+    hazard, ttc = np.zeros(len(pairs)), np.full(len(pairs), np.inf)
+    hazard[rows] = hazard_rate(near.ego, near.ego_velocity, near.other, near.other_velocity, config) * near.dt_s
+    ttc[rows] = time_to_collision(near.ego, near.other, near.ego_velocity, near.other_velocity, config.horizon_s)
+    return hazard, ttc
 
 
 def _worst_agents(
@@ -213,7 +191,7 @@ def _ego_only(ego: EgoTrack, config: KinematicConfig, braking: float | None) -> 
     if len(ego.t_ns) < 2:
         return SceneRisk(None, None)
     t_s = (ego.t_ns - ego.t_ns[0]) / 1e9
-    hazard = kinematic_hazard(t_s, ego.states[:, 4], ego.states[:, 3], _steps_s(ego.t_ns), config)
+    hazard = kinematic_hazard(t_s, ego.states[:, 4], ego.states[:, 3], steps_s(ego.t_ns), config)
     return SceneRisk(risk_from_hazards(np.array([hazard])), "ego", max_braking_mps2=braking)
 
 
@@ -225,9 +203,10 @@ def _leader(ego: EgoTrack, agents: tuple[Track, ...]) -> tuple[float | None, flo
     if not ahead.any():
         return None, None
     # Only the nearest at each moment leads.
-    order = np.lexsort((seen.gap_m[ahead], seen.t_s[ahead]))
+    moment = np.floor(seen.t_s / _SAME_MOMENT_S + 1e-6).astype(np.int64)
+    order = np.lexsort((seen.gap_m[ahead], moment[ahead]))
     chosen = np.flatnonzero(ahead)[order]
-    chosen = chosen[np.r_[True, np.diff(seen.t_s[chosen]) > 1e-6]]
+    chosen = chosen[np.r_[True, np.diff(moment[chosen]) > 0]]
     speed = np.interp(seen.t_s[chosen], (ego.t_ns - ego.t_ns[0]) / 1e9, ego.states[:, 4])
     drac = deceleration_rate_to_avoid_crash(seen.gap_m[chosen], speed, seen.speed_mps[chosen])
     return _finite(drac.max()), _finite(time_headway(seen.gap_m[chosen], speed).min())
@@ -238,14 +217,6 @@ def _max_braking(ego: EgoTrack) -> float | None:
         return None
     accel, _, _ = ego_derivatives((ego.t_ns - ego.t_ns[0]) / 1e9, ego.states[:, 4], ego.states[:, 3])
     return float(max(-accel.min(), 0.0))
-
-
-def _steps_s(t_ns: NDArray[np.int64]) -> Array:
-    """The time that each sample stands for: half the way to either neighbour."""
-    if len(t_ns) < 2:
-        return np.full(len(t_ns), _LONGEST_STEP_S)
-    steps = np.minimum(np.diff(t_ns) / 1e9, _LONGEST_STEP_S)
-    return 0.5 * (np.r_[steps[0], steps] + np.r_[steps, steps[-1]])
 
 
 def _finite(value: float) -> float | None:

@@ -22,10 +22,11 @@ import numpy as np
 
 from system.logs.plain import PlainReader
 from system.logs.reader import BadLog
+from system.miner.alignment import pair_up
 from system.miner.encounter import time_to_collision
 from system.miner.kinematics import KinematicConfig
 from system.miner.risk import RiskConfig
-from system.miner.scene_risk import is_road_user, pair_up, score_scene
+from system.miner.scene_risk import is_road_user, score_scene
 from system.records import DrivingLog, SceneWindow, Track, WindowRef
 from tests.benchmarks.real_corpus import data_root
 

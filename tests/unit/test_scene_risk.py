@@ -10,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from system.errors import DataError
+from system.miner.alignment import pair_up
 from system.miner.kinematics import KinematicConfig
 from system.miner.risk import RiskConfig, agent_risk
-from system.miner.scene_risk import is_road_user, pair_hazards, pair_up, score_scene
+from system.miner.scene_risk import is_road_user, pair_hazards, score_scene
 from system.records import EgoTrack, LogRef, SceneWindow, Track, WindowRef
 from tests.benchmarks.risk_oracles import judge
 
@@ -83,7 +84,7 @@ def test_all_pairs_at_once_give_what_one_agent_after_the_other_gives():
     rng = np.random.default_rng(0)
     agents = tuple(agent(*rng.uniform(-30, 60, 2), *rng.uniform(-10, 10, 2), name=str(k)) for k in range(30))
     pairs = pair_up(ego(), agents)
-    together = np.bincount(pairs.agent, weights=pair_hazards(pairs, RISK), minlength=30)
+    together = np.bincount(pairs.agent, weights=pair_hazards(pairs, RISK)[0], minlength=30)
     for k in range(30):
         mine = pairs.agent == k
         parts = pairs.ego[mine], pairs.ego_velocity[mine], pairs.other[mine], pairs.other_velocity[mine]
