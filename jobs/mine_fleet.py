@@ -12,6 +12,7 @@ from system.errors import ReconcileError
 from system.pipelines.config import MineConfig, PoolConfig
 from system.pipelines.mine import mine_fleet, plan_only
 from system.pipelines.mining_progress import MiningProgress
+from system.pipelines.ray_environment import leave_ray
 from system.pipelines.run_report import hardest_cards
 from system.report.console import exit_with_code, print_figures, stdout_console
 from system.report.terminal import hardest_table
@@ -87,6 +88,7 @@ def main(
         signal.signal(signal.SIGTERM, lambda *_: stop.set())
         with MiningProgress() as progress:
             result = mine_fleet(config, progress, stop.is_set)
+        leave_ray()
         stdout_console().print(hardest_table(hardest_cards(store, result.run_id, top)))
         print(f"report: {result.report}")
         print_figures(result.as_json())

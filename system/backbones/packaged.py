@@ -3,7 +3,7 @@
 A picture's embedding is the convex mix of the embeddings of ImageNet's class names, weighted by the classifier's
 probabilities (Norouzi et al., 2014, Zero-shot learning by convex combination of semantic embeddings). It knows the
 thousand classes and what lies between their names, and no more: there is no person among them, and weather only by what
-it hides. Use a CLIP or SigLIP where tags matter; `tests/benchmarks/tower_zero_shot.py` says how far this one goes.
+it hides. Use a CLIP or SigLIP where tags matter; `tests/benchmarks/tag_calibration.py` says how far this one goes.
 
 Legend: N pictures, P patches, C channels, E embedding width, K classes.
 """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 
 
 def set_ray_environment() -> None:
@@ -12,3 +13,9 @@ def set_ray_environment() -> None:
     # Its ports take a token, so that nobody else on the machine can use the cluster.
     os.environ.setdefault("RAY_AUTH_MODE", "token")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+
+
+def leave_ray() -> None:
+    """Disconnect, where this process ever connected, so that nothing of Ray is printed after a job's last line."""
+    if "ray" in sys.modules:
+        sys.modules["ray"].shutdown()

@@ -44,12 +44,14 @@ def connect_to_ray() -> None:
 
 def _init() -> None:
     if os.environ.get("RAY_ADDRESS"):
-        ray.init(address="auto", logging_level=logging.WARNING)
+        # What workers print stays in their logs: the last line of a job's stdout is its figures.
+        ray.init(address="auto", logging_level=logging.WARNING, log_to_driver=False)
         return
     ray.init(
         address="local",
         include_dashboard=False,
         logging_level=logging.WARNING,
+        log_to_driver=False,
         object_store_memory=_LOCAL_OBJECT_STORE_BYTES,
     )
 

@@ -224,6 +224,7 @@ def test_sigterm_ends_the_batch_in_hand_and_the_next_run_mines_the_rest(head: He
     job.send_signal(signal.SIGTERM)
     stdout, stderr = job.communicate(timeout=120)
     assert job.returncode == 0, stderr
+    assert stdout.strip().splitlines()[-1].startswith('{"run_id"'), stdout[-2000:]
     figures = json.loads(stdout.strip().splitlines()[-1])
     assert figures["found"] == figures["committed"] + figures["remaining"] == 100
     assert figures["stopped"] == (figures["remaining"] > 0)
