@@ -23,19 +23,6 @@ CONDITIONS: tuple[tuple[Light, Weather], ...] = (
     ("day", "clear"),
     ("night", "rain"),
 )
-# Length, width, height (m) of road users.
-SIZES_M: dict[str, tuple[float, float, float]] = {
-    "ego_car": (4.084, 1.730, 1.562),
-    "sedan": (4.65, 1.84, 1.46),
-    "hatchback": (3.95, 1.76, 1.50),
-    "suv": (4.60, 1.92, 1.70),
-    "van": (5.10, 1.98, 2.05),
-    "truck": (8.2, 2.45, 3.3),
-    "bus": (11.8, 2.5, 3.1),
-    "motorcycle": (2.2, 0.8, 1.75),
-    "bicycle": (1.8, 0.65, 1.78),
-    "pedestrian": (0.75, 0.65, 1.75),
-}
 KEYFRAME_HZ = 2
 STEP_S = 0.1
 

@@ -1,7 +1,9 @@
-"""A town: its streets, and what stands along them."""
+"""A town: a street network from SUMO's netgenerate, and what stands along it."""
 
 from __future__ import annotations
 
+import subprocess
+import xml.etree.ElementTree as ET
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -10,20 +12,35 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 from shapely.affinity import rotate, translate
-from shapely.geometry import Polygon
+from shapely.geometry import LineString, Point, Polygon
 from shapely.geometry.base import BaseGeometry
 
-from system.demo.config import SIZES_M
-from system.demo.network import Lane, Network, make_network
+from system.errors import ConfigError
 
-# By what of a facade's walls and windows: see `system.demo.surfaces`.
-FACADE_KINDS = ("brick", "plaster", "glass")
-_WALLS = {
-    "brick": ((0.56, 0.36, 0.28), (0.48, 0.33, 0.28), (0.62, 0.45, 0.34), (0.42, 0.30, 0.26)),
-    "plaster": ((0.82, 0.76, 0.64), (0.80, 0.78, 0.74), (0.78, 0.66, 0.52), (0.70, 0.74, 0.72), (0.84, 0.72, 0.60)),
-    "glass": ((0.48, 0.51, 0.54), (0.36, 0.40, 0.44), (0.58, 0.58, 0.56)),
-}
-_JUNCTION_FREE_M = 9.0
+LANE_WIDTH_M = 3.2
+
+
+@dataclass(frozen=True)
+class Lane:
+    """A lane's middle line and width (m)."""
+
+    lane_id: str
+    edge: str
+    index: int
+    line: LineString
+    width: float
+    is_sidewalk: bool
+
+
+@dataclass(frozen=True)
+class Signal:
+    """A traffic light's post at (x, y), facing drivers who come along `yaw`; its link in the controller's state."""
+
+    x: float
+    y: float
+    yaw: float
+    controller: str
+    link: int
 
 
 @dataclass(frozen=True)
@@ -31,163 +48,196 @@ class Building:
     footprint: Polygon
     height: float
     colour: tuple[float, float, float]
-    kind: str
 
 
 @dataclass(frozen=True)
 class Town:
-    """Everything that stands still. Metres, x east, y north.
+    """Everything that stands still. Metres, x east, y north."""
 
-    trees: (x, y, size). lamps: (x, y, yaw towards the road). cones: (x, y). barriers: (x, y, yaw).
-    parked: (x, y, yaw, number of its size in SIZES_M).
-    """
-
-    network: Network
+    net_file: Path
+    lanes: tuple[Lane, ...]
+    crossings: tuple[tuple[LineString, float], ...]
+    junctions: tuple[Polygon, ...]
+    junction_centres: NDArray[np.float64]
+    signals: tuple[Signal, ...]
     buildings: tuple[Building, ...]
     trees: NDArray[np.float64]
     lamps: NDArray[np.float64]
     cones: NDArray[np.float64]
-    barriers: NDArray[np.float64]
-    parked: NDArray[np.float64]
 
     @cached_property
     def carriageway(self) -> BaseGeometry:
-        """Where vehicles drive and park."""
-        return _carriageway(self.network)
+        """Where vehicles drive."""
+        parts = [lane.line.buffer(lane.width / 2, cap_style="flat") for lane in self.lanes if not lane.is_sidewalk]
+        return shapely.union_all([*parts, *self.junctions]).buffer(0.05)
 
     @cached_property
     def pavement(self) -> BaseGeometry:
         """Where people walk, raised by a kerb."""
-        return _pavement(self.network)
+        parts = [lane.line.buffer(lane.width / 2 + 0.6, cap_style="square") for lane in self.lanes if lane.is_sidewalk]
+        corners = [shape.buffer(4.0) for shape in self.junctions]
+        return shapely.union_all([*parts, *corners]).difference(self.carriageway)
 
 
 def make_town(folder: Path, seed: int) -> Town:
-    """Generate the streets into `folder` and dress them.
+    """Generate the network into `folder` and dress it.
 
     Raises:
         ConfigError: SUMO is not installed.
     """
-    network = make_network(folder, seed)
-    rng = np.random.default_rng([seed, 1])
-    buildings = _buildings(network, rng)
-    lamps = _lamps(network)
-    cones, barriers, works = _works(network, rng)
-    trees = _trees(network, lamps, rng)
-    return Town(network, buildings, trees, lamps, cones, barriers, _parked(network, works, rng))
+    rng = np.random.default_rng(seed)
+    net_file = folder / f"town-{seed}.net.xml"
+    run_sumo_tool(
+        "netgenerate", "--grid", "--grid.x-number", "4", "--grid.y-number", "3",
+        "--grid.x-length", str(int(rng.integers(95, 140))), "--grid.y-length", str(int(rng.integers(95, 140))),
+        "--default.lanenumber", "2", "--sidewalks.guess", "true", "--default.sidewalk-width", "2.5",
+        "--crossings.guess", "true", "--tls.guess", "true", "--default-junction-type", "traffic_light",
+        "--no-turnarounds", "true", "--default.speed", "13.8", "--tls.cycle.time", "50",
+        "--seed", str(seed), "--output-file", str(net_file),
+    )  # fmt: skip
+    root = ET.parse(net_file).getroot()
+    lanes, crossings = _lanes(root)
+    shapes = [j for j in root.findall("junction") if j.get("type") in ("traffic_light", "priority", "dead_end")]
+    junctions = tuple(Polygon(_points(j.get("shape", ""))) for j in shapes if len(_points(j.get("shape", ""))) > 2)
+    centres = np.array([(float(j.get("x", 0)), float(j.get("y", 0))) for j in shapes])
+    bare = Town(
+        net_file, lanes, crossings, junctions, centres, _signals(root, lanes), (), np.zeros((0, 3)), np.zeros((0, 3)),
+        np.zeros((0, 2)),
+    )  # fmt: skip
+    buildings = _buildings(bare, rng)
+    return Town(
+        net_file, lanes, crossings, junctions, centres, bare.signals, buildings,
+        _trees(bare, buildings, rng), _lamps(bare), _cones(bare, rng),
+    )  # fmt: skip
 
 
-def _carriageway(network: Network) -> BaseGeometry:
-    parts = [lane.line.buffer(lane.width / 2, cap_style="flat") for lane in network.lanes if lane.use != "walk"]
-    return shapely.union_all([*parts, *network.junctions]).buffer(0.05)
+def run_sumo_tool(tool: str, *arguments: str) -> None:
+    """Run one of SUMO's programs.
+
+    Raises:
+        ConfigError: SUMO is not installed, or refuses the arguments.
+    """
+    try:
+        import sumo
+    except ImportError as error:
+        raise ConfigError("demo logs need SUMO; pip install eclipse-sumo libsumo") from error
+    command = [str(Path(sumo.SUMO_HOME) / "bin" / tool), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)  # noqa: S603
+    if done.returncode:
+        raise ConfigError(f"{tool} failed: {done.stderr.strip()[-500:]}")
 
 
-def _pavement(network: Network) -> BaseGeometry:
-    parts = [lane.line.buffer(lane.width / 2 + 0.9, cap_style="square") for lane in network.lanes if lane.use == "walk"]
-    corners = [shape.buffer(3.4) for shape in network.junctions]
-    return shapely.union_all([*parts, *corners]).difference(_carriageway(network))
+def _points(text: str) -> list[tuple[float, float]]:
+    return [(float(p.split(",")[0]), float(p.split(",")[1])) for p in text.split()]
 
 
-def _spots(lane: Lane, at_m: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(x, y, yaw of the lane) at distances along it, [K, 3]."""
-    rows = []
-    for at in at_m:
-        here, ahead = lane.line.interpolate(at), lane.line.interpolate(at + 0.5)
-        back = lane.line.interpolate(max(at - 0.5, 0.0))
-        rows.append((here.x, here.y, np.arctan2(ahead.y - back.y, ahead.x - back.x)))
-    return np.array(rows).reshape(-1, 3)
+def _lanes(root: ET.Element) -> tuple[tuple[Lane, ...], tuple[tuple[LineString, float], ...]]:
+    lanes, crossings = [], []
+    for edge in root.findall("edge"):
+        function = edge.get("function")
+        for lane in edge.findall("lane"):
+            line = LineString(_points(lane.get("shape", "")))
+            width = float(lane.get("width", LANE_WIDTH_M))
+            if function == "crossing":
+                crossings.append((line, width))
+            elif function is None:
+                is_sidewalk = lane.get("allow") == "pedestrian"
+                edge_id = edge.get("id", "")
+                lanes.append(Lane(lane.get("id", ""), edge_id, int(lane.get("index", 0)), line, width, is_sidewalk))
+    return tuple(lanes), tuple(crossings)
 
 
-def _of_use(network: Network, use: str) -> list[Lane]:
-    return [lane for lane in network.lanes if lane.use == use]
+def _signals(root: ET.Element, lanes: tuple[Lane, ...]) -> tuple[Signal, ...]:
+    """One post an approach, to the right of its outer lane."""
+    outer = {lane.edge: lane for lane in sorted(lanes, key=lambda lane: -lane.index) if not lane.is_sidewalk}
+    straight: dict[str, tuple[str, int]] = {}
+    for connection in root.findall("connection"):
+        edge, controller = connection.get("from", ""), connection.get("tl")
+        if controller and edge in outer and (connection.get("dir") == "s" or edge not in straight):
+            straight[edge] = (controller, int(connection.get("linkIndex", 0)))
+    signals = []
+    for edge, (controller, link) in straight.items():
+        lane = outer[edge]
+        (x0, y0), (x1, y1) = lane.line.coords[-2], lane.line.coords[-1]
+        yaw = float(np.arctan2(y1 - y0, x1 - x0))
+        right = lane.width / 2 + 0.7
+        signals.append(Signal(x1 + np.sin(yaw) * right, y1 - np.cos(yaw) * right, yaw, controller, link))
+    return tuple(signals)
 
 
-def _buildings(network: Network, rng: np.random.Generator) -> tuple[Building, ...]:
+def _free_ground(town: Town, margin: float) -> BaseGeometry:
+    roads = shapely.union_all([town.carriageway, town.pavement])
+    return roads.envelope.buffer(70).difference(roads.buffer(margin))
+
+
+def _buildings(town: Town, rng: np.random.Generator) -> tuple[Building, ...]:
     """Houses in a row along every street, now and then a gap."""
-    roads = shapely.union_all([_carriageway(network), _pavement(network)])
-    taken = roads.buffer(0.6)
-    shapely.prepare(taken)
+    free = _free_ground(town, 1.5)
     placed: list[Polygon] = []
     buildings = []
-    for lane in _of_use(network, "walk"):
-        at = float(rng.uniform(1, 4))
+    palette = (
+        (0.62, 0.50, 0.42),
+        (0.70, 0.66, 0.58),
+        (0.50, 0.42, 0.38),
+        (0.58, 0.60, 0.62),
+        (0.66, 0.56, 0.46),
+        (0.45, 0.47, 0.52),
+    )
+    for lane in town.lanes:
+        if not lane.is_sidewalk:
+            continue
+        at = float(rng.uniform(4, 9))
         while at < lane.line.length - 6:
-            width, depth = float(rng.uniform(10, 21)), float(rng.uniform(10, 14))
-            ((x, y, yaw),) = _spots(lane, np.array([min(at + width / 2, lane.line.length - 1)]))
-            setback = float(rng.choice([2.9, 2.9, 3.4, 4.6]))
+            width, depth = float(rng.uniform(11, 22)), float(rng.uniform(10, 14))
+            middle, ahead = lane.line.interpolate(at + width / 2), lane.line.interpolate(at + width / 2 + 0.5)
+            yaw = np.arctan2(ahead.y - middle.y, ahead.x - middle.x)
+            setback = float(rng.uniform(3.2, 5.5))
             house = rotate(shapely.box(-width / 2, -depth, width / 2, 0), np.degrees(yaw), origin=(0, 0))
-            house = translate(house, x + np.sin(yaw) * setback, y - np.cos(yaw) * setback)
-            at += width + float(rng.choice([0.0, 0.0, 0.0, 7.0]))
-            if not taken.intersects(house) and not any(house.intersects(other) for other in placed):
+            house = translate(house, middle.x + np.sin(yaw) * setback, middle.y - np.cos(yaw) * setback)
+            at += width + float(rng.choice([0.0, 0.0, 0.0, 9.0]))
+            if free.contains(house) and not any(house.intersects(other) for other in placed[-60:]):
                 placed.append(house.buffer(-0.1))
-                kind = FACADE_KINDS[rng.choice(3, p=(0.42, 0.43, 0.15))]
-                wall = _WALLS[kind][rng.integers(len(_WALLS[kind]))]
-                colour = np.clip(np.array(wall) * rng.uniform(0.88, 1.1), 0, 1)
-                floors = int(rng.integers(3, 6) if kind != "glass" else rng.integers(5, 10))
-                buildings.append(Building(house, floors * 3.1 + 1.2, tuple(colour.tolist()), kind))
+                colour = np.clip(np.array(palette[rng.integers(len(palette))]) * rng.uniform(0.85, 1.1), 0, 1)
+                buildings.append(Building(house, float(rng.integers(2, 8) * 3.1 + 1.0), tuple(colour.tolist())))
     return tuple(buildings)
 
 
-def _trees(network: Network, lamps: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.float64]:
-    """Street trees at the kerb, between the lamps."""
+def _trees(town: Town, buildings: tuple[Building, ...], rng: np.random.Generator) -> NDArray[np.float64]:
+    """(x, y, size) of trees on the verge between pavement and houses."""
+    houses = shapely.union_all([b.footprint for b in buildings]) if buildings else Point(1e6, 1e6)
+    shapely.prepare(houses)
     trees = []
-    for lane in _of_use(network, "walk"):
-        if rng.random() < 0.3:
-            continue
-        for x, y, yaw in _spots(lane, np.arange(9, lane.line.length - 9, 9.5)):
-            place = (x - np.sin(yaw) * 0.85, y + np.cos(yaw) * 0.85)
-            clear = np.hypot(lamps[:, 0] - place[0], lamps[:, 1] - place[1]).min(initial=9) > 3.0
-            if clear and rng.random() < 0.62:
-                trees.append((*place, rng.uniform(0.8, 1.3)))
+    for lane in town.lanes:
+        if lane.is_sidewalk:
+            for at in np.arange(9, lane.line.length - 6, 14) + rng.uniform(-3, 3):
+                middle, ahead = lane.line.interpolate(at), lane.line.interpolate(at + 0.5)
+                yaw = np.arctan2(ahead.y - middle.y, ahead.x - middle.x)
+                place = Point(middle.x + np.sin(yaw) * 2.4, middle.y - np.cos(yaw) * 2.4)
+                if rng.random() < 0.6 and houses.distance(place) > 0.7:
+                    trees.append((place.x, place.y, rng.uniform(0.75, 1.2)))
     return np.array(trees).reshape(-1, 3)
 
 
-def _lamps(network: Network) -> NDArray[np.float64]:
-    """Street lamps at the kerb every 26 m."""
+def _lamps(town: Town) -> NDArray[np.float64]:
+    """(x, y, yaw towards the road) of street lamps, at the kerb every 28 m."""
     lamps = []
-    for lane in _of_use(network, "walk"):
-        for x, y, yaw in _spots(lane, np.arange(6, lane.line.length - 2, 26)):
-            lamps.append((x - np.sin(yaw) * 0.95, y + np.cos(yaw) * 0.95, yaw + np.pi / 2))
+    for lane in town.lanes:
+        if lane.is_sidewalk:
+            for at in np.arange(14, lane.line.length - 4, 28):
+                middle, ahead = lane.line.interpolate(at), lane.line.interpolate(at + 0.5)
+                yaw = np.arctan2(ahead.y - middle.y, ahead.x - middle.x)
+                lamps.append((middle.x - np.sin(yaw) * 0.9, middle.y + np.cos(yaw) * 0.9, yaw + np.pi / 2))
     return np.array(lamps).reshape(-1, 3)
 
 
-_Works = dict[str, tuple[float, float]]
-
-
-def _works(
-    network: Network, rng: np.random.Generator
-) -> tuple[NDArray[np.float64], NDArray[np.float64], _Works]:
-    """Cones and barriers around works on some parking lanes; and where on them nobody can park."""
-    lanes = _of_use(network, "park")
-    cones, barriers, spans = [], [], {}
-    for number in rng.choice(len(lanes), size=min(7, len(lanes)), replace=False):
-        lane = lanes[int(number)]
-        start = float(rng.uniform(12, max(13, lane.line.length - 40)))
-        spans[lane.lane_id] = (start, start + 20.0)
-        for x, y, yaw in _spots(lane, np.arange(start + 1, start + 19, 2.2)):
-            cones.append((x - np.sin(yaw) * 1.15, y + np.cos(yaw) * 1.15))
-        for x, y, yaw in _spots(lane, np.array([start + 1.5, start + 18.0])):
-            barriers.append((x, y, yaw))
-        for x, y, yaw in _spots(lane, np.arange(start + 5.5, start + 16, 3.2)):
-            barriers.append((x - np.sin(yaw) * 0.3, y + np.cos(yaw) * 0.3, yaw + np.pi / 2))
-    return np.array(cones).reshape(-1, 2), np.array(barriers).reshape(-1, 3), spans
-
-
-def _parked(network: Network, works: _Works, rng: np.random.Generator) -> NDArray[np.float64]:
-    """Cars at the kerb, away from junctions and works."""
-    kinds = ("sedan", "hatchback", "suv", "van")
-    numbers = [list(SIZES_M).index(kind) for kind in kinds]
-    parked = []
-    for lane in _of_use(network, "park"):
-        begin, end = works.get(lane.lane_id, (-1.0, -1.0))
-        at = _JUNCTION_FREE_M + float(rng.uniform(0, 4))
-        share = float(rng.uniform(0.35, 0.85))
-        while at < lane.line.length - _JUNCTION_FREE_M - 3:
-            if rng.random() < share and not begin - 4 < at < end + 4:
-                ((x, y, yaw),) = _spots(lane, np.array([at]))
-                aside = rng.uniform(0.0, 0.18)
-                turned = rng.normal(0, 0.015)
-                kind = numbers[int(rng.choice(4, p=(0.36, 0.3, 0.24, 0.1)))]
-                parked.append((x + np.sin(yaw) * aside, y - np.cos(yaw) * aside, yaw + turned, kind))
-            at += float(rng.uniform(5.8, 6.8))
-    return np.array(parked).reshape(-1, 4)
-
+def _cones(town: Town, rng: np.random.Generator) -> NDArray[np.float64]:
+    """(x, y) of traffic cones around works on some pavements."""
+    walks = [lane for lane in town.lanes if lane.is_sidewalk]
+    cones = []
+    for lane in rng.choice(np.array(walks, dtype=object), size=min(4, len(walks)), replace=False):
+        start = rng.uniform(20, max(21, lane.line.length - 30))
+        for at in np.arange(start, start + 14, 2.0):
+            middle, ahead = lane.line.interpolate(at), lane.line.interpolate(at + 0.5)
+            yaw = np.arctan2(ahead.y - middle.y, ahead.x - middle.x)
+            cones.append((middle.x - np.sin(yaw) * 0.9, middle.y + np.cos(yaw) * 0.9))
+    return np.array(cones).reshape(-1, 2)

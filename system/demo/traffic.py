@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, field
@@ -11,29 +10,27 @@ from types import ModuleType
 
 import numpy as np
 
-from system.demo.config import SIZES_M, STEP_S
+from system.demo.config import STEP_S
 from system.demo.town import Town
 from system.errors import ConfigError
 
 EGO_TYPE = "ego_car"
+EGO_SIZE = (4.084, 1.730, 1.562)
 # The streets fill up first.
 WARM_UP_S = 45.0
 _BRAKE_LIGHT = 8  # bit of libsumo's signals
 
-# SUMO class, acceleration, deceleration (m/s^2), top speed (m/s), imperfection, share of the traffic.
+# Name: SUMO class, length, width, height (m), acceleration, deceleration (m/s^2), top speed (m/s), imperfection.
 _TYPES = {
-    "ego_car": ("passenger", 2.6, 4.5, 15, 0.3, 0.34),
-    "sedan": ("passenger", 2.6, 4.5, 16, 0.5, 0.14),
-    "hatchback": ("passenger", 2.6, 4.5, 15, 0.5, 0.11),
-    "suv": ("passenger", 2.6, 4.5, 16, 0.5, 0.09),
-    "van": ("delivery", 2.2, 4.2, 14, 0.5, 0.05),
-    "truck": ("truck", 1.4, 4.0, 12, 0.5, 0.07),
-    "bus": ("bus", 1.4, 4.0, 12, 0.4, 0.05),
-    "motorcycle": ("motorcycle", 4.0, 6.0, 16, 0.5, 0.07),
-    "bicycle": ("bicycle", 1.2, 3.0, 5.5, 0.5, 0.08),
-    "pedestrian": ("pedestrian", 1.5, 2.0, 1.6, 0.5, 0.0),
+    "ego_car": ("passenger", 4.084, 1.73, 1.562, 2.6, 4.5, 15, 0.3),
+    "car": ("passenger", 4.6, 1.84, 1.5, 2.6, 4.5, 16, 0.5),
+    "truck": ("truck", 8.2, 2.45, 3.3, 1.4, 4.0, 12, 0.5),
+    "bus": ("bus", 11.8, 2.5, 3.1, 1.4, 4.0, 12, 0.4),
+    "motorcycle": ("motorcycle", 2.2, 0.8, 1.75, 4.0, 6.0, 16, 0.5),
+    "bicycle": ("bicycle", 1.75, 0.65, 1.75, 1.2, 3.0, 5.5, 0.5),
+    "pedestrian": ("pedestrian", 0.5, 0.55, 1.75, 1.5, 2.0, 1.6, 0.5),
 }
-_CARS = ("ego_car", "sedan", "hatchback", "suv", "van")
+_MIX = (("ego_car", 0.34), ("car", 0.36), ("truck", 0.08), ("bus", 0.05), ("motorcycle", 0.08), ("bicycle", 0.09))
 
 
 @dataclass
@@ -93,7 +90,7 @@ def _simulation(town: Town, routes: Path, seed: int) -> Iterator[ModuleType]:
         raise ConfigError("demo logs need SUMO; pip install eclipse-sumo libsumo") from error
     libsumo.start(
         [
-            "sumo", "-n", str(town.network.net_file), "-r", str(routes), "--step-length", str(STEP_S), "--seed", str(seed),
+            "sumo", "-n", str(town.net_file), "-r", str(routes), "--step-length", str(STEP_S), "--seed", str(seed),
             "--lanechange.duration", "1.6", "--collision.action", "none", "--no-step-log", "true",
             "--no-warnings", "true", "--ignore-route-errors", "true", "--time-to-teleport", "-1",
         ]
@@ -107,17 +104,17 @@ def _simulation(town: Town, routes: Path, seed: int) -> Iterator[ModuleType]:
 def _routes(town: Town, seed: int, seconds: float) -> str:
     """Trips between random edges, and people on foot."""
     rng = np.random.default_rng(seed)
-    edges = sorted({lane.edge for lane in town.network.lanes})
-    kinds, shares = list(_TYPES), np.array([values[-1] for values in _TYPES.values()])
+    edges = sorted({lane.edge for lane in town.lanes})
+    kinds, shares = zip(*_MIX, strict=True)
     entries: list[tuple[float, str]] = []
-    for k in range(int(seconds * 1.9)):
+    for k in range(int(seconds * 1.5)):
         start, end = rng.choice(edges, size=2, replace=False)
         depart = float(rng.uniform(0, seconds))
-        kind = rng.choice(np.array(kinds), p=shares / shares.sum())
+        kind = rng.choice(np.array(kinds), p=np.array(shares) / sum(shares))
         trip = {"id": f"v{k}", "type": kind, "depart": f"{depart:.1f}", "from": start, "to": end}
         place = {"departSpeed": "max", "departLane": "best", "departPos": "random_free"}
         entries.append((depart, _element("trip", trip | place)))
-    for k in range(int(seconds * 1.6)):
+    for k in range(int(seconds * 1.1)):
         start, end = rng.choice(edges, size=2, replace=False)
         depart = float(rng.uniform(0, seconds * 0.8))
         person = {"id": f"p{k}", "type": "pedestrian", "depart": f"{depart:.1f}", "departPos": "random"}
@@ -126,8 +123,8 @@ def _routes(town: Town, seed: int, seconds: float) -> str:
 
 
 def _vehicle_types() -> str:
-    names = ("vClass", "accel", "decel", "maxSpeed", "sigma", "length", "width", "height")
-    types = ({"id": kind} | dict(zip(names, (*values[:-1], *SIZES_M[kind]), strict=True)) for kind, values in _TYPES.items())
+    names = ("vClass", "length", "width", "height", "accel", "decel", "maxSpeed", "sigma")
+    types = ({"id": kind} | dict(zip(names, values, strict=True)) for kind, values in _TYPES.items())
     return "".join(_element("vType", attributes) for attributes in types)
 
 
@@ -137,23 +134,16 @@ def _element(name: str, attributes: Mapping[str, object], inner: str = "") -> st
     return f"<{name} {words}>{inner}</{name}>"
 
 
-def pedestrian_size(name: str) -> tuple[float, float, float]:
-    """People differ in height, and each keeps theirs."""
-    length, width, height = SIZES_M["pedestrian"]
-    return length, width, height - 0.12 + 0.03 * (zlib.crc32(name.encode()) % 9)
-
-
 def _record(sumo: ModuleType, t_s: float, traffic: Traffic) -> None:
     step = round(t_s / STEP_S)
     for vehicle in sumo.vehicle.getIDList():
-        # Whose deceleration was set has a type of its own, ego_car@v7.
-        kind = sumo.vehicle.getTypeID(vehicle).partition("@")[0]
-        size = SIZES_M[kind]
+        kind = sumo.vehicle.getTypeID(vehicle)
+        size = (sumo.vehicle.getLength(vehicle), sumo.vehicle.getWidth(vehicle), sumo.vehicle.getHeight(vehicle))
         yaw = np.radians(90.0 - sumo.vehicle.getAngle(vehicle))
         x, y = sumo.vehicle.getPosition(vehicle)  # the middle of the front bumper
         x, y = x - np.cos(yaw) * size[0] / 2, y - np.sin(yaw) * size[0] / 2
         is_braking = float(bool(sumo.vehicle.getSignals(vehicle) & _BRAKE_LIGHT))
-        way = traffic.ways.setdefault(vehicle, Way("car" if kind in _CARS else kind, size))
+        way = traffic.ways.setdefault(vehicle, Way("car" if kind == EGO_TYPE else kind, size))
         way.rows.append((t_s, x, y, yaw, sumo.vehicle.getSpeed(vehicle), is_braking))
         if kind == EGO_TYPE:
             traffic.lanes.setdefault(vehicle, [""] * step).append(sumo.vehicle.getLaneID(vehicle))
@@ -161,7 +151,7 @@ def _record(sumo: ModuleType, t_s: float, traffic: Traffic) -> None:
     for person in sumo.person.getIDList():
         yaw = np.radians(90.0 - sumo.person.getAngle(person))
         x, y = sumo.person.getPosition(person)
-        way = traffic.ways.setdefault(person, Way("pedestrian", pedestrian_size(person)))
+        way = traffic.ways.setdefault(person, Way("pedestrian", (0.5, 0.55, 1.75)))
         way.rows.append((t_s, x, y, yaw, sumo.person.getSpeed(person), 0.0))
     controllers = sumo.trafficlight.getIDList()
     traffic.signals.append({c: sumo.trafficlight.getRedYellowGreenState(c) for c in controllers})
