@@ -44,6 +44,8 @@ DEFAULT_HZ = 10.0
 MAX_TABLE_BYTES = 1 << 30
 # Beyond these a number is a fault and not a place or a speed on Earth.
 MAX_COORDINATE_M, MAX_SPEED_MPS, MAX_BOX_M = 1e8, 150.0, 200.0
+# Columns of ego.csv that give nanoseconds since 1970, times a scale.
+_SINCE_1970 = {"t_ns": 1, "t_us": 1000}
 _EGO_COLUMNS = ("t", "x", "y", "z", "yaw", "v")
 _AGENT_COLUMNS = ("x", "y", "z", "yaw", "length", "width", "height", "vx", "vy")
 
@@ -114,7 +116,7 @@ def _is_log(folder: str, entries: list[str]) -> bool:
 def _log_ref(folder: str) -> LogRef:
     head = _read_head(folder)
     origin_ns, ego = _read_ego_table(folder)
-    times_s = [0.0] if ego is None else [float(ego["t"][0].as_py()), float(ego["t"][-1].as_py())]
+    times_s = [0.0] if ego is None else [float(t) for t in ego["t"].to_numpy()[[0, -1]]]
     frame_ns = [_frame_ns(image, head, ego, origin_ns) for image in _images(folder, head)]
     if ego is None and files.is_file(agents := files.join(folder, "agents.csv.gz")):
         t = _read_table(agents, ("t",))["t"].to_numpy()
@@ -155,14 +157,16 @@ def _read_table(path: str, columns: tuple[str, ...]) -> pa.Table:
         if len(raw) > MAX_TABLE_BYTES:
             raise DataError("too_large", f"{path}: more than {MAX_TABLE_BYTES} bytes")
         types = {column: pa.float64() for column in (*columns, *_EGO_COLUMNS, *_AGENT_COLUMNS)}
-        types |= {"track_id": pa.string(), "category": pa.string(), "frame": pa.int64()}
+        types |= {"track_id": pa.string(), "category": pa.string()}
+        types |= dict.fromkeys(("frame", *_SINCE_1970), pa.int64())
         convert = pa.csv.ConvertOptions(column_types=types)
         table = pa.csv.read_csv(io.BytesIO(raw), convert_options=convert)
-    except (pa.ArrowInvalid, OSError, EOFError, zlib.error) as error:
+        names = table.column_names  # decoded only now: a name that is no text fails here
+    except (pa.ArrowInvalid, OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
         raise DataError("damaged_table", f"{path}: expected a CSV table of numbers: {error}") from error
     for column in columns:
-        if column not in table.column_names:
-            raise DataError("missing_column", f"{path}: expected column {column!r}, found {table.column_names}")
+        if column not in names:
+            raise DataError("missing_column", f"{path}: expected column {column!r}, found {names}")
     return table
 
 
@@ -174,9 +178,12 @@ def _read_ego_table(folder: str) -> tuple[int, pa.Table | None]:
             table = _read_table(path, _EGO_COLUMNS)
             if not len(table):
                 raise DataError("empty_table", f"{path}: expected at least one row, found none")
-            for column, scale in (("t_ns", 1), ("t_us", 1000)):
+            for column, scale in _SINCE_1970.items():
                 if column in table.column_names:
-                    return int(table[column][0].as_py()) * scale - round(table["t"][0].as_py() * 1e9), table
+                    absolute, relative_s = table[column][0].as_py(), table["t"][0].as_py()
+                    if absolute is None or relative_s is None or not np.isfinite(relative_s):
+                        raise DataError("damaged_table", f"{path}: expected times in row 0, found {column} {absolute}")
+                    return absolute * scale - round(relative_s * 1e9), table
             return 0, table
     return 0, None
 

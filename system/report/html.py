@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 from collections import Counter
 from datetime import UTC, datetime
 from pathlib import Path
@@ -31,6 +32,9 @@ _RISK_SOURCES = {
 }
 
 
+_INFRARED = {"ir", "lwir", "infrared", "thermal"}
+
+
 def render_report(report: RunReport) -> str:
     """The page. Every text is escaped; a Content-Security-Policy allows this file's own script and style only."""
     environment = Environment(
@@ -41,6 +45,7 @@ def render_report(report: RunReport) -> str:
         lstrip_blocks=True,
     )
     environment.filters["jpeg"] = _data_uri
+    environment.filters["as_seen"] = lambda pictures: sorted(pictures, key=_place)
     environment.filters["clock"] = _clock
     environment.filters["percent"] = lambda value: "not known" if value is None else f"{100 * value:.0f} %"
     environment.filters["flag"] = lambda flag: _FLAG_WORDS.get(flag, flag.replace("_", " "))
@@ -72,6 +77,13 @@ def _components(card: SceneCard, weights: dict[str, float]) -> list[tuple[str, f
         ("Ambiguity", card.ambiguity_rank, ambiguity, weights.get("ambiguity", 0.0)),
         ("Rarity", card.rarity_rank, rarity, weights.get("rarity", 0.0)),
     ]
+
+
+def _place(picture: CardPicture) -> tuple[bool, bool, int, str]:
+    """Where a picture stands: colour first, front above back, left to right, as its camera's name says."""
+    words = set(re.split(r"[^a-z]+", picture.camera.lower()))
+    side = 0 if "left" in words else 2 if "right" in words else 1
+    return bool(words & _INFRARED), bool(words & {"back", "rear"}), side, picture.camera
 
 
 def _data_uri(picture: CardPicture) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import io
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -91,7 +90,7 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
         "missing_column",
     ),
     "pose table empty": (lambda d: _edit_lines(d / "ego.csv", lambda ls: ls[:1]), "empty_table"),
-    "pose table is binary": (lambda d: (d / "ego.csv").write_bytes(os.urandom(500)), "damaged_table"),
+    "pose table is binary": (lambda d: (d / "ego.csv").write_bytes(b"\xa9\x00\xff\n" * 99), "damaged_table"),
     "agent not a number": (lambda d: _edit_lines(d / "agents.csv.gz", _cell(2, 4, "nan")), "nan_agent"),
     "agent of no size": (lambda d: _edit_lines(d / "agents.csv.gz", _cell(2, 8, "0")), "impossible_box"),
     "agent seen twice at once": (lambda d: _edit_lines(d / "agents.csv.gz", _cell(3, 1, "0.0")), "impossible_time"),

@@ -78,3 +78,10 @@ def test_what_lies_ahead_is_drawn_above_the_ego():
 def test_a_plot_survives_the_store():
     plot = BirdsEye(EGO, (AHEAD,))
     assert BirdsEye.from_json(plot.to_json()) == plot
+
+
+def test_pictures_stand_as_a_driver_would_see_them():
+    names = ["CAM_BACK", "CAM_BACK_LEFT", "CAM_FRONT", "CAM_FRONT_LEFT", "CAM_FRONT_RIGHT", "IR_FRONT"]
+    page = render_report(_report(_card(pictures=tuple(CardPicture(name, 0, b"jpeg") for name in names))))
+    captions = re.findall(r"<figcaption>([^<]*)</figcaption>", page)
+    assert captions == ["front left", "front", "front right", "back left", "back", "ir front"]
