@@ -138,7 +138,7 @@ class _Run:
             self._commit(batch)
             # Clocks of two machines may differ; the figure is for one.
             result.stages.first_forward = min(result.stages.first_forward, max(0.0, batch["forward_began_s"] - began_s))
-            self._note_time(time.perf_counter() - started_s)
+            result.stages.stream = time.perf_counter() - started_s
             if result.remaining and self._should_stop():
                 result.stopped = True
                 batches.close()
@@ -225,6 +225,8 @@ class _Run:
 
     def _commit(self, batch: dict[str, Any]) -> None:
         """Make one written batch part of the store: faults, then pictures, then the scenes that name them."""
+        if batch["store_problem"] is not None:
+            raise StoreError(batch["store_problem"])
         result, started_s = self.result, time.perf_counter()
         ids = batch["scene_ids"]
         repeated = [scene_id for scene_id in ids if scene_id in self._committed]
@@ -254,13 +256,6 @@ class _Run:
         result.stages.write += batch["write_s"]
         result.stages.commit += time.perf_counter() - started_s
         self._progress.advanced(len(ids), bad, batch["images"])
-
-    def _note_time(self, elapsed_s: float) -> None:
-        stages = self.result.stages
-        stages.stream = elapsed_s
-        if not stages.first_commit_scenes:
-            stages.first_commit, stages.first_commit_scenes = elapsed_s, self.result.committed
-            stages.first_commit_images = self.result.images
 
     def _rank(self) -> None:
         from system.store.ranking import num_unranked

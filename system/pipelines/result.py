@@ -8,11 +8,10 @@ from typing import Any
 
 @dataclass
 class StageSeconds:
-    """Busy seconds of each stage, summed over its workers; `stream` and `first_commit` are wall clock.
+    """Busy seconds of each stage, summed over its workers.
 
-    first_forward, first_commit, stream: from the start of the stream, model loading included, to the model's first
-        call, the first commit and the last. What was
-    committed by then, with the first, tells start-up from steady work.
+    first_forward, stream: wall clock from the start of the stream, model loading included, to the model's first call
+        and to the last commit.
     """
 
     plan: float = 0.0
@@ -23,9 +22,6 @@ class StageSeconds:
     rank: float = 0.0
     stream: float = 0.0
     first_forward: float = float("inf")
-    first_commit: float = 0.0
-    first_commit_scenes: int = 0
-    first_commit_images: int = 0
 
 
 @dataclass

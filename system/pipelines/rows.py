@@ -98,5 +98,7 @@ WRITTEN_SCHEMA = pa.schema(
         pa.field("forward_s", pa.float64()),
         pa.field("forward_began_s", pa.float64()),
         pa.field("write_s", pa.float64()),
+        # Why the store could not take the batch; as an exception it would come as a page of Ray's traceback.
+        pa.field("store_problem", pa.string()),
     ]
 )

@@ -9,6 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from system.errors import StoreError
 from system.pipelines.rows import WRITTEN_SCHEMA
 from system.store.commits import write_uncommitted
 from system.store.location import StoreLocation
@@ -31,19 +32,22 @@ def write_scenes(rows: pa.Table, settings: WriteSettings) -> pa.Table:
     Args:
         rows: `mined_schema`.
     Returns:
-        One row of WRITTEN_SCHEMA.
-    Raises:
-        StoreError: the disk is full, or the store is read-only or not reachable.
+        One row of WRITTEN_SCHEMA; `store_problem` says so where the disk is full, or the store is read-only or not
+        reachable.
     """
     started_s = time.perf_counter()
     batch = uuid.uuid4().hex
     is_bad = rows["is_bad"].to_pylist()
     good = rows.filter(pa.array([not bad for bad in is_bad], pa.bool_()))
     pictures = _pictures_table(good, batch)
-    # Pictures first: a scene that is committed must find its own.
-    picture_fragments = write_uncommitted(settings.location, PICTURES, pictures) if len(pictures) else []
     scenes = _scenes_table(good, batch, settings)
-    scene_fragments = write_uncommitted(settings.location, SCENES, scenes) if len(scenes) else []
+    picture_fragments, scene_fragments, problem = [], [], None
+    try:
+        # Pictures first: a scene that is committed must find its own.
+        picture_fragments = write_uncommitted(settings.location, PICTURES, pictures) if len(pictures) else []
+        scene_fragments = write_uncommitted(settings.location, SCENES, scenes) if len(scenes) else []
+    except StoreError as error:
+        problem = str(error)
     written = {
         "scene_fragments": scene_fragments,
         "picture_fragments": picture_fragments,
@@ -54,6 +58,7 @@ def write_scenes(rows: pa.Table, settings: WriteSettings) -> pa.Table:
         "forward_s": sum(rows["forward_s"].to_pylist()),
         "forward_began_s": min(rows["forward_began_s"].to_pylist()),
         "write_s": time.perf_counter() - started_s,
+        "store_problem": problem,
     }
     return pa.Table.from_pylist([written], schema=WRITTEN_SCHEMA)
 

@@ -1,7 +1,7 @@
 """What a scene costs, and what the driver takes, when the corpus grows 16 times. Prints one JSON object.
 
-The cost is wall-clock time a scene from the first commit to the end of the stream, so that starting Ray and the model,
-which a small corpus pays for as a large one, does not flatter the large one; the cost of the whole job is given too.
+The cost is wall-clock time a scene from the model's first call to the end of the stream, so that starting Ray and the
+model, which a small corpus pays for as a large one, does not flatter the large one; that of the whole job is given too.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def _mine(folder: Path, num_logs: int, seconds: float) -> dict[str, Any]:
 
 def _cost_s(figures: dict[str, Any]) -> float:
     stages = figures["stages"]
-    return (stages["stream"] - stages["first_commit"]) / (figures["committed"] - stages["first_commit_scenes"])
+    return (stages["stream"] - stages["first_forward"]) / figures["committed"]
 
 
 def _job_cost_s(figures: dict[str, Any]) -> float:
