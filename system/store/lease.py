@@ -91,11 +91,17 @@ class Lease:
         self._thread.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, error_type: object, *_: object) -> None:
         self._stop.set()
         self._thread.join()
-        if self._lost is None:
+        if self._lost is not None:
+            return
+        try:
             self._write(released=True)
+        except StoreError:
+            # On a full disk the error that ended the run says more, and a process that is gone holds nothing.
+            if error_type is None:
+                raise
 
     def check(self) -> None:
         """Call before every commit.
