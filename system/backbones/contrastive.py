@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
@@ -72,8 +73,11 @@ class ContrastiveTower(ABC):
 
 
 def weights_fingerprint(model: torch.nn.Module) -> str:
-    """What tells two sets of weights apart: the names, shapes and sums of all tensors."""
+    """What tells two sets of weights apart: the names, shapes and bytes of all tensors."""
     from system.backbones.loading import fingerprint
 
-    sums = [(name, tuple(t.shape), float(t.double().sum())) for name, t in model.state_dict().items() if t.numel()]
-    return fingerprint(*sums)
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return fingerprint(digest.hexdigest())

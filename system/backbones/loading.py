@@ -13,6 +13,8 @@ Dense towers, for distillation:
 from __future__ import annotations
 
 import hashlib
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -59,7 +61,9 @@ def load_tower(name: str, runtime: Runtime) -> ImageTextTower:
 
 
 def describe_tower(name: str) -> TowerInfo:
-    """What a tower is; for the packaged one, and for any in memory of this process, without loading it.
+    """What a tower is; the packaged one is not loaded for it, any other in a process of its own that ends with it.
+
+    So the driver of a run stays small whatever the tower.
 
     Raises:
         ConfigError, ModelError: as `load_tower`.
@@ -68,9 +72,14 @@ def describe_tower(name: str) -> TowerInfo:
         info = packaged_info
         return TowerInfo(name, info.TOWER_ID, info.INPUT_SIZE, info.EMBEDDING_DIM)
     if name not in _described:
-        tower = load_tower(name, Runtime())
-        _described[name] = TowerInfo(name, tower.tower_id, tower.input_size, tower.embedding_dim)
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
+            _described[name] = process.submit(_describe_loaded, name).result()
     return _described[name]
+
+
+def _describe_loaded(name: str) -> TowerInfo:
+    tower = load_tower(name, Runtime())
+    return TowerInfo(name, tower.tower_id, tower.input_size, tower.embedding_dim)
 
 
 def load_dense_tower(name: str, runtime: Runtime) -> DenseTower:
