@@ -8,6 +8,7 @@
     │   ├── LeaseError  another writer holds the store
     │   └── SchemaError the store was written by another schema or with another model
     ├── ModelError      weights are missing, damaged or of the wrong shape
+    │   └── GuardError  an upgrade would move, or has moved, another head's answer
     └── ReconcileError  scenes found != committed + already there + quarantined
 
 A job turns any of them into one line on stderr and `exit_code`; anything else is a bug and keeps its traceback.
@@ -72,6 +73,12 @@ class ModelError(NightminerError):
     """Weights are missing, damaged or of the wrong shape."""
 
     exit_code = 5
+
+
+class GuardError(ModelError):
+    """An upgrade of one head would move, or has moved, another head's answer."""
+
+    exit_code = 7
 
 
 class ReconcileError(NightminerError):

@@ -44,7 +44,7 @@ def kinematic_modes(ego_N3: Tensor, horizon_s: float, num_steps: int) -> tuple[T
     turn_NM = torch.stack([still, still, still, still, extra_yaw, -extra_yaw], -1)
     curvature = (yaw_rate[:, None] + turn_NM) / pace.clamp_min(_LEAST_SPEED_MPS)[:, None]
 
-    time_s = torch.arange(1, num_steps + 1, device=ego_N3.device) * (horizon_s / num_steps)
+    time_s = torch.arange(1, num_steps + 1, device=ego_N3.device, dtype=ego_N3.dtype) * (horizon_s / num_steps)
     a = accel_NM[..., None]
     stop_s = torch.where(a < 0, pace[:, None, None] / -a.clamp_max(-1e-6), torch.inf)
     moving_s = torch.minimum(time_s, stop_s)

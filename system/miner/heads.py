@@ -1,7 +1,8 @@
-"""The heads: each reads the stream through sub-modules of its own and adds to an answer that exists without it.
+"""The heads: what each answers without reading the stream, plus what its readers add.
 
-The last layer of every addition starts at zero, so that before training the answer is exactly the one without it: the
-tower's zero-shot embedding and tags, the kinematic forecast. No head's parameters reach another head's output.
+A head starts without readers, so that before training its answer is exactly the tower's zero-shot embedding or tags, or
+the kinematic forecast. Each upgrade of a head adds one reader: private to it, its last layer zero, so that the answer
+does not change before it learns. No head's parameters reach another head's output.
 Legend: N scenes, K = 32 cells, D stream width, Q queries.
 """
 
@@ -21,10 +22,14 @@ class StreamReader(nn.Module):
     The last layer is zero at first, and so is the output.
     """
 
-    def __init__(self, stream_dim: int, hidden: int, outputs: int, num_heads: int, queries: int = 1) -> None:
+    def __init__(
+        self, stream_dim: int, hidden: int, outputs: int, num_heads: int, queries: int = 1, extra: int = 0
+    ) -> None:
+        """extra: width of what is known of the scene besides the stream, 0 for nothing."""
         super().__init__()
         self.num_heads = num_heads
         self.queries = nn.Parameter(0.02 * torch.randn(queries, stream_dim))
+        self.extra_in = nn.Linear(extra, stream_dim) if extra else None
         self.norm_in = nn.LayerNorm(stream_dim)
         self.to_keys_values = nn.Linear(stream_dim, 2 * stream_dim)
         self.from_attention = nn.Linear(stream_dim, stream_dim)
@@ -33,68 +38,97 @@ class StreamReader(nn.Module):
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
 
-    def forward(self, stream_NKD: Tensor, is_read_NK: Tensor, extra_ND: Tensor | None = None) -> Tensor:
-        """extra_ND: added to every query."""
+    def forward(self, stream_NKD: Tensor, is_read_NK: Tensor, extra_NX: Tensor | None = None) -> Tensor:
         queries = self.queries.expand(len(stream_NKD), -1, -1)
-        if extra_ND is not None:
-            queries = queries + extra_ND[:, None]
+        if self.extra_in is not None and extra_NX is not None:
+            queries = queries + self.extra_in(extra_NX)[:, None]
         keys, values = self.to_keys_values(self.norm_in(stream_NKD)).chunk(2, -1)
         read = queries + self.from_attention(attend(queries, keys, values, is_read_NK, self.num_heads))
         return self.out(self.hidden(read))
 
 
-class EmbeddingHead(nn.Module):
+class Head(nn.Module):
+    """Readers whose outputs are summed.
+
+    num_parameters: what a reader has at most; its hidden width follows from that.
+    """
+
+    queries, extra = 1, 0
+
+    def __init__(self, stream_dim: int, outputs: int, num_heads: int, num_parameters: int) -> None:
+        super().__init__()
+        self._reader_sizes = (stream_dim, outputs, num_heads)
+        self._num_parameters = num_parameters
+        self.outputs = outputs
+        self.readers = nn.ModuleList()
+
+    def add_reader(self) -> StreamReader:
+        """One more reader, zero at first and on the device of the others; it is returned to be trained."""
+        stream_dim, outputs, _ = self._reader_sizes
+        of_a_unit = stream_dim + 1 + outputs
+        with_one_unit = sum(p.numel() for p in self._reader(1).parameters())
+        reader = self._reader(1 + max(0, (self._num_parameters - with_one_unit) // of_a_unit))
+        self.readers.append(reader)
+        return reader
+
+    def added(self, stream_NKD: Tensor, is_read_NK: Tensor, extra_NX: Tensor | None = None) -> Tensor:
+        """What the readers add, [N, Q, outputs]; zero without any."""
+        total = stream_NKD.new_zeros(len(stream_NKD), self.queries, self.outputs)
+        for reader in self.readers:
+            total = total + reader(stream_NKD, is_read_NK, extra_NX)
+        return total
+
+    def _reader(self, hidden: int) -> StreamReader:
+        stream_dim, outputs, num_heads = self._reader_sizes
+        return StreamReader(stream_dim, hidden, outputs, num_heads, self.queries, self.extra)
+
+
+class EmbeddingHead(Head):
     """normalise(g + W_o h(stream)), W_o zero at first; g is the tower's mean embedding."""
 
-    def __init__(self, stream_dim: int, hidden: int, embedding_dim: int, num_heads: int) -> None:
-        super().__init__()
-        self.reader = StreamReader(stream_dim, hidden, embedding_dim, num_heads)
-
     def forward(self, stream_NKD: Tensor, is_read_NK: Tensor, mean_embedding_NE: Tensor) -> Tensor:
-        return F.normalize(mean_embedding_NE + self.reader(stream_NKD, is_read_NK)[:, 0], dim=-1)
+        return F.normalize(mean_embedding_NE + self.added(stream_NKD, is_read_NK)[:, 0], dim=-1)
 
 
-class TagHead(nn.Module):
+class TagHead(Head):
     """sigmoid(zero-shot logits + W_o h(stream)), W_o zero at first."""
 
-    def __init__(self, stream_dim: int, hidden: int, num_tags: int, num_heads: int) -> None:
-        super().__init__()
-        self.reader = StreamReader(stream_dim, hidden, num_tags, num_heads)
-
     def forward(self, stream_NKD: Tensor, is_read_NK: Tensor, zero_shot_logits_NT: Tensor) -> Tensor:
-        return torch.sigmoid(zero_shot_logits_NT + self.reader(stream_NKD, is_read_NK)[:, 0])
+        return torch.sigmoid(zero_shot_logits_NT + self.added(stream_NKD, is_read_NK)[:, 0])
 
 
-class RiskHead(nn.Module):
+class OwnTagHead(Head):
+    """sigmoid(W_o h(stream)): tags of a user's own, 0.5 before training."""
+
+    def forward(self, stream_NKD: Tensor, is_read_NK: Tensor) -> Tensor:
+        return torch.sigmoid(self.added(stream_NKD, is_read_NK)[:, 0])
+
+
+class RiskHead(Head):
     """Risk in [0, 1) from pictures alone. It has no zero-shot answer, so that a model has it only once trained.
 
     With hazard H = softplus(logit), 1 - exp(-H) is sigmoid(logit): the form of the physics score that it learns.
     """
 
-    def __init__(self, stream_dim: int, hidden: int, num_heads: int) -> None:
-        super().__init__()
-        self.reader = StreamReader(stream_dim, hidden, 1, num_heads)
-
     def forward(self, stream_NKD: Tensor, is_read_NK: Tensor) -> Tensor:
-        return torch.sigmoid(self.reader(stream_NKD, is_read_NK)[:, 0, 0]).clamp_max(1.0 - 2.0**-24)
+        return torch.sigmoid(self.added(stream_NKD, is_read_NK)[:, 0, 0]).clamp_max(1.0 - 2.0**-24)
 
 
-class ForecastHead(nn.Module):
+class ForecastHead(Head):
     """The kinematic modes, each moved and weighed by what the stream shows; unmoved at first."""
 
     # Typical sizes of speed (m/s), yaw rate (rad/s) and acceleration (m/s^2).
     _EGO_SCALE = (10.0, 0.3, 2.0)
+    queries, extra = NUM_MODES, len(_EGO_SCALE)
 
-    def __init__(self, stream_dim: int, hidden: int, horizon_s: float, num_steps: int, num_heads: int) -> None:
-        super().__init__()
+    def __init__(self, stream_dim: int, horizon_s: float, num_steps: int, num_heads: int, num_parameters: int) -> None:
+        super().__init__(stream_dim, 2 * num_steps + 1, num_heads, num_parameters)
         self.horizon_s, self.num_steps = horizon_s, num_steps
-        self.ego_in = nn.Linear(len(self._EGO_SCALE), stream_dim)
-        self.reader = StreamReader(stream_dim, hidden, 2 * num_steps + 1, num_heads, queries=NUM_MODES)
 
     def forward(self, stream_NKD: Tensor, is_read_NK: Tensor, ego_N3: Tensor) -> tuple[Tensor, Tensor]:
         """(forecast_NMT2 in m, probability_NM); NaN where the ego's speed is unknown."""
         paths, logits = kinematic_modes(ego_N3, self.horizon_s, self.num_steps)
-        scaled_ego = ego_N3.nan_to_num() / torch.tensor(self._EGO_SCALE, device=ego_N3.device)
-        residual = self.reader(stream_NKD, is_read_NK, self.ego_in(scaled_ego))
+        scaled_ego = ego_N3.nan_to_num() / torch.tensor(self._EGO_SCALE, device=ego_N3.device, dtype=ego_N3.dtype)
+        residual = self.added(stream_NKD, is_read_NK, scaled_ego)
         offsets = residual[..., 1:].unflatten(-1, (self.num_steps, 2))
         return paths + offsets, (logits + residual[..., 0]).softmax(-1)

@@ -9,18 +9,18 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import Field
 
 from system.config import FrozenConfig
 from system.errors import ConfigError, ModelError
-from system.miner.miner_config import SceneMinerConfig
+from system.miner.miner_config import OwnHead, SceneMinerConfig
 from system.miner.taxonomy import Taxonomy
 
 # Raise whenever the forward pass gives other answers for the same weights: old rows then belong to another model.
 FORWARD_VERSION = 1
-FORMAT = "nightminer.scene_miner.v1"
+FORMAT = "nightminer.scene_miner.v2"
 CONFIG_NAME, WEIGHTS_NAME = "config.json", "model.safetensors"
 MAX_CONFIG_BYTES, MAX_WEIGHTS_BYTES = 4 << 20, 4 << 30
 
@@ -29,18 +29,25 @@ class SavedMiner(FrozenConfig):
     """The config.json of a saved SceneMiner.
 
     tower, tower_id: the tower that it was made for; it works with no other.
+    readers: how many readers each head has, so how often it was trained or upgraded.
     weights_sha256: of the safetensors file, so that a damaged or exchanged file is refused.
     """
 
-    format: str = Field(pattern=r"^nightminer\.scene_miner\.v1$")
+    format: str = Field(pattern=r"^nightminer\.scene_miner\.v2$")
     tower: str
     tower_id: str
     embedding_dim: int = Field(gt=0)
     patch_dim: int = Field(gt=0)
-    has_risk_head: bool
+    readers: dict[str, Annotated[int, Field(ge=0, le=64)]]
+    own_heads: tuple[OwnHead, ...] = ()
     weights_sha256: str
     config: SceneMinerConfig
     taxonomy: Taxonomy
+
+    @property
+    def tag_names(self) -> tuple[str, ...]:
+        """Every tag that the model answers: the taxonomy's, then those of own heads."""
+        return (*self.taxonomy.names, *(tag for head in self.own_heads for tag in head.tags))
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from system.errors import ConfigError, ModelError
 from system.miner.bev import cell_index, complete_rig, ground_points, patch_centres, pool_cells
 from system.miner.forecast import ambiguity_m
-from system.miner.heads import EmbeddingHead, ForecastHead, RiskHead, TagHead
+from system.miner.heads import EmbeddingHead, ForecastHead, Head, OwnTagHead, RiskHead, StreamReader, TagHead
 from system.miner.identity import (
     CONFIG_NAME,
     FORMAT,
@@ -30,7 +30,7 @@ from system.miner.identity import (
     saved_model_id,
     untrained_model_id,
 )
-from system.miner.miner_config import SceneMinerConfig
+from system.miner.miner_config import HEADS, OwnHead, SceneMinerConfig
 from system.miner.scene_batch import SceneBatch, SceneFeatures, SceneOutputs, check_batch
 from system.miner.stream import SceneStream, readable
 from system.miner.tags import embed_taxonomy, zero_shot_logits
@@ -80,21 +80,27 @@ class Tower(Protocol):
 class SceneMiner(nn.Module):
     """The model. Made by `untrained` or `load`, with every parameter frozen; training unfreezes what it may change."""
 
-    def __init__(self, tower: Tower, config: SceneMinerConfig, taxonomy: Taxonomy, has_risk_head: bool = False) -> None:
+    def __init__(
+        self, tower: Tower, config: SceneMinerConfig, taxonomy: Taxonomy, own_heads: Sequence[OwnHead] = ()
+    ) -> None:
         super().__init__()
         self.config, self.taxonomy = config, taxonomy
         # In a tuple: the tower is frozen and shared, not a part of this module's state.
         self._tower = (tower,)
         self._words = embed_taxonomy(tower, taxonomy, config.tag_scale)
         self.model_id = untrained_model_id(tower.tower_id, config, taxonomy)
-        dim, hidden, heads = config.stream_dim, config.head_hidden, config.attention_heads
+        dim, heads, size = config.stream_dim, config.attention_heads, config.head_parameters
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             self.stream = SceneStream(tower.patch_dim, dim, config.stream_blocks, heads)
-            self.embedding = EmbeddingHead(dim, hidden, tower.embedding_dim, heads)
-            self.tags = TagHead(dim, hidden, len(taxonomy.tags), heads)
-            self.forecast = ForecastHead(dim, hidden, config.forecast_horizon_s, config.forecast_steps, heads)
-            self.risk = RiskHead(dim, hidden, heads) if has_risk_head else None
+        self.embedding = EmbeddingHead(dim, tower.embedding_dim, heads, size)
+        self.tags = TagHead(dim, len(taxonomy.tags), heads, size)
+        self.risk = RiskHead(dim, 1, heads, size)
+        self.forecast = ForecastHead(dim, config.forecast_horizon_s, config.forecast_steps, heads, size)
+        self.own_heads: tuple[OwnHead, ...] = ()
+        self.own = nn.ModuleDict()
+        for own_head in own_heads:
+            self.add_own_head(own_head)
         self.to(self._words.prompts_KE.device).requires_grad_(False).eval()
 
     @classmethod
@@ -118,7 +124,12 @@ class SceneMiner(nn.Module):
                 f"{folder}: made for a tower with (embedding, patch) widths {widths}, this one has "
                 f"{(tower.embedding_dim, tower.patch_dim)}"
             )
-        model = cls(tower, described.config, described.taxonomy, described.has_risk_head)
+        model = cls(tower, described.config, described.taxonomy, described.own_heads)
+        if described.readers.keys() != model.heads.keys():
+            raise ModelError(f"{folder}: readers of {sorted(described.readers)}, expected {sorted(model.heads)}")
+        for head, count in described.readers.items():
+            for _ in range(count):
+                model.add_reader(head)
         file = Path(folder) / WEIGHTS_NAME
         try:
             tensors = load_safetensors(saved.weights)
@@ -135,21 +146,52 @@ class SceneMiner(nn.Module):
 
     @property
     def has_risk_head(self) -> bool:
-        return self.risk is not None
+        return bool(self.risk.readers)
 
-    def add_risk_head(self) -> RiskHead:
-        """Give the model a risk head to train; it answers 0.5 for every scene until then.
+    @property
+    def own_tags(self) -> tuple[str, ...]:
+        """Names of the tags that users' own heads answer."""
+        return tuple(tag for head in self.own_heads for tag in head.tags)
+
+    @property
+    def heads(self) -> dict[str, Head]:
+        """Every head by its name, in the order of their answers."""
+        return {name: getattr(self, name) for name in HEADS} | {h.name: self.own[h.name] for h in self.own_heads}
+
+    def add_reader(self, head: str) -> StreamReader:
+        """Upgrade a head: give it one more reader, which adds nothing before it is trained.
 
         Raises:
-            ConfigError: there is one already.
+            ConfigError: no such head.
         """
-        if self.risk is not None:
-            raise ConfigError(f"model {self.model_id} has a risk head already")
+        if head not in self.heads:
+            raise ConfigError(f"no head {head!r} in model {self.model_id}; it has {', '.join(self.heads)}")
+        chosen = self.heads[head]
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.config.seed + 1)
-            self.risk = RiskHead(self.config.stream_dim, self.config.head_hidden, self.config.attention_heads)
-        self.risk.to(self._words.prompts_KE.device)
-        return self.risk
+            # Another upgrade of the same head starts from other random numbers.
+            torch.manual_seed(self.config.seed + 1 + len(chosen.readers))
+            reader = chosen.add_reader()
+        reader.to(self._words.prompts_KE.device).requires_grad_(False).eval()
+        return reader
+
+    def add_own_head(self, own_head: OwnHead) -> Head:
+        """Give the model a head for a user's own questions; without a reader it answers 0.5.
+
+        Raises:
+            ConfigError: a head or a tag of that name exists.
+        """
+        if own_head.name in self.heads:
+            raise ConfigError(f"model {self.model_id} has a head {own_head.name!r} already")
+        known = sorted({*self.taxonomy.names, *self.own_tags} & {*own_head.tags})
+        if known:
+            raise ConfigError(
+                f"head {own_head.name!r}: model {self.model_id} has tags of that name: {', '.join(known)}"
+            )
+        config = self.config
+        head = OwnTagHead(config.stream_dim, len(own_head.tags), config.attention_heads, config.head_parameters)
+        self.own[own_head.name] = head
+        self.own_heads = (*self.own_heads, own_head)
+        return head
 
     def save(self, folder: str | Path) -> str:
         """Write config.json and model.safetensors; from then on the model has the returned id.
@@ -166,7 +208,8 @@ class SceneMiner(nn.Module):
             tower_id=self.tower.tower_id,
             embedding_dim=self.tower.embedding_dim,
             patch_dim=self.tower.patch_dim,
-            has_risk_head=self.has_risk_head,
+            readers={name: len(head.readers) for name, head in self.heads.items()},
+            own_heads=self.own_heads,
             weights_sha256=hashlib.sha256(weights).hexdigest(),
             config=self.config,
             taxonomy=self.taxonomy,
@@ -211,20 +254,42 @@ class SceneMiner(nn.Module):
 
     def answer(self, features: SceneFeatures) -> SceneOutputs:
         """The stream and the heads."""
-        stream = self.stream(features.tokens)
-        is_read = readable(features.tokens.is_seen_NK)
-        has_pictures = features.tokens.is_seen_NK.any(-1)
-        forecast, probability = self.forecast(stream, is_read, features.ego_N3)
-        unknown = torch.full(has_pictures.shape, torch.nan, device=stream.device)
-        risk = unknown if self.risk is None else torch.where(has_pictures, self.risk(stream, is_read), unknown)
+        answers = self.answers(features)
+        (embedding,), (tags,), (risk,), (forecast, probability) = (answers[name] for name in HEADS)
+        own = [answers[head.name][0] for head in self.own_heads]
         return SceneOutputs(
-            embedding_NE=self.embedding(stream, is_read, features.mean_embedding_NE),
-            tag_probabilities_NK=self.tags(stream, is_read, features.zero_shot_logits_NK),
+            embedding_NE=embedding,
+            tag_probabilities_NK=tags,
+            own_probabilities_NL=torch.cat(own, -1) if own else tags[:, :0],
             risk_N=risk,
             forecast_NMT2=forecast,
             forecast_probability_NM=probability,
             ambiguity_N=ambiguity_m(forecast, probability),
         )
+
+    def answers(self, features: SceneFeatures) -> dict[str, tuple[Tensor, ...]]:
+        """What each head says, by its name; the guard compares these.
+
+        NaN: all but the forecast of a scene without pictures, risk without a trained head, and forecasts without ego
+        motion.
+        """
+        stream = self.stream(features.tokens)
+        return {head: self.answer_of(head, stream, features) for head in self.heads}
+
+    def answer_of(self, head: str, stream_NKD: Tensor, features: SceneFeatures) -> tuple[Tensor, ...]:
+        """What one head says, given the stream."""
+        is_seen = features.tokens.is_seen_NK
+        is_read, has_pictures = readable(is_seen), is_seen.any(-1)
+        if head == "embedding":
+            return (self.embedding(stream_NKD, is_read, features.mean_embedding_NE),)
+        if head == "tags":
+            return (self.tags(stream_NKD, is_read, features.zero_shot_logits_NK),)
+        if head == "forecast":
+            return self.forecast(stream_NKD, is_read, features.ego_N3)
+        if head == "risk":
+            known = has_pictures if self.has_risk_head else torch.zeros_like(has_pictures)
+            return (torch.where(known, self.risk(stream_NKD, is_read), torch.nan),)
+        return (torch.where(has_pictures[:, None], self.own[head](stream_NKD, is_read), torch.nan),)
 
     def forward(self, batch: SceneBatch) -> SceneOutputs:
         return self.answer(self.encode(batch))

@@ -5,7 +5,8 @@ Legend: N scenes, M pictures of all scenes, E embedding width, K tags or modes, 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
@@ -53,6 +54,28 @@ class SceneFeatures:
     tokens: BevTokens
     ego_N3: Tensor
 
+    def __len__(self) -> int:
+        return len(self.ego_N3)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Every tensor by its name."""
+        return {name: value for name, value in vars(self).items() if isinstance(value, Tensor)} | vars(self.tokens)
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> SceneFeatures:
+        """The same with every tensor replaced, for instance by its rows of some scenes."""
+        return SceneFeatures.of({name: function(tensor) for name, tensor in self.tensors().items()})
+
+    def rows(self, scenes: slice | Tensor) -> SceneFeatures:
+        """Some of the scenes."""
+        return self.map(lambda tensor: tensor[scenes])
+
+    @classmethod
+    def of(cls, tensors: Mapping[str, Tensor]) -> SceneFeatures:
+        """The inverse of `tensors`."""
+        cells = {field.name: tensors[field.name] for field in fields(BevTokens)}
+        others = {name: tensor for name, tensor in tensors.items() if name not in cells}
+        return cls(tokens=BevTokens(**cells), **others)
+
 
 @dataclass(frozen=True, eq=False)
 class SceneOutputs:
@@ -61,6 +84,7 @@ class SceneOutputs:
     Attributes:
         embedding_NE: of length 1; NaN without pictures.
         tag_probabilities_NK: in the taxonomy's order; NaN without pictures.
+        own_probabilities_NL: of the tags of users' own heads, in the order of `SceneMiner.own_tags`; likewise.
         risk_N: in [0, 1); NaN without pictures or without a trained risk head.
         forecast_NMT2: m, ego frame at the window's end. forecast_probability_NM: sums to 1. NaN without ego motion.
         ambiguity_N: spread of the forecast's ends (m); NaN without ego motion.
@@ -68,6 +92,7 @@ class SceneOutputs:
 
     embedding_NE: Tensor
     tag_probabilities_NK: Tensor
+    own_probabilities_NL: Tensor
     risk_N: Tensor
     forecast_NMT2: Tensor
     forecast_probability_NM: Tensor

@@ -80,5 +80,5 @@ class _Block(nn.Module):
 
 def _waves(time_s: Tensor) -> Tensor:
     """Sines and cosines of a time at each period: [..., 2 * periods]."""
-    angles = time_s[..., None] * (2 * math.pi / torch.tensor(_PERIODS_S, device=time_s.device))
+    angles = time_s[..., None] * (2 * math.pi / torch.tensor(_PERIODS_S, device=time_s.device, dtype=time_s.dtype))
     return torch.cat([angles.sin(), angles.cos()], -1)

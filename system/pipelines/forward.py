@@ -94,17 +94,21 @@ class ForwardActor:
                 return [Answer(fault=error)]
             return [self._answer(rows.slice(k, 1))[0] for k in range(len(rows))]
         answers = []
+        tags_NK = torch.cat([outputs.tag_probabilities_NK, outputs.own_probabilities_NL], -1)
         known = rows.select(["physics_risk", "physics_source", "track_tags", "num_pictures"]).to_pylist()
         for n, row in enumerate(known):
-            probabilities = outputs.tag_probabilities_NK[n].tolist() if row["num_pictures"] else None
-            head_risk = _known(outputs.risk_N[n].item())
+            probabilities = tags_NK[n].tolist() if row["num_pictures"] else None
+            risk, risk_source = row["physics_risk"], row["physics_source"]
+            # What tracks say of risk is measured; the head says what it has learnt of that from pictures.
+            if risk_source != "tracks" and (head_risk := _known(outputs.risk_N[n].item())) is not None:
+                risk, risk_source = head_risk, "head"
             answers.append(
                 Answer(
                     embedding=outputs.embedding_NE[n].cpu().numpy() if row["num_pictures"] else None,
                     tag_probabilities=probabilities,
                     tags=self._tags(probabilities, json.loads(row["track_tags"] or "{}")),
-                    risk=row["physics_risk"] if head_risk is None else head_risk,
-                    risk_source=row["physics_source"] if head_risk is None else "head",
+                    risk=risk,
+                    risk_source=risk_source,
                     ambiguity=_known(outputs.ambiguity_N[n].item()),
                 )
             )
@@ -112,7 +116,8 @@ class ForwardActor:
 
     def _tags(self, probabilities: list[float] | None, facts: dict[str, float]) -> list[str]:
         """Tags that count as present: what the tracks decide is a fact, of the rest the model's answer counts."""
-        chances = dict(zip(self._miner.taxonomy.names, probabilities or (), strict=False)) | facts
+        names = (*self._miner.taxonomy.names, *self._miner.own_tags)
+        chances = dict(zip(names, probabilities or (), strict=False)) | facts
         return [name for name, chance in chances.items() if chance >= self._threshold]
 
 

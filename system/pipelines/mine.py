@@ -8,8 +8,8 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from system.backbones.loading import describe_tower
-from system.errors import StoreError
-from system.miner.identity import saved_model_id, untrained_model_id
+from system.errors import ConfigError, StoreError
+from system.miner.identity import read_saved, untrained_model_id
 from system.miner.miner_config import SceneMinerConfig
 from system.miner.taxonomy import load_taxonomy
 from system.pipelines.config import MineConfig
@@ -42,20 +42,25 @@ def describe_model(config: MineConfig) -> ModelRow:
     """The model that a configuration asks for, without loading it.
 
     Raises:
-        ConfigError: unknown tower or taxonomy. ModelError: the model's folder does not fit the tower.
+        ConfigError: unknown tower or taxonomy, or a taxonomy that is not the model's. ModelError: the model's folder
+            does not fit the tower.
     """
-    tower, taxonomy = describe_tower(config.tower), load_taxonomy(config.taxonomy)
+    tower = describe_tower(config.tower)
     if config.model is None:
-        model_id = untrained_model_id(tower.tower_id, SceneMinerConfig(), taxonomy)
+        taxonomy = load_taxonomy(config.taxonomy)
+        model_id, tag_names = untrained_model_id(tower.tower_id, SceneMinerConfig(), taxonomy), taxonomy.names
     else:
-        model_id = saved_model_id(config.model, tower.tower_id)
+        saved = read_saved(config.model, tower.tower_id)
+        if config.taxonomy is not None and load_taxonomy(config.taxonomy) != saved.described.taxonomy:
+            raise ConfigError(f"{config.taxonomy}: model {config.model} was trained for another taxonomy; leave it out")
+        model_id, tag_names = saved.model_id, saved.described.tag_names
     return ModelRow(
         model_id=model_id,
         tower=config.tower,
         tower_id=tower.tower_id,
         model_path=config.model,
         embedding_dim=tower.embedding_dim,
-        tag_names=taxonomy.names,
+        tag_names=tag_names,
         config=config.model_dump_json(),
     )
 

@@ -17,12 +17,13 @@ from system.backbones.loading import load_tower
 from system.backbones.runtime import Runtime
 from system.errors import ConfigError, DataError, ModelError
 from system.miner.identity import CONFIG_NAME, WEIGHTS_NAME, saved_model_id, untrained_model_id
+from system.miner.miner_config import OwnHead
 from system.miner.model import SceneMiner, SceneMinerConfig, SceneOutputs
 from system.miner.tags import embed_taxonomy, zero_shot_logits
 from system.miner.taxonomy import load_taxonomy
 from tests.fake_tower import FakeTower, fake_batch
 
-CONFIG = SceneMinerConfig(stream_dim=32, head_hidden=24)
+CONFIG = SceneMinerConfig(stream_dim=32, head_parameters=8_000)
 TAXONOMY = load_taxonomy()
 
 
@@ -33,8 +34,8 @@ def untrained(tower: FakeTower | None = None) -> SceneMiner:
 def trained(with_risk: bool = True) -> SceneMiner:
     """A model whose heads answer something, as if trained."""
     model = untrained()
-    if with_risk:
-        model.add_risk_head()
+    for head in ("embedding", "tags", "forecast", *(["risk"] if with_risk else [])):
+        model.add_reader(head)
     generator = torch.Generator().manual_seed(7)
     for parameter in model.parameters():
         parameter.data += 0.1 * torch.randn(parameter.shape, generator=generator)
@@ -130,8 +131,26 @@ def test_risk_is_unknown_until_there_is_a_trained_head():
     assert not model.has_risk_head and model(fake_batch([2])).risk_N.isnan().all()
     outputs = trained()(fake_batch([2, 2]))
     assert ((outputs.risk_N >= 0) & (outputs.risk_N < 1)).all()
-    with pytest.raises(ConfigError, match="risk head already"):
-        trained().add_risk_head()
+    with pytest.raises(ConfigError, match=r"no head 'riks'.*it has embedding, tags, risk, forecast"):
+        trained().add_reader("riks")
+
+
+def test_a_users_own_head_answers_its_own_tags_and_no_name_is_taken_twice(tmp_path: Path):
+    model = trained()
+    model.add_own_head(OwnHead(name="animals", tags=("deer", "dog")))
+    model.add_reader("animals").out.bias.data[:] = torch.tensor([1.0, -1.0])
+    outputs = model(fake_batch([2, 0]))
+    assert model.own_tags == ("deer", "dog") and outputs.own_probabilities_NL.shape == (2, 2)
+    assert outputs.own_probabilities_NL[0, 0] > 0.5 > outputs.own_probabilities_NL[0, 1]
+    assert outputs.own_probabilities_NL[1].isnan().all()
+    model.save(tmp_path / "m")
+    assert_same(outputs, SceneMiner.load(tmp_path / "m", FakeTower())(fake_batch([2, 0])))
+    with pytest.raises(ConfigError, match="has a head 'animals' already"):
+        model.add_own_head(OwnHead(name="animals", tags=("cat",)))
+    with pytest.raises(ConfigError, match="tags of that name: deer, night"):
+        model.add_own_head(OwnHead(name="more", tags=("cat", "night", "deer")))
+    with pytest.raises(ConfigError, match="exists in every model"):
+        OwnHead.parse({"name": "risk", "tags": ["x"]}, "heads.toml")
 
 
 def test_outputs_have_the_stated_shapes_and_need_no_gradient():
@@ -140,6 +159,7 @@ def test_outputs_have_the_stated_shapes_and_need_no_gradient():
     assert shapes == {
         "embedding_NE": (2, 16),
         "tag_probabilities_NK": (2, 20),
+        "own_probabilities_NL": (2, 0),
         "risk_N": (2,),
         "forecast_NMT2": (2, 6, 6, 2),
         "forecast_probability_NM": (2, 6),
@@ -205,11 +225,11 @@ def test_a_saved_model_answers_the_same_bits(tmp_path: Path, with_risk: bool):
 
 
 def test_the_id_is_known_without_the_model_and_moves_with_the_weights(tmp_path: Path):
-    model = untrained()
-    assert model.model_id == untrained_model_id("fake-1", CONFIG, TAXONOMY)
-    first, again = model.save(tmp_path / "a"), untrained().save(tmp_path / "b")
+    model = trained()
+    assert untrained().model_id == untrained_model_id("fake-1", CONFIG, TAXONOMY)
+    first, again = model.save(tmp_path / "a"), trained().save(tmp_path / "b")
     assert first == again
-    model.tags.reader.out.bias.data[3] += 1e-6
+    model.tags.readers[0].out.bias.data[3] += 1e-6
     assert model.save(tmp_path / "a") != first
 
 
@@ -260,7 +280,7 @@ def test_every_mismatch_is_refused_by_name(tmp_path: Path):
     refused("expected a SceneMiner")
 
     tensors = load_file(saved() / WEIGHTS_NAME)
-    name = "tags.reader.out.bias"
+    name = "tags.readers.0.out.bias"
     rewrite_weights(folder, {key: value for key, value in tensors.items() if key != name})
     refused(rf"missing tensors \['{name}'\]")
     rewrite_weights(folder, tensors | {"more": torch.zeros(1)})

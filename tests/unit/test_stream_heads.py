@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from system.miner.bev import NUM_CELLS, BevTokens
 from system.miner.forecast import MODES, ambiguity_m, kinematic_modes
-from system.miner.heads import EmbeddingHead, ForecastHead, RiskHead, StreamReader, TagHead
+from system.miner.heads import EmbeddingHead, ForecastHead, Head, OwnTagHead, RiskHead, StreamReader, TagHead
 from system.miner.stream import SceneStream, attend, readable
 
 PATCH_DIM, DIM = 12, 32
@@ -28,6 +28,15 @@ def tokens(scenes: int = 3, seed: int = 0, seen_share: float = 0.5) -> BevTokens
     mask = seen[..., None]
     mean, trend = (mask * random(scenes, NUM_CELLS, PATCH_DIM) for _ in range(2))
     return BevTokens(mean, trend, seen * random(scenes, NUM_CELLS).abs(), seen)
+
+
+SIZE = 5_000
+
+
+def upgraded(head: Head, times: int = 1) -> Head:
+    for _ in range(times):
+        head.add_reader()
+    return head
 
 
 def stream() -> SceneStream:
@@ -74,8 +83,8 @@ def test_a_scene_without_pictures_gives_finite_numbers():
 
 def test_training_and_inference_give_the_same_bits():
     model, base = stream(), tokens()
-    head = RiskHead(DIM, 16, 4)
-    torch.nn.init.normal_(head.reader.out.weight)
+    head = upgraded(RiskHead(DIM, 1, 4, SIZE))
+    torch.nn.init.normal_(head.readers[0].out.weight)
     is_read = readable(base.is_seen_NK)
     with torch.inference_mode():
         inferred = head.eval()(model.eval()(base), is_read).clone()
@@ -91,35 +100,41 @@ def test_attention_is_that_of_torch():
     torch.testing.assert_close(attend(q, k, v, is_read, 4), expected.transpose(1, 2).flatten(-2))
 
 
-def test_heads_start_by_adding_nothing_bit_by_bit():
+@pytest.mark.parametrize("upgrades", [0, 1, 3])
+def test_heads_start_by_adding_nothing_bit_by_bit(upgrades):
     base, is_read = stream()(tokens()), readable(tokens().is_seen_NK)
     g, logits = torch.randn(3, 16), 9 * torch.randn(3, 20)
-    assert torch.equal(EmbeddingHead(DIM, 8, 16, 4)(base, is_read, g), torch.nn.functional.normalize(g, dim=-1))
-    assert torch.equal(TagHead(DIM, 8, 20, 4)(base, is_read, logits), torch.sigmoid(logits))
-    paths, probability = ForecastHead(DIM, 8, 3.0, 6, 4)(base, is_read, EGO.repeat(3, 1))
+    embedding, tags = (
+        upgraded(head, upgrades) for head in (EmbeddingHead(DIM, 16, 4, SIZE), TagHead(DIM, 20, 4, SIZE))
+    )
+    assert torch.equal(embedding(base, is_read, g), torch.nn.functional.normalize(g, dim=-1))
+    assert torch.equal(tags(base, is_read, logits), torch.sigmoid(logits))
+    paths, probability = upgraded(ForecastHead(DIM, 3.0, 6, 4, SIZE), upgrades)(base, is_read, EGO.repeat(3, 1))
     prior_paths, prior_logits = kinematic_modes(EGO.repeat(3, 1), 3.0, 6)
     assert torch.equal(paths, prior_paths) and torch.equal(probability, prior_logits.softmax(-1))
-    assert RiskHead(DIM, 8, 4)(base, is_read).tolist() == [0.5] * 3
+    assert upgraded(RiskHead(DIM, 1, 4, SIZE), upgrades)(base, is_read).tolist() == [0.5] * 3
+    assert upgraded(OwnTagHead(DIM, 2, 4, SIZE), upgrades)(base, is_read).tolist() == [[0.5, 0.5]] * 3
 
 
-def test_a_new_head_has_about_102k_parameters_of_its_own():
-    head = RiskHead(128, 400, 4)
-    assert sum(p.numel() for p in head.parameters()) == 102_177
+@pytest.mark.parametrize("outputs", [1, 2, 13, 20, 384, 768])
+def test_an_upgrade_has_about_102k_parameters_whatever_the_head_answers(outputs):
+    reader = TagHead(128, outputs, 4, 102_000).add_reader()
+    assert 101_000 < sum(p.numel() for p in reader.parameters()) <= 102_000
 
 
 def test_risk_stays_under_one_however_sure_the_head_is():
-    head = RiskHead(DIM, 8, 4)
-    torch.nn.init.constant_(head.reader.out.bias, 1e6)
+    head = upgraded(RiskHead(DIM, 1, 4, SIZE))
+    torch.nn.init.constant_(head.readers[0].out.bias, 1e6)
     assert (head(stream()(tokens()), readable(tokens().is_seen_NK)) < 1).all()
 
 
 def test_every_parameter_of_stream_and_heads_learns():
     base = tokens(4)
     model, is_read = stream(), readable(base.is_seen_NK)
-    heads = torch.nn.ModuleList([EmbeddingHead(DIM, 8, 16, 4), TagHead(DIM, 8, 20, 4), RiskHead(DIM, 8, 4)])
-    forecast = ForecastHead(DIM, 8, 3.0, 6, 4)
+    heads = torch.nn.ModuleList([EmbeddingHead(DIM, 16, 4, SIZE), TagHead(DIM, 20, 4, SIZE), RiskHead(DIM, 1, 4, SIZE)])
+    forecast = ForecastHead(DIM, 3.0, 6, 4, SIZE)
     for module in [*heads, forecast]:
-        torch.nn.init.normal_(module.reader.out.weight)
+        torch.nn.init.normal_(upgraded(module).readers[0].out.weight)
     read = model(base)
     paths, probability = forecast(read, is_read, EGO.repeat(4, 1))
     loss = heads[0](read, is_read, torch.randn(4, 16)).sum() + heads[1](read, is_read, torch.randn(4, 20)).sum()
