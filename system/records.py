@@ -131,6 +131,7 @@ class DrivingLog:
         flags: what the log lacks.
         description: the makers' words, or "".
         truth_tags: tags that the makers or a simulator gave, as they wrote them.
+        group: what the log belongs together with, a town or a sequence, or "": a split for training never parts it.
     """
 
     ref: LogRef
@@ -140,6 +141,7 @@ class DrivingLog:
     flags: tuple[str, ...] = ()
     description: str = ""
     truth_tags: tuple[str, ...] = ()
+    group: str = ""
 
 
 @dataclass(frozen=True)
@@ -163,6 +165,7 @@ class SceneWindow:
     flags: tuple[str, ...] = ()
     description: str = ""
     truth_tags: tuple[str, ...] = ()
+    group: str = ""
 
     @property
     def scene_id(self) -> str:

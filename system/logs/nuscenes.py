@@ -43,6 +43,10 @@ class _Scene(_Row):
     description: str = ""
 
 
+class _Log(_Row):
+    location: str = ""
+
+
 class _Sample(_Row):
     timestamp: int
     scene_token: str
@@ -135,6 +139,7 @@ class NuScenesReader:
             flags=tuple(sorted({*flags, *(flag for flag, is_missing in missing.items() if is_missing)})),
             description=scene.description,
             truth_tags=tables.truth_tags.get(scene.name, ()),
+            group=log.location if (log := tables.logs.get(scene.log_token)) else "",
         )
 
 
@@ -152,6 +157,7 @@ class _Tables:
     instances: dict[str, _Instance]
     categories: dict[str, _Category]
     truth_tags: dict[str, tuple[str, ...]]
+    logs: dict[str, _Log]
 
 
 def _tables_folders(uri: str) -> list[str]:
@@ -218,6 +224,7 @@ def _load(folder: str) -> _Tables:
         instances=_by_token(_read(folder, "instance", _Instance)) if annotations_of else {},
         categories=_by_token(_read(folder, "category", _Category)) if annotations_of else {},
         truth_tags=_truth_tags(folder),
+        logs=_by_token(_read(folder, "log", _Log)) if files.is_file(files.join(folder, "log.json")) else {},
     )
 
 

@@ -1,7 +1,7 @@
 """A folder of pictures with a table frames.csv that says what each one shows.
 
-    path (from the table's folder, or from its parent where it starts with the folder's name), dataset, width, height,
-    tags (separated by ";"), camera: all but the path may be missing
+    path (from the table's folder, or from its parent where it starts with the folder's name), dataset, sequence,
+    width, height, tags (separated by ";"), camera: all but the path may be missing
 
 Each picture is a log of its own at time 0, so that its tags are its own.
 """
@@ -55,7 +55,15 @@ class PictureListReader:
         )
         tags = tuple(tag.strip() for tag in (row.get("tags") or "").split(";") if tag.strip())
         flags = (NO_AGENTS, NO_EGO, TIME_ASSUMED)
-        return DrivingLog(ref=ref, frames=(frame,), ego=None, agents=None, flags=flags, truth_tags=tags)
+        return DrivingLog(
+            ref=ref,
+            frames=(frame,),
+            ego=None,
+            agents=None,
+            flags=flags,
+            truth_tags=tags,
+            group=row.get("sequence") or "",
+        )
 
 
 @lru_cache(maxsize=2)

@@ -65,6 +65,7 @@ def cut_window(log: DrivingLog, window: WindowRef, config: WindowConfig) -> Scen
         flags=tuple(sorted(flags)),
         description=log.description,
         truth_tags=log.truth_tags,
+        group=log.group,
     )
 
 

@@ -68,3 +68,29 @@ def quarantine_table(faults: Sequence[Mapping[str, Any]], total: int) -> Table:
 
 def _percent(rank: float | None) -> str:
     return "-" if rank is None else f"{100 * rank:.0f} %"
+
+
+def label_table(counts: Mapping[str, Mapping[str, int]], rules_of: Mapping[str, Mapping[str, int]]) -> Table:
+    """How many scenes each tag is known for, and which rules said so how often."""
+    table = Table(title="Labels", title_justify="left")
+    table.add_column("tag", no_wrap=True)
+    for name in ("present", "absent", "unknown"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("rules", overflow="fold")
+    for tag, count in counts.items():
+        rules = ", ".join(f"{rule} {n}" for rule, n in rules_of[tag].items())
+        table.add_row(tag, *(str(count[name]) for name in ("present", "absent", "unknown")), escape(rules))
+    return table
+
+
+def disagreements_table(pairs: Sequence[Mapping[str, int | str]]) -> Table:
+    """Two rules that label the same scenes: how often they agree; the first counts."""
+    table = Table(title="Scenes that two rules label", title_justify="left")
+    for name in ("tag", "first", "second"):
+        table.add_column(name, no_wrap=True)
+    columns = ("both_present", "only_first", "only_second", "both_absent")
+    for name in columns:
+        table.add_column(name.replace("_", " "), justify="right")
+    for pair in pairs:
+        table.add_row(*(escape(str(pair[name])) for name in ("tag", "first", "second", *columns)))
+    return table

@@ -11,7 +11,15 @@ ROOT = Path(__file__).parents[2]
 
 # What each room may import besides itself and the ground floor. A new room is added here on purpose.
 GROUND = {"system.records", "system.config", "system.errors"}
-METHODS = {"system.logs", "system.miner", "system.store", "system.backbones", "system.report", "system.demo"}
+METHODS = {
+    "system.logs",
+    "system.labels",
+    "system.miner",
+    "system.store",
+    "system.backbones",
+    "system.report",
+    "system.demo",
+}
 ALLOWED = {
     "system.records": set(),
     "system.config": {"system.errors"},
@@ -19,6 +27,7 @@ ALLOWED = {
     "system.logs": GROUND,
     "system.backbones": GROUND,
     "system.miner": GROUND | {"system.backbones"},
+    "system.labels": GROUND | {"system.miner"},
     "system.store": GROUND,
     "system.report": GROUND | {"system.miner"},
     "system.demo": GROUND | {"system.miner"},

@@ -1,0 +1,50 @@
+"""Splits by group: scenes of one town, sequence or log stay together, so that no test scene was seen in training."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from system.errors import ConfigError
+from system.labels.table import PRESENT, Labels
+
+
+def split_by_group(labels: Labels, shares: Mapping[str, float], seed: int = 0) -> dict[str, NDArray[np.intp]]:
+    """Divide scenes into parts.
+
+    Groups are dealt out one by one, those with the rarest tags first, each to the part that lacks most of what the
+    group holds, so that rare tags reach every part where there are enough groups. Deterministic.
+
+    Args:
+        shares: part -> share of the scenes; they sum to 1.
+    Returns:
+        part -> rising indices of its scenes.
+    Raises:
+        ConfigError: the shares are no shares.
+    """
+    if not shares or min(shares.values()) <= 0 or abs(sum(shares.values()) - 1.0) > 1e-6:
+        raise ConfigError(f"shares {dict(shares)}: expected positive numbers that sum to 1")
+    members: dict[str, list[int]] = {}
+    for n, group in enumerate(labels.groups):
+        members.setdefault(group, []).append(n)
+    # What a group holds: its scenes, and its scenes with each tag.
+    held = {group: np.r_[len(rows), (labels.values_NK[rows] == PRESENT).sum(0)] for group, rows in members.items()}
+    total = np.maximum(np.sum(list(held.values()), axis=0), 1) if held else np.ones(1)
+    order = sorted(members, key=lambda group: (-float((held[group] / total).max()), _draw(group, seed)))
+    got = {part: np.zeros_like(total, dtype=np.float64) for part in shares}
+    parts: dict[str, list[int]] = {part: [] for part in shares}
+    for group in order:
+        # How empty a part is of each thing, relative to what it should hold: so a tag of three groups reaches three parts.
+        weight = held[group] / total
+        lack = {part: float((weight * (1 - got[part] / (share * total))).sum()) for part, share in shares.items()}
+        chosen = max(shares, key=lambda part: (lack[part], part))
+        got[chosen] += held[group]
+        parts[chosen] += members[group]
+    return {part: np.array(sorted(rows), dtype=np.intp) for part, rows in parts.items()}
+
+
+def _draw(group: str, seed: int) -> str:
+    return hashlib.sha256(f"{seed}\x1f{group}".encode()).hexdigest()

@@ -1,0 +1,179 @@
+"""The label table: a Parquet file with one row a scene, and the arrays that training takes from it.
+
+Legend: N scenes, K tags of a taxonomy.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from system.errors import ConfigError, DataError
+from system.labels.labelling import SceneLabels
+from system.labels.rules import LabelRules
+from system.miner.taxonomy import Taxonomy
+
+UNKNOWN, ABSENT, PRESENT = -1, 0, 1
+_VOTE = pa.struct([pa.field("tag", pa.string()), pa.field("present", pa.bool_()), pa.field("rule", pa.string())])
+SCHEMA = pa.schema(
+    [
+        pa.field("scene_id", pa.string(), nullable=False),
+        pa.field("source", pa.string()),
+        pa.field("log_id", pa.string()),
+        pa.field("group", pa.string()),
+        pa.field("has_pictures", pa.bool_()),
+        pa.field("votes", pa.list_(_VOTE)),
+        pa.field("risk", pa.float32()),
+    ]
+)
+MAX_CSV_BYTES = 256 << 20
+_TRUE, _FALSE = {"1", "true", "yes", "present"}, {"0", "false", "no", "absent"}
+
+
+@dataclass(frozen=True, eq=False)
+class Labels:
+    """What is known of N scenes.
+
+    Attributes:
+        values_NK: int8, PRESENT, ABSENT or UNKNOWN.
+        risk_N: float32, NaN where unknown.
+        groups: what a split may not part.
+    """
+
+    scene_ids: tuple[str, ...]
+    sources: tuple[str, ...]
+    groups: tuple[str, ...]
+    values_NK: NDArray[np.int8]
+    risk_N: NDArray[np.float32]
+
+    def __len__(self) -> int:
+        return len(self.scene_ids)
+
+    def rows(self, keep: NDArray[np.intp]) -> Labels:
+        """Some of the scenes."""
+        ids, sources, groups = (
+            tuple(column[k] for k in keep) for column in (self.scene_ids, self.sources, self.groups)
+        )
+        return Labels(ids, sources, groups, self.values_NK[keep], self.risk_N[keep])
+
+
+def taxonomy_hash(taxonomy: Taxonomy) -> str:
+    """Of the tags' names in their order: what a column of labels means."""
+    return hashlib.sha256("\x1f".join(taxonomy.names).encode()).hexdigest()[:16]
+
+
+def write_labels(path: str | Path, rows: Iterable[SceneLabels], taxonomy: Taxonomy, rules: LabelRules) -> None:
+    """Write a label table.
+
+    Raises:
+        ConfigError: it cannot be written there.
+    """
+    names = [field.name for field in SCHEMA]
+    records = [
+        {name: getattr(row, name) for name in names if name != "votes"} | {"votes": [vars(v) for v in row.votes]}
+        for row in rows
+    ]
+    about = {"taxonomy": taxonomy_hash(taxonomy), "tags": list(taxonomy.names), "rules": rules.model_dump(mode="json")}
+    table = pa.Table.from_pylist(records, schema=SCHEMA.with_metadata({"nightminer.labels": json.dumps(about)}))
+    try:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(table, path)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be written: {error.strerror or error}") from error
+
+
+def read_labels(path: str | Path, taxonomy: Taxonomy) -> Labels:
+    """The arrays of a label table.
+
+    Raises:
+        DataError: it cannot be read, or was made with another taxonomy.
+    """
+    try:
+        table = pq.read_table(path)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise DataError("damaged_labels", f"{path}: expected a label table (Parquet): {error}") from error
+    about = json.loads((table.schema.metadata or {}).get(b"nightminer.labels", b"{}"))
+    if not about or not set(SCHEMA.names) <= set(table.column_names):
+        raise DataError("damaged_labels", f"{path}: expected a label table of jobs/label_scenes.py")
+    if about["taxonomy"] != taxonomy_hash(taxonomy):
+        changed = sorted(set(about["tags"]) ^ set(taxonomy.names)) or ["their order"]
+        raise DataError(
+            "other_taxonomy", f"{path}: made with another taxonomy (differs in {', '.join(changed)}); label again"
+        )
+    column = {name: k for k, name in enumerate(taxonomy.names)}
+    values = np.full((len(table), len(column)), UNKNOWN, np.int8)
+    for n, votes in enumerate(table["votes"].to_pylist()):
+        for vote in reversed(votes):
+            values[n, column[vote["tag"]]] = PRESENT if vote["present"] else ABSENT
+    ids, sources, groups = (tuple(table[name].to_pylist()) for name in ("scene_id", "source", "group"))
+    return Labels(ids, sources, groups, values, table["risk"].to_numpy(zero_copy_only=False).astype(np.float32))
+
+
+def read_given(path: str | Path, taxonomy: Taxonomy) -> dict[str, dict[str, bool]]:
+    """A user's own labels: a CSV with the columns scene_id, tag, value (1 or 0).
+
+    Returns:
+        scene or log id -> tag -> present. A log's id labels all of its scenes.
+    Raises:
+        DataError: a column is missing, a tag unknown, or a value neither yes nor no: which line.
+    """
+    try:
+        size = Path(path).stat().st_size
+        if size > MAX_CSV_BYTES:
+            raise DataError("too_large", f"{path}: {size} bytes, expected at most {MAX_CSV_BYTES}")
+        rows = list(csv.DictReader(Path(path).read_text("utf-8").splitlines()))
+    except OSError as error:
+        raise DataError("damaged_labels", f"{path}: cannot be read: {error.strerror}") from error
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DataError("damaged_labels", f"{path}: expected a CSV table in UTF-8: {error}") from error
+    given: dict[str, dict[str, bool]] = defaultdict(dict)
+    for line, row in enumerate(rows, start=2):
+        if not {"scene_id", "tag", "value"} <= row.keys():
+            raise DataError("missing_column", f"{path}: expected the columns scene_id, tag, value; found {list(row)}")
+        if row["tag"] not in taxonomy.names:
+            raise DataError("unknown_tag", f"{path} line {line}: tag {row['tag']!r} is not in the taxonomy")
+        word = (row["value"] or "").strip().lower()
+        if word not in _TRUE | _FALSE:
+            raise DataError("impossible_value", f"{path} line {line}: value {word!r}, expected 1 or 0")
+        given[row["scene_id"]][row["tag"]] = word in _TRUE
+    return dict(given)
+
+
+def tag_counts(labels: Labels, taxonomy: Taxonomy) -> dict[str, dict[str, int]]:
+    """tag -> {present, absent, unknown}."""
+    return {
+        name: {
+            "present": int((labels.values_NK[:, k] == PRESENT).sum()),
+            "absent": int((labels.values_NK[:, k] == ABSENT).sum()),
+            "unknown": int((labels.values_NK[:, k] == UNKNOWN).sum()),
+        }
+        for k, name in enumerate(taxonomy.names)
+    }
+
+
+def disagreements(rows: Sequence[SceneLabels]) -> list[dict[str, int | str]]:
+    """For every tag and pair of rules that label the same scenes: how often which says what."""
+    counts: dict[tuple[str, str, str], Counter[tuple[bool, bool]]] = defaultdict(Counter)
+    for row in rows:
+        for k, first in enumerate(row.votes):
+            for second in row.votes[k + 1 :]:
+                if first.tag == second.tag:
+                    counts[first.tag, first.rule, second.rule][first.present, second.present] += 1
+    return [
+        {
+            "tag": tag, "first": first, "second": second,
+            "both_present": count[True, True], "only_first": count[True, False],
+            "only_second": count[False, True], "both_absent": count[False, False],
+        }
+        for (tag, first, second), count in sorted(counts.items())
+    ]  # fmt: skip
