@@ -37,7 +37,7 @@ def split_by_group(labels: Labels, shares: Mapping[str, float], seed: int = 0) -
     got = {part: np.zeros_like(total, dtype=np.float64) for part in shares}
     parts: dict[str, list[int]] = {part: [] for part in shares}
     for group in order:
-        # How empty a part is of each thing, relative to what it should hold: so a tag of three groups reaches three parts.
+        # How empty a part is, relative to what it should hold: so a tag of three groups reaches three parts.
         weight = held[group] / total
         lack = {part: float((weight * (1 - got[part] / (share * total))).sum()) for part, share in shares.items()}
         chosen = max(shares, key=lambda part: (lack[part], part))

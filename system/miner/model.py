@@ -18,7 +18,6 @@ from safetensors.torch import save as save_safetensors
 from torch import Tensor, nn
 
 from system.errors import ConfigError, ModelError
-from system.miner.bev import cell_index, complete_rig, ground_points, patch_centres, pool_cells
 from system.miner.forecast import ambiguity_m
 from system.miner.heads import EmbeddingHead, ForecastHead, Head, OwnTagHead, RiskHead, StreamReader, TagHead
 from system.miner.identity import (
@@ -30,8 +29,9 @@ from system.miner.identity import (
     saved_model_id,
     untrained_model_id,
 )
+from system.miner.lift import ImageTower, LiftedScenes, lift_scenes
 from system.miner.miner_config import HEADS, OwnHead, SceneMinerConfig
-from system.miner.scene_batch import SceneBatch, SceneFeatures, SceneOutputs, check_batch
+from system.miner.scene_batch import SceneBatch, SceneFeatures, SceneOutputs
 from system.miner.stream import SceneStream, readable
 from system.miner.tags import embed_taxonomy, zero_shot_logits
 from system.miner.taxonomy import Taxonomy
@@ -39,17 +39,7 @@ from system.miner.taxonomy import Taxonomy
 __all__ = ["SceneBatch", "SceneFeatures", "SceneMiner", "SceneMinerConfig", "SceneOutputs"]
 
 
-class TowerAnswer(Protocol):
-    """What a tower returns: pooled_NE of length 1 and patches_NPC, float32."""
-
-    @property
-    def pooled_NE(self) -> Tensor: ...
-
-    @property
-    def patches_NPC(self) -> Tensor: ...
-
-
-class Tower(Protocol):
+class Tower(ImageTower, Protocol):
     """What the miner needs of an image+text tower."""
 
     @property
@@ -58,21 +48,7 @@ class Tower(Protocol):
     @property
     def tower_id(self) -> str: ...
 
-    @property
-    def embedding_dim(self) -> int: ...
-
-    @property
-    def patch_dim(self) -> int: ...
-
-    @property
-    def input_size(self) -> tuple[int, int]: ...
-
-    @property
-    def patch_grid(self) -> tuple[int, int]: ...
-
     def text_prompt(self, words: str) -> str: ...
-
-    def encode_images(self, images_NHWC: Tensor) -> TowerAnswer: ...
 
     def encode_texts(self, texts: Sequence[str]) -> Tensor: ...
 
@@ -230,26 +206,17 @@ class SceneMiner(nn.Module):
         Raises:
             DataError: the batch does not fit together, or does not fit the tower.
         """
-        check_batch(batch, self.tower.input_size)
-        device = self._words.prompts_KE.device
-        scene = batch.scene_M.to(device)
-        counts = torch.bincount(batch.scene_M, minlength=batch.num_scenes).tolist()
+        return self.features_of(lift_scenes(self.tower, batch, self._words.prompts_KE.device))
+
+    def features_of(self, lifted: LiftedScenes) -> SceneFeatures:
+        """What the heads read, from what the tower knows: zero-shot tags depend on the taxonomy."""
+        counts = lifted.counts_N.tolist()
         with torch.no_grad():
-            pooled, patches = self._tower_answer(batch.images_MHWC, device)
-            intrinsics, poses = complete_rig(
-                batch.intrinsics_M33.to(device),
-                batch.ego_from_camera_M44.to(device),
-                batch.is_calibrated_M.to(device),
-                self.tower.input_size,
-            )
-            centres = patch_centres(self.tower.patch_grid, self.tower.input_size).to(device)
-            _, range_m, azimuth_rad = ground_points(centres, intrinsics, poses)
-            cells = cell_index(range_m, azimuth_rad)
             return SceneFeatures(
-                mean_embedding_NE=torch.stack([part.mean(0) for part in pooled.split(counts)]),
-                zero_shot_logits_NK=zero_shot_logits(pooled, counts, self._words),
-                tokens=pool_cells(patches, cells, scene, batch.time_s_M.to(device), batch.num_scenes),
-                ego_N3=batch.ego_N3.to(device),
+                mean_embedding_NE=torch.stack([part.mean(0) for part in lifted.pooled_ME.split(counts)]),
+                zero_shot_logits_NK=zero_shot_logits(lifted.pooled_ME, counts, self._words),
+                tokens=lifted.tokens,
+                ego_N3=lifted.ego_N3,
             )
 
     def answer(self, features: SceneFeatures) -> SceneOutputs:
@@ -293,16 +260,6 @@ class SceneMiner(nn.Module):
 
     def forward(self, batch: SceneBatch) -> SceneOutputs:
         return self.answer(self.encode(batch))
-
-    def _tower_answer(self, images_MHWC: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
-        tower, count = self.tower, len(images_MHWC)
-        if not count:
-            patches = tower.patch_grid[0] * tower.patch_grid[1]
-            return torch.zeros(0, tower.embedding_dim, device=device), torch.zeros(
-                0, patches, tower.patch_dim, device=device
-            )
-        answer = tower.encode_images(images_MHWC)
-        return answer.pooled_NE, answer.patches_NPC
 
 
 def _check_tensors(tensors: dict[str, Tensor], expected: dict[str, Tensor], where: str) -> None:

@@ -34,21 +34,8 @@ def stream_batches(
 
     Order is not kept. Pixels and vectors stay in the workers and the object store.
     """
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    context.execution_options.preserve_order = False
-    # Ray's own annotations refuse Arrow functions and actors' methods.
-    ledger = cast(Any, CrashLedger).remote()
-    dataset: Any = ray.data.from_items(
-        [{"chunk": chunk.to_json()} for chunk in chunks], override_num_blocks=len(chunks)
-    )
-    scenes = dataset.map_batches(
-        _read,
-        fn_kwargs={"settings": read, "ledger": ledger},
-        batch_size=1,
-        batch_format="numpy",
-        num_cpus=_READ_CPUS,  # a task whose worker dies is tried for ever; the ledger ends what never succeeds
-    )
+    quiet_stream()
+    scenes = read_scenes(chunks, read)
     mined = scenes.map_batches(
         ForwardActor,
         fn_constructor_kwargs={"settings": forward},
@@ -69,6 +56,29 @@ def stream_batches(
     )
     for batch in written.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
         yield from batch.to_pylist()
+
+
+def quiet_stream() -> None:
+    """No bars of Ray's own, and no order, which would make workers wait for each other."""
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.execution_options.preserve_order = False
+
+
+def read_scenes(chunks: Sequence[Chunk], read: ReadSettings) -> Any:
+    """The dataset of rows of READ_SCHEMA, one chunk a task."""
+    # Ray's own annotations refuse Arrow functions and actors' methods.
+    ledger = cast(Any, CrashLedger).remote()
+    dataset: Any = ray.data.from_items(
+        [{"chunk": chunk.to_json()} for chunk in chunks], override_num_blocks=len(chunks)
+    )
+    return dataset.map_batches(
+        _read,
+        fn_kwargs={"settings": read, "ledger": ledger},
+        batch_size=1,
+        batch_format="numpy",
+        num_cpus=_READ_CPUS,  # a task whose worker dies is tried for ever; the ledger ends what never succeeds
+    )
 
 
 def _read(batch: dict[str, np.ndarray], settings: ReadSettings, ledger: ray.actor.ActorHandle) -> pa.Table:
