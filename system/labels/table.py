@@ -1,6 +1,6 @@
 """The label table: a Parquet file with one row a scene, and the arrays that training takes from it.
 
-Legend: N scenes, K tags of a taxonomy.
+Legend: N scenes, K tags of a taxonomy, T steps of a forecast.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from system.errors import ConfigError, DataError
 from system.labels.labelling import SceneLabels
 from system.labels.rules import LabelRules
+from system.miner.miner_config import SceneMinerConfig
 from system.miner.taxonomy import Taxonomy
 
 UNKNOWN, ABSENT, PRESENT = -1, 0, 1
@@ -34,6 +35,7 @@ SCHEMA = pa.schema(
         pa.field("has_pictures", pa.bool_()),
         pa.field("votes", pa.list_(_VOTE)),
         pa.field("risk", pa.float32()),
+        pa.field("future", pa.list_(pa.float32())),
     ]
 )
 MAX_CSV_BYTES = 256 << 20
@@ -48,6 +50,8 @@ class Labels:
         values_NK: int8, PRESENT, ABSENT or UNKNOWN.
         risk_N: float32, NaN where unknown.
         groups: what a split may not part.
+        has_pictures_N: whether a model can see anything of a scene.
+        future_NT2: float32, the ego's path after the scene in its own frame (m), NaN where unknown.
     """
 
     scene_ids: tuple[str, ...]
@@ -55,6 +59,8 @@ class Labels:
     groups: tuple[str, ...]
     values_NK: NDArray[np.int8]
     risk_N: NDArray[np.float32]
+    has_pictures_N: NDArray[np.bool_]
+    future_NT2: NDArray[np.float32]
 
     def __len__(self) -> int:
         return len(self.scene_ids)
@@ -64,7 +70,9 @@ class Labels:
         ids, sources, groups = (
             tuple(column[k] for k in keep) for column in (self.scene_ids, self.sources, self.groups)
         )
-        return Labels(ids, sources, groups, self.values_NK[keep], self.risk_N[keep])
+        arrays = (self.values_NK, self.risk_N, self.has_pictures_N, self.future_NT2)
+        values, risk, pictures, future = (array[keep] for array in arrays)
+        return Labels(ids, sources, groups, values, risk, pictures, future)
 
 
 def taxonomy_hash(taxonomy: Taxonomy) -> str:
@@ -116,7 +124,12 @@ def read_labels(path: str | Path, taxonomy: Taxonomy) -> Labels:
         for vote in reversed(votes):
             values[n, column[vote["tag"]]] = PRESENT if vote["present"] else ABSENT
     ids, sources, groups = (tuple(table[name].to_pylist()) for name in ("scene_id", "source", "group"))
-    return Labels(ids, sources, groups, values, table["risk"].to_numpy(zero_copy_only=False).astype(np.float32))
+    steps = SceneMinerConfig().forecast_steps
+    unknown = [float("nan")] * 2 * steps
+    future = np.array([path or unknown for path in table["future"].to_pylist()], np.float32).reshape(-1, steps, 2)
+    risk = table["risk"].to_numpy(zero_copy_only=False).astype(np.float32)
+    pictures = table["has_pictures"].to_numpy(zero_copy_only=False).astype(np.bool_)
+    return Labels(ids, sources, groups, values, risk, pictures, future)
 
 
 def read_given(path: str | Path, taxonomy: Taxonomy) -> dict[str, dict[str, bool]]:

@@ -64,7 +64,7 @@ def label_logs(
                 ids = (window.log.log_id, window.scene_id)
                 own = {tag: value for key in ids for tag, value in given.get(key, {}).items()}
                 unused -= {*ids}
-                done.rows.append(label_scene(cut_window(log, window, windows), rules, own, given_by, tags))
+                done.rows.append(label_scene(cut_window(log, window, windows), log.ego, rules, own, given_by, tags))
             except DataError as error:
                 done.faults.append((window.log.uri, str(error)))
         if progress is not None:

@@ -105,6 +105,9 @@ def test_a_table_returns_what_was_written(tmp_path: Path):
             expected = UNKNOWN if tag not in values else PRESENT if values[tag] else ABSENT
             assert labels.values_NK[n, k] == expected
     assert labels.risk_N == pytest.approx([row.risk for row in done.rows])
+    # The ego drives straight at 10 m/s; after the last window nothing is known.
+    assert labels.future_NT2[0] == pytest.approx(np.stack([np.arange(1, 7) * 5.0, np.zeros(6)], -1), abs=1e-4)
+    assert np.isnan(labels.future_NT2[-1]).all()
 
 
 def test_a_table_of_another_taxonomy_is_refused_by_what_differs(tmp_path: Path):
@@ -167,7 +170,10 @@ def _labels(groups: list[str], tags: dict[str, list[int]]) -> Labels:
     for tag, rows in tags.items():
         values[rows, _column(tag)] = PRESENT
     ids = tuple(str(n) for n in range(len(groups)))
-    return Labels(ids, ("s",) * len(groups), tuple(groups), values, np.zeros(len(groups), np.float32))
+    count = len(groups)
+    unknown = np.full((count, 6, 2), np.nan, np.float32)
+    risk, pictures = np.zeros(count, np.float32), np.ones(count, np.bool_)
+    return Labels(ids, ("s",) * count, tuple(groups), values, risk, pictures, unknown)
 
 
 def test_a_split_parts_no_group_loses_none_and_is_the_same_every_time():
