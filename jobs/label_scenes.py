@@ -48,7 +48,7 @@ def main(
     with exit_with_code():
         known = load_taxonomy(taxonomy)
         chosen = load_rules(rules, known)
-        own = read_given(given, known) if given else {}
+        own = read_given(given, known.names) if given else {}
         windows = WindowConfig.parse(
             {"length_s": window_s, "stride_s": stride_s or window_s, "keyframe_hz": keyframe_hz}, "options"
         )

@@ -12,7 +12,9 @@ from system.errors import ConfigError
 from system.labels.table import PRESENT, Labels
 
 
-def split_by_group(labels: Labels, shares: Mapping[str, float], seed: int = 0) -> dict[str, NDArray[np.intp]]:
+def split_by_group(
+    labels: Labels, shares: Mapping[str, float], seed: int = 0, fixed: Mapping[str, str] | None = None
+) -> dict[str, NDArray[np.intp]]:
     """Divide scenes into parts.
 
     Groups are dealt out one by one, those with the rarest tags first, each to the part that lacks most of what the
@@ -20,6 +22,7 @@ def split_by_group(labels: Labels, shares: Mapping[str, float], seed: int = 0) -
 
     Args:
         shares: part -> share of the scenes; they sum to 1.
+        fixed: group -> part, where an earlier split has decided.
     Returns:
         part -> rising indices of its scenes.
     Raises:
@@ -33,10 +36,16 @@ def split_by_group(labels: Labels, shares: Mapping[str, float], seed: int = 0) -
     # What a group holds: its scenes, and its scenes with each tag.
     held = {group: np.r_[len(rows), (labels.values_NK[rows] == PRESENT).sum(0)] for group, rows in members.items()}
     total = np.maximum(np.sum(list(held.values()), axis=0), 1) if held else np.ones(1)
+    decided = {group: part for group, part in (fixed or {}).items() if group in members}
     order = sorted(members, key=lambda group: (-float((held[group] / total).max()), _draw(group, seed)))
     got = {part: np.zeros_like(total, dtype=np.float64) for part in shares}
     parts: dict[str, list[int]] = {part: [] for part in shares}
+    for group, part in decided.items():
+        got[part] += held[group]
+        parts[part] += members[group]
     for group in order:
+        if group in decided:
+            continue
         # How empty a part is, relative to what it should hold: so a tag of three groups reaches three parts.
         weight = held[group] / total
         lack = {part: float((weight * (1 - got[part] / (share * total))).sum()) for part, share in shares.items()}

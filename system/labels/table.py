@@ -55,6 +55,7 @@ class Labels:
     """
 
     scene_ids: tuple[str, ...]
+    log_ids: tuple[str, ...]
     sources: tuple[str, ...]
     groups: tuple[str, ...]
     values_NK: NDArray[np.int8]
@@ -67,12 +68,16 @@ class Labels:
 
     def rows(self, keep: NDArray[np.intp]) -> Labels:
         """Some of the scenes."""
-        ids, sources, groups = (
-            tuple(column[k] for k in keep) for column in (self.scene_ids, self.sources, self.groups)
+        return Labels(
+            scene_ids=tuple(self.scene_ids[k] for k in keep),
+            log_ids=tuple(self.log_ids[k] for k in keep),
+            sources=tuple(self.sources[k] for k in keep),
+            groups=tuple(self.groups[k] for k in keep),
+            values_NK=self.values_NK[keep],
+            risk_N=self.risk_N[keep],
+            has_pictures_N=self.has_pictures_N[keep],
+            future_NT2=self.future_NT2[keep],
         )
-        arrays = (self.values_NK, self.risk_N, self.has_pictures_N, self.future_NT2)
-        values, risk, pictures, future = (array[keep] for array in arrays)
-        return Labels(ids, sources, groups, values, risk, pictures, future)
 
 
 def taxonomy_hash(taxonomy: Taxonomy) -> str:
@@ -86,13 +91,8 @@ def write_labels(path: str | Path, rows: Iterable[SceneLabels], taxonomy: Taxono
     Raises:
         ConfigError: it cannot be written there.
     """
-    names = [field.name for field in SCHEMA]
-    records = [
-        {name: getattr(row, name) for name in names if name != "votes"} | {"votes": [vars(v) for v in row.votes]}
-        for row in rows
-    ]
     about = {"taxonomy": taxonomy_hash(taxonomy), "tags": list(taxonomy.names), "rules": rules.model_dump(mode="json")}
-    table = pa.Table.from_pylist(records, schema=SCHEMA.with_metadata({"nightminer.labels": json.dumps(about)}))
+    table = _table(rows).replace_schema_metadata({"nightminer.labels": json.dumps(about)})
     try:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         pq.write_table(table, path)
@@ -118,23 +118,47 @@ def read_labels(path: str | Path, taxonomy: Taxonomy) -> Labels:
         raise DataError(
             "other_taxonomy", f"{path}: made with another taxonomy (differs in {', '.join(changed)}); label again"
         )
+    return _arrays(table, taxonomy)
+
+
+def labels_of(rows: Iterable[SceneLabels], taxonomy: Taxonomy) -> Labels:
+    """The arrays of labels that are in no table."""
+    return _arrays(_table(rows), taxonomy)
+
+
+def _table(rows: Iterable[SceneLabels]) -> pa.Table:
+    names = [field.name for field in SCHEMA if field.name != "votes"]
+    records = [{name: getattr(row, name) for name in names} | {"votes": [vars(v) for v in row.votes]} for row in rows]
+    return pa.Table.from_pylist(records, schema=SCHEMA)
+
+
+def _arrays(table: pa.Table, taxonomy: Taxonomy) -> Labels:
     column = {name: k for k, name in enumerate(taxonomy.names)}
     values = np.full((len(table), len(column)), UNKNOWN, np.int8)
     for n, votes in enumerate(table["votes"].to_pylist()):
         for vote in reversed(votes):
             values[n, column[vote["tag"]]] = PRESENT if vote["present"] else ABSENT
-    ids, sources, groups = (tuple(table[name].to_pylist()) for name in ("scene_id", "source", "group"))
     steps = SceneMinerConfig().forecast_steps
     unknown = [float("nan")] * 2 * steps
-    future = np.array([path or unknown for path in table["future"].to_pylist()], np.float32).reshape(-1, steps, 2)
-    risk = table["risk"].to_numpy(zero_copy_only=False).astype(np.float32)
-    pictures = table["has_pictures"].to_numpy(zero_copy_only=False).astype(np.bool_)
-    return Labels(ids, sources, groups, values, risk, pictures, future)
+    future = np.array([path or unknown for path in table["future"].to_pylist()], np.float32)
+    words = {name: tuple(table[name].to_pylist()) for name in ("scene_id", "log_id", "source", "group")}
+    return Labels(
+        scene_ids=words["scene_id"],
+        log_ids=words["log_id"],
+        sources=words["source"],
+        groups=words["group"],
+        values_NK=values,
+        risk_N=table["risk"].to_numpy(zero_copy_only=False).astype(np.float32),
+        has_pictures_N=table["has_pictures"].to_numpy(zero_copy_only=False).astype(np.bool_),
+        future_NT2=future.reshape(-1, steps, 2),
+    )
 
 
-def read_given(path: str | Path, taxonomy: Taxonomy) -> dict[str, dict[str, bool]]:
+def read_given(path: str | Path, tags: Sequence[str]) -> dict[str, dict[str, bool]]:
     """A user's own labels: a CSV with the columns scene_id, tag, value (1 or 0).
 
+    Args:
+        tags: that may be named.
     Returns:
         scene or log id -> tag -> present. A log's id labels all of its scenes.
     Raises:
@@ -153,8 +177,9 @@ def read_given(path: str | Path, taxonomy: Taxonomy) -> dict[str, dict[str, bool
     for line, row in enumerate(rows, start=2):
         if not {"scene_id", "tag", "value"} <= row.keys():
             raise DataError("missing_column", f"{path}: expected the columns scene_id, tag, value; found {list(row)}")
-        if row["tag"] not in taxonomy.names:
-            raise DataError("unknown_tag", f"{path} line {line}: tag {row['tag']!r} is not in the taxonomy")
+        if row["tag"] not in tags:
+            known = ", ".join(tags)
+            raise DataError("unknown_tag", f"{path} line {line}: unknown tag {row['tag']!r}; known are {known}")
         word = (row["value"] or "").strip().lower()
         if word not in _TRUE | _FALSE:
             raise DataError("impossible_value", f"{path} line {line}: value {word!r}, expected 1 or 0")

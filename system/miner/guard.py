@@ -25,12 +25,16 @@ BATCH_SIZES = (1, 16)
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """What one output of a head is on the probe. output: its place in the head's answer."""
+    """What one output of a head is on the probe.
+
+    output: its place in the head's answer. workers: how many processes shared the batches.
+    """
 
     head: str
     output: int
     dtype: str
     batch_size: int
+    workers: int
     shape: tuple[int, ...]
     sha256: str
 
@@ -113,38 +117,74 @@ def refuse_side_effects(miner: SceneMiner, head: str, probe: SceneFeatures) -> N
         raise GuardError(f"head {head!r} draws random numbers when it answers")
 
 
-def fingerprints(miner: SceneMiner, probe: SceneFeatures, leave_out: Iterable[str] = ()) -> list[Fingerprint]:
-    """SHA-256 of every head's every output on the probe, in each dtype and batch size."""
+# (head, output, dtype, batch size, number of the batch) -> what the head says of that batch.
+Shares = dict[tuple[str, int, str, int, int], Tensor]
+
+
+def answer_share(
+    miner: SceneMiner, probe: SceneFeatures, rank: int = 0, world: int = 1, leave_out: Iterable[str] = ()
+) -> Shares:
+    """One worker's part of the answers to the probe: every world-th batch, in each dtype and batch size."""
     left_out = set(leave_out)
-    found = []
+    found: Shares = {}
     for dtype_name, dtype in DTYPES.items():
-        for size in BATCH_SIZES:
-            for head, outputs in _answers(miner, probe, dtype, size).items():
-                if head not in left_out:
-                    found += [
-                        Fingerprint(head, k, dtype_name, size, tuple(output.shape), sha256_of(output))
-                        for k, output in enumerate(outputs)
-                    ]
+        typed = SceneFeatures.of({n: t.to(dtype) if t.is_floating_point() else t for n, t in probe.tensors().items()})
+        with torch.no_grad(), _in_dtype(miner, dtype):
+            for size in BATCH_SIZES:
+                for batch, start in enumerate(range(0, len(probe), size)):
+                    if batch % world != rank:
+                        continue
+                    answers = miner.answers(typed.rows(slice(start, start + size)))
+                    for head, outputs in answers.items():
+                        if head not in left_out:
+                            found |= {(head, k, dtype_name, size, batch): output for k, output in enumerate(outputs)}
     return found
 
 
-def refuse_moved(miner: SceneMiner, before: SceneMiner, probe: SceneFeatures, expected: Sequence[Fingerprint]) -> None:
+def fingerprint_shares(shares: Sequence[Shares]) -> list[Fingerprint]:
+    """SHA-256 of every output, put together from what the workers answered."""
+    whole: Shares = {}
+    for share in shares:
+        whole |= share
+    outputs: dict[tuple[str, int, str, int], list[Tensor]] = {}
+    for key in sorted(whole):
+        outputs.setdefault(key[:4], []).append(whole[key])
+    found = []
+    for (head, output, dtype, size), parts in outputs.items():
+        tensor = torch.cat(parts)
+        found.append(Fingerprint(head, output, dtype, size, len(shares), tuple(tensor.shape), sha256_of(tensor)))
+    return found
+
+
+def fingerprints(miner: SceneMiner, probe: SceneFeatures, leave_out: Iterable[str] = ()) -> list[Fingerprint]:
+    """SHA-256 of every head's every output on the probe, in each dtype and batch size, by this process alone."""
+    return fingerprint_shares([answer_share(miner, probe, leave_out=leave_out)])
+
+
+def refuse_moved(
+    miner: SceneMiner,
+    before: SceneMiner,
+    probe: SceneFeatures,
+    expected: Sequence[Fingerprint],
+    actual: Iterable[Fingerprint],
+) -> None:
     """Refuse a model whose siblings do not answer what they did.
 
     Args:
         before: the model that the upgrade began with, to say how much a sibling moved.
+        expected: fingerprints of the siblings in that model. actual: of the upgraded model.
     Raises:
         GuardError: which head moved, and by how much at most.
     """
-    heads = {fingerprint.head for fingerprint in expected}
-    actual = set(fingerprints(miner, probe, leave_out=miner.heads.keys() - heads))
-    moved = [fingerprint for fingerprint in expected if fingerprint not in actual]
+    now = set(actual)
+    moved = [fingerprint for fingerprint in expected if fingerprint not in now]
     if moved:
         first = moved[0]
         change = largest_change(miner, before, probe)[first.head]
         raise GuardError(
-            f"head {first.head!r} moved by up to {change:.3g} ({first.dtype}, batches of {first.batch_size}), and "
-            f"{_few({fingerprint.head for fingerprint in moved})} in all; the model is not published"
+            f"head {first.head!r} moved by up to {change:.3g} ({first.dtype}, batches of {first.batch_size}, "
+            f"{first.workers} workers), and {_few({fingerprint.head for fingerprint in moved})} in all; the model is "
+            "not published"
         )
 
 
@@ -166,16 +206,6 @@ def sha256_of(tensor: Tensor) -> str:
     if plain.is_floating_point():
         plain = plain.masked_fill(plain.isnan(), torch.nan)
     return hashlib.sha256(plain.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()).hexdigest()
-
-
-def _answers(miner: SceneMiner, probe: SceneFeatures, dtype: torch.dtype, size: int) -> dict[str, tuple[Tensor, ...]]:
-    typed = probe.map(lambda tensor: tensor.to(dtype) if tensor.is_floating_point() else tensor)
-    with torch.no_grad(), _in_dtype(miner, dtype):
-        parts = [miner.answers(typed.rows(slice(k, k + size))) for k in range(0, len(probe), size)]
-    return {
-        head: tuple(torch.cat(outputs) for outputs in zip(*(part[head] for part in parts), strict=True))
-        for head in parts[0]
-    }
 
 
 @contextmanager

@@ -93,15 +93,21 @@ class EmbeddingHead(Head):
 class TagHead(Head):
     """sigmoid(zero-shot logits + W_o h(stream)), W_o zero at first."""
 
+    def logits(self, stream_NKD: Tensor, is_read_NK: Tensor, zero_shot_logits_NT: Tensor) -> Tensor:
+        return zero_shot_logits_NT + self.added(stream_NKD, is_read_NK)[:, 0]
+
     def forward(self, stream_NKD: Tensor, is_read_NK: Tensor, zero_shot_logits_NT: Tensor) -> Tensor:
-        return torch.sigmoid(zero_shot_logits_NT + self.added(stream_NKD, is_read_NK)[:, 0])
+        return torch.sigmoid(self.logits(stream_NKD, is_read_NK, zero_shot_logits_NT))
 
 
 class OwnTagHead(Head):
     """sigmoid(W_o h(stream)): tags of a user's own, 0.5 before training."""
 
+    def logits(self, stream_NKD: Tensor, is_read_NK: Tensor) -> Tensor:
+        return self.added(stream_NKD, is_read_NK)[:, 0]
+
     def forward(self, stream_NKD: Tensor, is_read_NK: Tensor) -> Tensor:
-        return torch.sigmoid(self.added(stream_NKD, is_read_NK)[:, 0])
+        return torch.sigmoid(self.logits(stream_NKD, is_read_NK))
 
 
 class RiskHead(Head):
@@ -110,8 +116,11 @@ class RiskHead(Head):
     With hazard H = softplus(logit), 1 - exp(-H) is sigmoid(logit): the form of the physics score that it learns.
     """
 
+    def logits(self, stream_NKD: Tensor, is_read_NK: Tensor) -> Tensor:
+        return self.added(stream_NKD, is_read_NK)[:, 0, 0]
+
     def forward(self, stream_NKD: Tensor, is_read_NK: Tensor) -> Tensor:
-        return torch.sigmoid(self.added(stream_NKD, is_read_NK)[:, 0, 0]).clamp_max(1.0 - 2.0**-24)
+        return torch.sigmoid(self.logits(stream_NKD, is_read_NK)).clamp_max(1.0 - 2.0**-24)
 
 
 class ForecastHead(Head):

@@ -63,7 +63,7 @@ class SceneMiner(nn.Module):
         self.config, self.taxonomy = config, taxonomy
         # In a tuple: the tower is frozen and shared, not a part of this module's state.
         self._tower = (tower,)
-        self._words = embed_taxonomy(tower, taxonomy, config.tag_scale)
+        self.words = embed_taxonomy(tower, taxonomy, config.tag_scale)
         self.model_id = untrained_model_id(tower.tower_id, config, taxonomy)
         dim, heads, size = config.stream_dim, config.attention_heads, config.head_parameters
         with torch.random.fork_rng(devices=[]):
@@ -77,7 +77,7 @@ class SceneMiner(nn.Module):
         self.own = nn.ModuleDict()
         for own_head in own_heads:
             self.add_own_head(own_head)
-        self.to(self._words.prompts_KE.device).requires_grad_(False).eval()
+        self.to(self.words.prompts_KE.device).requires_grad_(False).eval()
 
     @classmethod
     def untrained(cls, tower: Tower, config: SceneMinerConfig, taxonomy: Taxonomy) -> SceneMiner:
@@ -147,7 +147,7 @@ class SceneMiner(nn.Module):
             # Another upgrade of the same head starts from other random numbers.
             torch.manual_seed(self.config.seed + 1 + len(chosen.readers))
             reader = chosen.add_reader()
-        reader.to(self._words.prompts_KE.device).requires_grad_(False).eval()
+        reader.to(self.words.prompts_KE.device).requires_grad_(False).eval()
         return reader
 
     def add_own_head(self, own_head: OwnHead) -> Head:
@@ -206,7 +206,7 @@ class SceneMiner(nn.Module):
         Raises:
             DataError: the batch does not fit together, or does not fit the tower.
         """
-        return self.features_of(lift_scenes(self.tower, batch, self._words.prompts_KE.device))
+        return self.features_of(lift_scenes(self.tower, batch, self.words.prompts_KE.device))
 
     def features_of(self, lifted: LiftedScenes) -> SceneFeatures:
         """What the heads read, from what the tower knows: zero-shot tags depend on the taxonomy."""
@@ -214,7 +214,7 @@ class SceneMiner(nn.Module):
         with torch.no_grad():
             return SceneFeatures(
                 mean_embedding_NE=torch.stack([part.mean(0) for part in lifted.pooled_ME.split(counts)]),
-                zero_shot_logits_NK=zero_shot_logits(lifted.pooled_ME, counts, self._words),
+                zero_shot_logits_NK=zero_shot_logits(lifted.pooled_ME, counts, self.words),
                 tokens=lifted.tokens,
                 ego_N3=lifted.ego_N3,
             )

@@ -65,7 +65,7 @@ def test_an_upgrade_moves_its_head_and_no_other_by_a_bit(head):
     features = probe(model)
     expected = fingerprints(before, features, leave_out=[head])
     upgrade(model, head, features)
-    refuse_moved(model, before, features, expected)
+    refuse_moved(model, before, features, expected, fingerprints(model, features))
     change = largest_change(model, before, features)
     assert change.pop(head) > 1e-3 and set(change.values()) == {0.0}
 
@@ -190,4 +190,4 @@ def test_a_sibling_that_moved_is_named_with_how_much():
     expected = fingerprints(before, features, leave_out=["tags"])
     model.stream.mean_in.bias.data += 1e-4
     with pytest.raises(GuardError, match=r"head 'embedding' moved by up to \d.*embedding, forecast, risk in all"):
-        refuse_moved(model, before, features, expected)
+        refuse_moved(model, before, features, expected, fingerprints(model, features))

@@ -32,12 +32,13 @@ ALLOWED = {
     "system.report": GROUND | {"system.miner"},
     "system.demo": GROUND | {"system.miner"},
     "system.pipelines": GROUND | METHODS,
-    "jobs": GROUND | METHODS | {"system.pipelines"},
+    "system.training": GROUND | METHODS | {"system.pipelines"},
+    "jobs": GROUND | METHODS | {"system.pipelines", "system.training"},
     "serve": GROUND | METHODS | {"system.pipelines"},
 }
 # Third-party packages that only some rooms may know.
 KEEPERS = {
-    "ray": {"system.pipelines"},
+    "ray": {"system.pipelines", "system.training"},
     "lancedb": {"system.store"},
     "lance": {"system.store"},
     "typer": {"jobs"},

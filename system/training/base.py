@@ -1,0 +1,118 @@
+"""Base training: the stream's trunk with the first risk and forecast readers, on a frozen tower."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from system.backbones.loading import describe_tower
+from system.errors import DataError
+from system.miner.taxonomy import Taxonomy
+from system.pipelines.resources import connect_to_ray
+from system.report.console import ConsoleProgress
+from system.store.runs import git_commit
+from system.training.certificate import library_versions, now
+from system.training.config import TrainConfig
+from system.training.examples import Examples, SourceConfig, gather, groups_of, split_examples
+from system.training.publish import publish, refuse_existing, unpublished, write_card, write_history
+from system.training.records import Training, TrainingRecord
+from system.training.run import Recipe, Trained, discard_run, train_on_ray
+
+
+@dataclass(frozen=True)
+class BaseResult:
+    """A published base model."""
+
+    checkpoint: str
+    model_id: str
+    trained_parameters: int
+    scenes: dict[str, int]
+    best_epoch: int
+    epochs: int
+    figures: dict[str, float]
+
+
+def train_base(
+    source: SourceConfig, taxonomy: Taxonomy, config: TrainConfig, out: Path, progress: ConsoleProgress
+) -> BaseResult:
+    """Train a base and publish it at `out`.
+
+    Raises:
+        ConfigError, DataError, ModelError: checked before anything is computed where that is possible.
+    """
+    refuse_existing(out)
+    describe_tower(source.tower)
+    examples = gather(source, taxonomy, progress)
+    parts = split_examples(examples, {})
+    _refuse_nothing_to_learn(parts)
+    run_folder = out.with_name(f".{out.name}.training")
+    recipe = Recipe(source.tower, taxonomy, config)
+    progress.phase(f"training on {len(parts['train'])} scenes, judged on {len(parts['val'])}")
+    connect_to_ray()
+    trained = train_on_ray(recipe, parts["train"], parts["val"], run_folder)
+    folder = unpublished(out)
+    trained.miner.save(folder)
+    training = describe_training("base", source, config, parts, examples, trained, None)
+    write_history(folder, trained.progress.history, trained.progress.best_epoch)
+    write_card(folder, trained.miner, TrainingRecord(trainings=(training,)))
+    publish(folder, out)
+    discard_run(run_folder)
+    return BaseResult(
+        checkpoint=str(out),
+        model_id=trained.miner.model_id,
+        trained_parameters=trained.trained_parameters,
+        scenes=training.scenes,
+        best_epoch=training.best_epoch,
+        epochs=training.epochs,
+        figures=training.figures,
+    )
+
+
+def describe_training(
+    head: str,
+    source: SourceConfig,
+    config: TrainConfig,
+    parts: dict[str, Examples],
+    examples: Examples,
+    trained: Trained,
+    base_model_id: str | None,
+    positives: dict[str, int] | None = None,
+) -> Training:
+    """The entry of this training in the model's record."""
+    progress = trained.progress
+    best: dict[str, Any] = next(row for row in progress.history if row["epoch"] == progress.best_epoch)
+    return Training(
+        head=head,
+        model_id=trained.miner.model_id,
+        base_model_id=base_model_id,
+        trained_parameters=trained.trained_parameters,
+        config=config.model_dump(mode="json"),
+        logs=source.logs,
+        tower=source.tower,
+        parts=groups_of(parts),
+        scenes={part: len(rows) for part, rows in parts.items()},
+        left_out=len(examples.faults),
+        data_sha256=examples.sha256(),
+        positives=positives or {},
+        best_epoch=progress.best_epoch,
+        epochs=progress.epoch,
+        figures={name: value for name, value in best.items() if "/" in name},
+        created=now(),
+        commit=git_commit() or "",
+        libraries=library_versions(),
+    )
+
+
+def _refuse_nothing_to_learn(parts: dict[str, Examples]) -> None:
+    labels = parts["train"].labels
+    with_risk = int((np.isfinite(labels.risk_N) & labels.has_pictures_N).sum())
+    with_future = int(np.isfinite(labels.future_NT2).all((1, 2)).sum())
+    if not with_risk and not with_future:
+        raise DataError(
+            "nothing_to_learn",
+            f"none of the {len(labels)} training scenes has tracks of road users and pictures, or an ego path of 3 s "
+            "beyond its end: a base learns risk and forecast from these. Add logs that have them, as the demo logs do",
+        )

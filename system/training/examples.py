@@ -1,0 +1,149 @@
+"""Gather what a training or an evaluation needs: labels, cached features, and a split that parts no group."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from system.backbones.loading import describe_tower
+from system.config import FrozenConfig
+from system.errors import DataError
+from system.labels.rules import load_rules
+from system.labels.split import split_by_group
+from system.labels.table import ABSENT, PRESENT, UNKNOWN, Labels, labels_of, read_given, read_labels
+from system.logs.windows import WindowConfig
+from system.miner.miner_config import OwnHead
+from system.miner.taxonomy import Taxonomy
+from system.pipelines.feature_cache import FeatureCache
+from system.pipelines.features import cache_features
+from system.pipelines.labelling import label_logs
+from system.report.console import ConsoleProgress
+
+if TYPE_CHECKING:
+    from system.miner.lift import LiftedScenes
+
+
+class SourceConfig(FrozenConfig):
+    """Where scenes and labels come from.
+
+    labels: a table of jobs/label_scenes.py; without it the scenes are labelled by `rules`, or by ours.
+    own_labels: CSV with scene_id (or log id), tag, value, for a user's own head.
+    cache: folder or URI where the tower's features are kept; all workers must see it.
+    """
+
+    logs: tuple[str, ...]
+    tower: str = "packaged"
+    labels: str | None = None
+    rules: str | None = None
+    own_labels: str | None = None
+    cache: str = "out/features"
+    windows: WindowConfig = WindowConfig()
+
+
+@dataclass(frozen=True, eq=False)
+class Examples:
+    """N scenes with labels and cached features. own_NL: int8, of a user's own tags."""
+
+    labels: Labels
+    own_NL: NDArray[np.int8]
+    cache: FeatureCache
+    faults: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def rows(self, keep: NDArray[np.intp]) -> Examples:
+        """Some of the scenes."""
+        return Examples(self.labels.rows(keep), self.own_NL[keep], self.cache, self.faults)
+
+    def lifted(self) -> LiftedScenes:
+        """What the tower knows of them, from the cache."""
+        return self.cache.read(self.labels.scene_ids)
+
+    def sha256(self) -> str:
+        """Of the scenes' ids and of everything that is known of them."""
+        labels = self.labels
+        digest = hashlib.sha256("\x1f".join(labels.scene_ids).encode())
+        for array in (labels.values_NK, self.own_NL, labels.risk_N, labels.future_NT2):
+            digest.update(np.ascontiguousarray(array).tobytes())
+        return digest.hexdigest()
+
+
+def gather(
+    source: SourceConfig, taxonomy: Taxonomy, progress: ConsoleProgress, own_head: OwnHead | None = None
+) -> Examples:
+    """Label the logs, fill the feature cache, and keep the scenes that have both.
+
+    Raises:
+        ConfigError, DataError: a log, table or tag is wrong; no scene is left.
+    """
+    progress.phase("labelling")
+    own = read_given(source.own_labels, own_head.tags) if own_head is not None and source.own_labels else {}
+    if source.labels is None:
+        rules = load_rules(source.rules, taxonomy)
+        labelled = label_logs(source.logs, source.windows, rules, taxonomy, {})
+        labels, faults = labels_of(labelled.rows, taxonomy), [f"{where}: {why}" for where, why in labelled.faults]
+    else:
+        labels, faults = read_labels(source.labels, taxonomy), []
+    _refuse_unknown_ids(own, labels, source.own_labels)
+    cache = FeatureCache(source.cache, describe_tower(source.tower).tower_id, source.windows)
+    progress.phase("computing the tower's features")
+    cached = cache_features(source.logs, source.windows, source.tower, cache, progress)
+    faults += cached.faults
+    for fault in faults:
+        progress.note(f"left out: {fault}")
+    held = cache.scenes().where
+    keep = np.array([n for n, scene_id in enumerate(labels.scene_ids) if scene_id in held], dtype=np.intp)
+    if not len(keep):
+        raise DataError(
+            "no_scenes",
+            f"none of the {len(labels)} labelled scenes is among the scenes of {', '.join(source.logs)}; "
+            "label with the same logs and window options",
+        )
+    labels = labels.rows(keep)
+    return Examples(labels, _own_values(labels, own, own_head), cache, tuple(faults))
+
+
+def split_examples(examples: Examples, fixed: Mapping[str, str], seed: int = 0) -> dict[str, Examples]:
+    """train, val and test by group, 70 : 15 : 15; groups that the base has seen keep their part.
+
+    Raises:
+        DataError: there are too few groups for three parts.
+    """
+    shares = {"train": 0.7, "val": 0.15, "test": 0.15}
+    parts = split_by_group(examples.labels, shares, seed, fixed)
+    if not len(parts["train"]) or not len(parts["val"]):
+        raise DataError(
+            "too_few_groups",
+            f"the {len(examples)} scenes belong to {len(set(examples.labels.groups))} groups (towns, sequences or "
+            "logs); expected at least two, so that training is judged by scenes that it has not seen: add logs",
+        )
+    return {part: examples.rows(rows) for part, rows in parts.items()}
+
+
+def groups_of(parts: Mapping[str, Examples]) -> dict[str, str]:
+    """group -> part."""
+    return {group: part for part, examples in parts.items() for group in examples.labels.groups}
+
+
+def _own_values(labels: Labels, own: Mapping[str, Mapping[str, bool]], head: OwnHead | None) -> NDArray[np.int8]:
+    tags = head.tags if head is not None else ()
+    values = np.full((len(labels), len(tags)), UNKNOWN, np.int8)
+    for n, (scene_id, log_id) in enumerate(zip(labels.scene_ids, labels.log_ids, strict=True)):
+        for key in (log_id, scene_id):  # what is said of the scene itself counts more
+            for tag, present in own.get(key, {}).items():
+                values[n, tags.index(tag)] = PRESENT if present else ABSENT
+    return values
+
+
+def _refuse_unknown_ids(own: Mapping[str, object], labels: Labels, path: str | None) -> None:
+    unknown = sorted(own.keys() - {*labels.scene_ids, *labels.log_ids})
+    if unknown:
+        raise DataError(
+            "unknown_id", f"{path}: {len(unknown)} ids are in none of the logs, e.g. {', '.join(unknown[:3])}"
+        )

@@ -1,0 +1,209 @@
+"""One training on Ray Train: any number of workers, continued after a kill from the last epoch that was saved."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray.train
+import torch
+from ray.train.torch import TorchTrainer, get_device
+
+from system.backbones.loading import load_tower
+from system.backbones.runtime import choose_runtime
+from system.errors import ConfigError, ModelError
+from system.miner.miner_config import OwnHead, SceneMinerConfig
+from system.miner.model import SceneMiner, Tower
+from system.miner.taxonomy import Taxonomy
+from system.training.certificate import choose_probe
+from system.training.config import TrainConfig
+from system.training.examples import Examples
+from system.training.loop import Progress, Trainer
+from system.training.targets import TrainingSet, make_targets
+from system.training.task import BaseTask, HeadTask, Task
+
+_SETTINGS = "settings.json"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What is trained, from what. base: folder of the model to upgrade, None to train a base.
+
+    head: which head gets a reader. own_head: a new head of the user's, where `head` names it.
+    """
+
+    tower: str
+    taxonomy: Taxonomy
+    config: TrainConfig
+    base: str | None = None
+    head: str | None = None
+    own_head: OwnHead | None = None
+    untrained_tags: tuple[str, ...] = ()
+
+    def build(self, tower: Tower) -> SceneMiner:
+        """The model at the start of this training, the same in every process."""
+        if self.base is None:
+            return SceneMiner.untrained(tower, SceneMinerConfig(), self.taxonomy)
+        miner = SceneMiner.load(self.base, tower)
+        if self.own_head is not None and self.own_head.name not in miner.heads:
+            miner.add_own_head(self.own_head)
+        if self.head is not None:
+            miner.add_reader(self.head)
+        return miner
+
+    def task(self, miner: SceneMiner, train: TrainingSet) -> Task:
+        """Raises GuardError: the head is not private."""
+        if self.head is None:
+            return BaseTask(miner)
+        return HeadTask(miner, self.head, choose_probe(train.features))
+
+    def training_set(self, miner: SceneMiner, examples: Examples) -> TrainingSet:
+        """Features and targets of some examples; tags that are left untrained are unknown."""
+        lifted = examples.lifted()
+        targets = make_targets(examples.labels, examples.own_NL, lifted)
+        for tag in self.untrained_tags:
+            targets.tags_NK[:, self.taxonomy.names.index(tag)] = -1
+        return TrainingSet(miner.features_of(lifted), targets)
+
+
+@dataclass(frozen=True, eq=False)
+class Trained:
+    """The end of a training: the model with the parameters of the best epoch, and how it went."""
+
+    miner: SceneMiner
+    trained_parameters: int
+    progress: Progress
+
+
+def train_on_ray(recipe: Recipe, train: Examples, val: Examples, run_folder: Path) -> Trained:
+    """Train, or go on where an earlier call with the same folder and settings was killed.
+
+    Args:
+        run_folder: where progress is kept, seen by every worker; the caller removes it.
+    Raises:
+        ConfigError: the folder holds a training with other settings. ModelError: the loss became no number, or workers
+            died more often than `max_failures`.
+    """
+    _claim(run_folder, recipe, train, val)
+    config = recipe.config
+    logging.getLogger("ray.train").setLevel(logging.ERROR)
+    trainer = TorchTrainer(
+        _worker,
+        train_loop_config={"recipe": recipe, "train": train, "val": val},
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=config.workers,
+            use_gpu=config.use_gpu,
+            resources_per_worker={"CPU": config.threads_per_worker} | ({"GPU": 1} if config.use_gpu else {}),
+        ),
+        run_config=ray.train.RunConfig(
+            name="ray",
+            storage_path=str(run_folder.absolute()),
+            failure_config=ray.train.FailureConfig(max_failures=config.max_failures),
+            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
+        ),
+    )
+    try:
+        result = trainer.fit()
+    except ray.train.TrainingFailedError as error:
+        raise ModelError(_told(error)) from error
+    assert result.checkpoint is not None
+    tower = load_tower(recipe.tower, choose_runtime(config.threads_per_worker, use_gpu=False))
+    miner = recipe.build(tower)
+    with result.checkpoint.as_directory() as folder:
+        return _finished(recipe, miner, train, Path(folder))
+
+
+def train_here(recipe: Recipe, miner: SceneMiner, train: TrainingSet, val: TrainingSet) -> Trained:
+    """The same training in this process, without Ray; `miner` is as `recipe.build` makes it."""
+    task = recipe.task(miner, train)
+    progress = Trainer(task, train, val, recipe.config).run()
+    return Trained(miner, _published_parameters(task), progress)
+
+
+def _worker(spec: dict[str, Any]) -> None:
+    """What every worker runs."""
+    recipe: Recipe = spec["recipe"]
+    config, context = recipe.config, ray.train.get_context()
+    torch.set_num_threads(config.threads_per_worker)
+    tower = load_tower(recipe.tower, choose_runtime(config.threads_per_worker, config.use_gpu))
+    miner = recipe.build(tower)
+    miner.to(get_device())
+    train, val = (recipe.training_set(miner, spec[part]) for part in ("train", "val"))
+    trainer = Trainer(recipe.task(miner, train), train, val, config, context.get_world_rank(), context.get_world_size())
+    saved = ray.train.get_checkpoint()
+    if saved is not None:
+        with saved.as_directory() as folder:
+            trainer.load(Path(folder))
+
+    def report(now: Trainer) -> None:
+        row = now.progress.history[-1]
+        if context.get_world_rank():
+            ray.train.report(row)
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            now.save(Path(folder))
+            ray.train.report(row, checkpoint=ray.train.Checkpoint.from_directory(folder))
+
+    trainer.run(report)
+
+
+def _finished(recipe: Recipe, miner: SceneMiner, train: Examples, folder: Path) -> Trained:
+    """The model of the best epoch of a finished training."""
+    part = recipe.training_set(miner, train.rows(np.arange(min(len(train), 32))))
+    task = recipe.task(miner, part)
+    trainer = Trainer(task, part, part, recipe.config)
+    trainer.load(folder)
+    progress = trainer.run() if trainer.progress.is_finished(recipe.config) else None
+    if progress is None:
+        raise ModelError(f"{folder}: the training ended after epoch {trainer.progress.epoch}, before its time")
+    return Trained(miner, _published_parameters(task), progress)
+
+
+def _published_parameters(task: Task) -> int:
+    """Trained parameters that are part of the model; a decoder that is thrown away is not."""
+    return sum(p.numel() for name, p in task.parameters.items() if not name.startswith("decoder."))
+
+
+def _claim(folder: Path, recipe: Recipe, train: Examples, val: Examples) -> None:
+    """Begin a run folder, or check that it is of this very training."""
+    settings = {
+        "tower": recipe.tower,
+        "taxonomy": recipe.taxonomy.model_dump(mode="json"),
+        "config": recipe.config.model_dump(exclude={"workers", "threads_per_worker", "use_gpu", "max_failures"}),
+        "base": recipe.base,
+        "head": recipe.head,
+        "own_head": recipe.own_head.model_dump(mode="json") if recipe.own_head else None,
+        "untrained_tags": list(recipe.untrained_tags),
+        "data": [train.sha256(), val.sha256()],
+    }
+    text = json.dumps(settings, indent=1, sort_keys=True)
+    file = folder / _SETTINGS
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if file.is_file() and file.read_text("utf-8") != text:
+            before = json.loads(file.read_text("utf-8"))
+            differing = sorted(key for key in settings if before.get(key) != json.loads(text)[key])
+            raise ConfigError(
+                f"{folder}: holds an unfinished training with other settings ({', '.join(differing)}); repeat that "
+                "command, choose another --out, or delete the folder"
+            )
+        file.write_text(text, "utf-8")
+    except OSError as error:
+        raise ConfigError(f"{folder}: cannot be written: {error.strerror}") from error
+
+
+def discard_run(folder: Path) -> None:
+    """Remove the progress of a training whose model is published."""
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _told(error: BaseException) -> str:
+    """The worker's own words, without Ray's frames around them."""
+    lines = [line for line in str(error).splitlines() if "Error: " in line]
+    return lines[-1].split("Error: ", 1)[1] if lines else str(error)

@@ -1,0 +1,95 @@
+"""What is trained: the stream with its first heads, or one new reader of one head."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from system.miner.guard import refuse_side_effects, trainable_parameters
+from system.miner.model import SceneMiner
+from system.miner.scene_batch import SceneFeatures
+from system.training.losses import Summed, head_loss, reconstruction_loss
+from system.training.targets import TrainingSet
+
+BASE_HEADS = ("risk", "forecast")
+# Of the training that it is for; a loss of about 1 each at the start.
+_BASE_WEIGHTS = {"risk": 1.0, "forecast": 1.0, "reconstruction": 1.0}
+
+
+class Task:
+    """Parameters and losses of one training. The model's other parameters stay frozen."""
+
+    def __init__(self, miner: SceneMiner, parameters: dict[str, nn.Parameter], weights: dict[str, float]) -> None:
+        self.miner, self.parameters, self.weights = miner, parameters, weights
+
+    def prepare(self, data: TrainingSet) -> TrainingSet:
+        """Compute once what does not change while this task trains."""
+        return data
+
+    def losses(self, data: TrainingSet) -> dict[str, Summed]:
+        """Each loss as (sum, count)."""
+        raise NotImplementedError
+
+    def state(self) -> dict[str, Tensor]:
+        """What the task has learnt so far, by name."""
+        return {name: parameter.detach().cpu().clone() for name, parameter in self.parameters.items()}
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """The inverse of `state`."""
+        with torch.no_grad():
+            for name, parameter in self.parameters.items():
+                parameter.copy_(state[name])
+
+
+class BaseTask(Task):
+    """The stream, the first risk and forecast readers, and a decoder that is thrown away afterwards."""
+
+    def __init__(self, miner: SceneMiner) -> None:
+        for head in BASE_HEADS:
+            miner.add_reader(head)
+        parameters = {
+            name: parameter
+            for name, parameter in miner.named_parameters()
+            if name.startswith(("stream.", *(f"{head}." for head in BASE_HEADS)))
+        }
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(miner.config.seed)
+            self._decoder = nn.Linear(miner.config.stream_dim, miner.tower.patch_dim)
+        self._decoder.to(next(iter(parameters.values())).device)
+        parameters |= {f"decoder.{name}": parameter for name, parameter in self._decoder.named_parameters()}
+        super().__init__(miner, parameters, _BASE_WEIGHTS)
+
+    def losses(self, data: TrainingSet) -> dict[str, Summed]:
+        with_stream = TrainingSet(data.features, data.targets, self.miner.stream(data.features.tokens))
+        assert with_stream.stream_NKD is not None
+        return {head: head_loss(self.miner, head, with_stream) for head in BASE_HEADS} | {
+            "reconstruction": reconstruction_loss(self._decoder(with_stream.stream_NKD), data.features)
+        }
+
+
+class HeadTask(Task):
+    """The newest reader of one head, and nothing that a sibling's answer depends on."""
+
+    def __init__(self, miner: SceneMiner, head: str, probe: SceneFeatures) -> None:
+        """Raises GuardError where the head is not private."""
+        self._head = head
+        refuse_side_effects(miner, head, probe)
+        super().__init__(miner, trainable_parameters(miner, head, probe), {head: 1.0})
+
+    def prepare(self, data: TrainingSet) -> TrainingSet:
+        return data.with_stream(lambda features: self.miner.stream(features.tokens))
+
+    def losses(self, data: TrainingSet) -> dict[str, Summed]:
+        return {self._head: head_loss(self.miner, self._head, data)}
+
+
+def hash_of(tensors: Iterable[tuple[str, Tensor]]) -> str:
+    """SHA-256 of named tensors, in the order of their names."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors):
+        digest.update(f"{name}\x1f{tensor.dtype}\x1f{tuple(tensor.shape)}\x1f".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
