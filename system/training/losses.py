@@ -1,7 +1,7 @@
 """What each head is trained to: sums over what is known, and how much that is.
 
-Every loss returns (sum, count), so that the mean over a batch is the same however many workers share it. What is
-unknown adds nothing to either. Legend: N scenes, K tags, L own tags, M modes, T steps, E embedding width.
+Every loss returns (sum, count), so that the mean over a batch is the same however many workers share it. Of tags, -1
+is unknown and adds nothing to either. Legend: N scenes, K tags, L own tags, M modes, T steps, E embedding width.
 """
 
 from __future__ import annotations
@@ -28,7 +28,14 @@ _ANCHOR_WEIGHT = 2.0
 
 
 def head_loss(miner: SceneMiner, head: str, data: TrainingSet) -> Summed:
-    """The loss of one head on some scenes."""
+    """The loss of one head on some scenes.
+
+    Only scenes with something known are asked: the NaN of another's answer would reach the gradient through a zero.
+    """
+    known = _known(head, data).nonzero().flatten()
+    if not len(known):
+        return torch.zeros(()), torch.zeros(())
+    data = data.rows(known)
     stream = miner.stream(data.features.tokens) if data.stream_NKD is None else data.stream_NKD
     is_read = readable(data.features.tokens.is_seen_NK)
     if head in _LOSSES:
@@ -37,40 +44,45 @@ def head_loss(miner: SceneMiner, head: str, data: TrainingSet) -> Summed:
     return tag_loss(own.logits(stream, is_read), data.targets.own_NL)
 
 
+def _known(head: str, data: TrainingSet) -> Tensor:
+    """Scenes [N] of which the head can learn something."""
+    targets, features = data.targets, data.features
+    if head == "risk":
+        return targets.risk_N.isfinite()
+    if head == "forecast":
+        return targets.future_NT2.isfinite().all((1, 2)) & ~features.ego_N3[:, 0].isnan()
+    if head in ("tags", "embedding"):
+        return (targets.tags_NK >= 0).any(-1)
+    return (targets.own_NL >= 0).any(-1)
+
+
 def tag_loss(logits_NK: Tensor, tags_NK: Tensor) -> Summed:
     """Binary cross-entropy of the known tags; -1 is unknown."""
     known = tags_NK >= 0
-    # Selected before the loss: a NaN that is only masked afterwards would still reach the gradient.
     return F.binary_cross_entropy_with_logits(logits_NK[known], tags_NK[known].float(), reduction="sum"), known.sum()
 
 
 def risk_loss(logits_N: Tensor, risk_N: Tensor) -> Summed:
     """Smooth absolute difference of logits, so that a tenfold risk counts alike wherever it lies."""
-    known = risk_N.isfinite()
-    wanted = risk_N[known].clamp(1e-9, 1 - 1e-6).logit().clamp(*_RISK_LOGIT_RANGE)
-    return F.smooth_l1_loss(logits_N[known], wanted, reduction="sum"), known.sum()
+    wanted = risk_N.clamp(1e-9, 1 - 1e-6).logit().clamp(*_RISK_LOGIT_RANGE)
+    return F.smooth_l1_loss(logits_N, wanted, reduction="sum"), _count(wanted)
 
 
 def forecast_loss(paths_NMT2: Tensor, probability_NM: Tensor, future_NT2: Tensor) -> Summed:
     """Half the best mode's mean distance from the path driven (m), half the mean over the modes by probability."""
-    known = future_NT2.isfinite().all((1, 2)) & paths_NMT2.isfinite().all((1, 2, 3))
-    difference = paths_NMT2[known] - future_NT2[known][:, None]
+    difference = paths_NMT2 - future_NT2[:, None]
     distance_NM = F.smooth_l1_loss(difference, torch.zeros_like(difference), reduction="none").sum(-1).mean(-1)
-    expected = (probability_NM[known] * distance_NM).sum(-1)
-    best = distance_NM.min(-1).values if len(distance_NM) else expected
-    return 0.5 * (best + expected).sum(), known.sum()
+    expected = (probability_NM * distance_NM).sum(-1)
+    return 0.5 * (distance_NM.min(-1).values + expected).sum(), _count(expected)
 
 
 def embedding_loss(embedding_NE: Tensor, tower_NE: Tensor, tags_NK: Tensor, words: TagWords) -> Summed:
     """Each known tag: nearer to its words than to its opposite's where it is present; and near the tower's answer."""
-    known = (tags_NK >= 0) & embedding_NE.isfinite().all(-1, keepdim=True)
-    seen = known.any(-1)
-    kept = embedding_NE[seen]
-    contrast = kept @ (words.prompts_KE - words.opposites_KE).T
-    tags, count = tag_loss(words.scale_K * (contrast - words.midpoint_K), torch.where(known, tags_NK, -1)[seen])
-    drift = 1.0 - (kept * F.normalize(tower_NE[seen], dim=-1)).sum(-1)
+    contrast = embedding_NE @ (words.prompts_KE - words.opposites_KE).T
+    tags, count = tag_loss(words.scale_K * (contrast - words.midpoint_K), tags_NK)
+    drift = 1.0 - (embedding_NE * F.normalize(tower_NE, dim=-1)).sum(-1)
     # The drift of a scene counts as its tags together do.
-    return tags + _ANCHOR_WEIGHT * (drift * known[seen].sum(-1)).sum(), count
+    return tags + _ANCHOR_WEIGHT * (drift * (tags_NK >= 0).sum(-1)).sum(), count
 
 
 def reconstruction_loss(decoded_NKC: Tensor, features: SceneFeatures) -> Summed:
@@ -100,6 +112,10 @@ def _forecast(miner: SceneMiner, stream: Tensor, is_read: Tensor, features: Scen
 def _embedding(miner: SceneMiner, stream: Tensor, is_read: Tensor, features: SceneFeatures, targets: Targets) -> Summed:
     embedding = miner.embedding(stream, is_read, features.mean_embedding_NE)
     return embedding_loss(embedding, features.mean_embedding_NE, targets.tags_NK, miner.words)
+
+
+def _count(of: Tensor) -> Tensor:
+    return torch.tensor(float(len(of)), device=of.device)
 
 
 _LOSSES: dict[str, Callable[[SceneMiner, Tensor, Tensor, SceneFeatures, Targets], Summed]] = {

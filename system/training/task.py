@@ -63,10 +63,11 @@ class BaseTask(Task):
         super().__init__(miner, parameters, _BASE_WEIGHTS)
 
     def losses(self, data: TrainingSet) -> dict[str, Summed]:
-        with_stream = TrainingSet(data.features, data.targets, self.miner.stream(data.features.tokens))
-        assert with_stream.stream_NKD is not None
-        return {head: head_loss(self.miner, head, with_stream) for head in BASE_HEADS} | {
-            "reconstruction": reconstruction_loss(self._decoder(with_stream.stream_NKD), data.features)
+        features = data.features
+        stream = self.miner.stream(features.tokens)
+        whole = TrainingSet(features, data.targets, stream)
+        return {head: head_loss(self.miner, head, whole) for head in BASE_HEADS} | {
+            "reconstruction": reconstruction_loss(self._decoder(stream), features)
         }
 
 
