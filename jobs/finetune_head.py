@@ -78,7 +78,6 @@ def main(
             raise ConfigError(
                 f"--head {head} and --own-head {own_head}, which is called {new.name!r}: give one of them"
             )
-        windows = {"length_s": window_s, "stride_s": stride_s or window_s, "keyframe_hz": keyframe_hz}
         source = SourceConfig(
             logs=tuple(logs),
             tower=tower,
@@ -86,7 +85,7 @@ def main(
             rules=rules,
             own_labels=own_labels,
             cache=cache,
-            windows=WindowConfig.parse(windows, "options"),
+            windows=WindowConfig.of_options(window_s, stride_s, keyframe_hz),
         )
         config = TrainConfig.parse(
             {

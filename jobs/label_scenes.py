@@ -49,9 +49,7 @@ def main(
         known = load_taxonomy(taxonomy)
         chosen = load_rules(rules, known)
         own = read_given(given, known.names) if given else {}
-        windows = WindowConfig.parse(
-            {"length_s": window_s, "stride_s": stride_s or window_s, "keyframe_hz": keyframe_hz}, "options"
-        )
+        windows = WindowConfig.of_options(window_s, stride_s, keyframe_hz)
         with ConsoleProgress("labelling") as progress:
             done = label_logs(tuple(logs), windows, chosen, known, own, progress=progress)
             for where, why in done.faults:

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from system.errors import ReconcileError
+from system.logs.windows import WindowConfig
 from system.pipelines.config import MineConfig, PoolConfig
 from system.pipelines.mine import mine_fleet, plan_only
 from system.pipelines.mining_progress import MiningProgress
@@ -73,7 +74,7 @@ def main(
                 "max_bad_share": max_bad_share,
                 "retry_quarantined": retry_quarantined,
                 "report": report,
-                "windows": {"length_s": window_s, "stride_s": stride_s or window_s, "keyframe_hz": keyframe_hz},
+                "windows": WindowConfig.of_options(window_s, stride_s, keyframe_hz),
                 "pool": PoolConfig.parse({"actors": actors, "threads_per_actor": actor_threads}, "options"),
             },
             "options",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from datetime import UTC, datetime
 from typing import Annotated
 
@@ -60,6 +61,8 @@ def main(
         config = SearchConfig.parse({"top": top, "hardness_weight": hardness_weight}, "options")
         results = search_store(store, where, config, text, image, scene, version)
         stdout_console().print(results_table(results))
+        if not results:
+            print("no scene passes these filters; jobs/show_run.py says what the store holds", file=sys.stderr)
         print_figures({"results": results})
 
 
@@ -67,15 +70,22 @@ def _to_ns(option: str, value: str | None) -> int | None:
     """Nanoseconds since 1970 of an ISO time (UTC unless it says otherwise) or of a plain number of nanoseconds."""
     if value is None:
         return None
-    if value.lstrip("-").isdigit():
-        return int(value)
+    if value.removeprefix("-").isdigit():
+        return _within(option, value, int(value))
     try:
         moment = datetime.fromisoformat(value)
     except ValueError as error:
         raise ConfigError(
             f"{option} {value!r}: expected an ISO time such as 2026-03-01T18:00 or nanoseconds"
         ) from error
-    return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1e9)
+    seconds = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+    return _within(option, value, int(seconds * 1e9))
+
+
+def _within(option: str, value: str, t_ns: int) -> int:
+    if abs(t_ns) >= 1 << 63:
+        raise ConfigError(f"{option} {value!r}: expected a time between the years 1678 and 2262")
+    return t_ns
 
 
 if __name__ == "__main__":

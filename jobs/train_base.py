@@ -57,14 +57,13 @@ def main(
         from system.training.config import TrainConfig
         from system.training.examples import SourceConfig
 
-        windows = {"length_s": window_s, "stride_s": stride_s or window_s, "keyframe_hz": keyframe_hz}
         source = SourceConfig(
             logs=tuple(logs),
             tower=tower,
             labels=labels,
             rules=rules,
             cache=cache,
-            windows=WindowConfig.parse(windows, "options"),
+            windows=WindowConfig.of_options(window_s, stride_s, keyframe_hz),
         )
         config = TrainConfig.parse(
             {

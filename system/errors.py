@@ -16,6 +16,8 @@ A job turns any of them into one line on stderr and `exit_code`; anything else i
 
 from __future__ import annotations
 
+import sys
+
 
 class NightminerError(Exception):
     """Root of the tree. `exit_code` is what a job returns to its shell."""
@@ -85,3 +87,9 @@ class ReconcileError(NightminerError):
     """The counts of a run do not add up, or too many scenes were bad."""
 
     exit_code = 6
+
+
+def storage_errors() -> tuple[type[Exception], ...]:
+    """What a file system raises when it cannot be reached or read. botocore's count where it is in use."""
+    botocore = sys.modules.get("botocore.exceptions")
+    return (OSError, botocore.BotoCoreError, botocore.ClientError) if botocore else (OSError,)

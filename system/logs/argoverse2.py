@@ -7,6 +7,7 @@ of their moment and are carried into the city by its pose. Pictures: sensors/cam
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from system.errors import DataError
 from system.logs import files
 from system.logs.nuscenes import box_velocities
 from system.logs.plain import rigid_transform
-from system.logs.reader import BadLog
+from system.logs.reader import BadLog, list_one
 from system.records import NO_AGENTS, NO_PICTURES, DrivingLog, EgoTrack, Frame, LogRef, Track
 
 # The recording car, a Ford Fusion: length, width, height; its centre ahead of the rear axle (av2's own constants).
@@ -46,10 +47,7 @@ class Argoverse2Reader:
 
     def list_logs(self, uri: str) -> Iterator[LogRef | BadLog]:
         for folder in _log_folders(uri):
-            try:
-                yield _log_ref(folder)
-            except DataError as error:
-                yield BadLog(folder, self.name, error.code, error.message)
+            yield list_one(folder, self.name, partial(_log_ref, folder))
 
     def read_log(self, ref: LogRef) -> DrivingLog:
         t_ns, poses = _read_poses(ref.uri)

@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
+import os
 import posixpath
-import sys
 from collections.abc import Iterator
 from functools import lru_cache
 from typing import IO, Any
 
 import fsspec
 from fsspec.core import url_to_fs
+from fsspec.implementations.local import LocalFileSystem
 
-from system.errors import DataError
+from system.errors import DataError, storage_errors
 
 TABLE_SUFFIXES = (".json", ".csv", ".feather", ".parquet")
 
 
 @lru_cache(maxsize=256)
 def _filesystem(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
+    if "://" not in uri:
+        # Not by fsspec's parser, to which "::" in a folder's name means a chain of file systems.
+        return LocalFileSystem(), os.path.abspath(os.path.expanduser(uri))
     return url_to_fs(uri)
+
+
+def absolute(uri: str) -> str:
+    """A local path from the root on; URIs stay as they are."""
+    return uri if "://" in uri else os.path.abspath(os.path.expanduser(uri))
 
 
 def filesystem(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
@@ -32,10 +41,9 @@ def filesystem(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
         raise DataError("unknown_scheme", f"{uri}: no file system for this URI: {error}") from error
 
 
-def storage_errors() -> tuple[type[Exception], ...]:
-    """What a file system raises when it cannot be reached or read. botocore's count where it is in use."""
-    botocore = sys.modules.get("botocore.exceptions")
-    return (OSError, botocore.BotoCoreError, botocore.ClientError) if botocore else (OSError,)
+def printable(text: str) -> str:
+    """A name as text; bytes of a file name that are no UTF-8 are written out, and the text then differs."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def join(root: str, *parts: str) -> str:
@@ -61,20 +69,36 @@ def parent(uri: str) -> str:
 
 
 def is_file(uri: str) -> bool:
+    """Raises DataError: the object store cannot be asked."""
     fs, path = filesystem(uri)
-    return bool(fs.isfile(path))
+    try:
+        return bool(fs.isfile(path))
+    except Exception as error:
+        raise _unless_bug(uri, error) from error
 
 
 def is_folder(uri: str) -> bool:
+    """Raises DataError: the object store cannot be asked."""
     fs, path = filesystem(uri)
-    return bool(fs.isdir(path))
+    try:
+        return bool(fs.isdir(path))
+    except Exception as error:
+        raise _unless_bug(uri, error) from error
 
 
 def list_folder(uri: str) -> list[str]:
-    """Sorted URIs of what lies directly in a folder; folders end in "/"."""
+    """Sorted URIs of what lies directly in a folder; folders end in "/".
+
+    Raises:
+        DataError: it cannot be listed.
+    """
     fs, path = filesystem(uri)
+    try:
+        listed = fs.ls(path, detail=True)
+    except Exception as error:
+        raise _unless_bug(uri, error) from error
     entries = []
-    for entry in fs.ls(path, detail=True):
+    for entry in listed:
         child = join(uri, name(entry["name"]))
         if child.rstrip("/") != uri.rstrip("/"):
             entries.append(child + "/" if entry["type"] == "directory" else child)
@@ -116,6 +140,15 @@ def read_bytes(uri: str, offset: int = 0, size: int | None = None) -> bytes:
         return fs.cat_file(path, start=offset, end=offset + size)
     except storage_errors() as error:
         raise _unread(uri, error) from error
+
+
+def _unless_bug(uri: str, error: Exception) -> Exception:
+    """What to raise: storage that cannot be reached is the user's to mend, anything else is a bug and stays."""
+    # Asked only now: botocore is loaded by the first call that needs it, which may be the one that failed.
+    if not isinstance(error, storage_errors()):
+        return error
+    words = f"{type(error).__name__}: {error}"
+    return DataError("unreachable", f"{uri}: cannot be listed: {words}")
 
 
 def _unread(uri: str, error: Exception) -> DataError:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +23,7 @@ from system.logs import files
 from system.logs import kitti_geometry as geometry
 from system.logs.kitti_labels import read_labels, read_tracklets
 from system.logs.plain import EGO_REFERENCE_ASSUMED
-from system.logs.reader import BadLog
+from system.logs.reader import BadLog, list_one
 from system.records import (
     NO_AGENTS,
     NO_EGO,
@@ -59,10 +60,7 @@ class KittiReader:
 
     def list_logs(self, uri: str) -> Iterator[LogRef | BadLog]:
         for log_uri in _log_uris(uri):
-            try:
-                yield _tracking_ref(log_uri) if _is_tracking(log_uri) else _raw_ref(log_uri)
-            except DataError as error:
-                yield BadLog(log_uri, self.name, error.code, error.message)
+            yield list_one(log_uri, self.name, partial(_tracking_ref if _is_tracking(log_uri) else _raw_ref, log_uri))
 
     def read_log(self, ref: LogRef) -> DrivingLog:
         return _read_tracking(ref) if _is_tracking(ref.uri) else _read_raw(ref)

@@ -20,6 +20,8 @@ _NUMBERED = re.compile(r"(.*?)(\d+)([^\d/]*\.[A-Za-z]+)", re.DOTALL)
 # Unix times by their count of digits: ns, us, ms.
 _UNIT_NS = {19: 1, 16: 1_000, 13: 1_000_000}
 _LEAST_TIME_NS, _LAST_TIME_NS = 631_152_000 * 10**9, 4_102_444_800 * 10**9  # years 1990 to 2100
+# Pictures that usually lie further apart in time are no video.
+_LARGEST_STEP_NS = 60 * 10**9
 _INFRARED = re.compile(r"(?:^|[^a-z])(?:infrared|thermal|lwir|flir|ir)(?:[^a-z]|$)")
 
 
@@ -66,6 +68,9 @@ def _times_ns(numbers: list[int], names: dict[int, str]) -> tuple[tuple[int, ...
     """(times of sorted numbers, whether they are real); no times where the numbers are not those of a video."""
     unit = _UNIT_NS.get(len(str(numbers[0])))
     if unit and numbers[0] * unit >= _LEAST_TIME_NS and numbers[-1] * unit <= _LAST_TIME_NS:
+        gaps = sorted(b - a for a, b in pairwise(numbers))
+        if gaps and gaps[len(gaps) // 2] * unit > _LARGEST_STEP_NS:
+            return (), False  # stills of different occasions
         return tuple(number * unit for number in numbers), True
     if len(numbers) < LEAST_PICTURES:
         return (), False

@@ -177,17 +177,24 @@ def _source(tables: str) -> str:
     return f"nuscenes-{files.name(tables)}"
 
 
-def _list_scenes(folder: str) -> Iterator[LogRef]:
+def _list_scenes(folder: str) -> Iterator[LogRef | BadLog]:
     """One log a scene; only three small tables are read."""
     samples: dict[str, list[int]] = defaultdict(list)
     for sample in _read(folder, "sample", _Sample):
         samples[sample.scene_token].append(sample.timestamp)
+    names: set[str] = set()
     for scene in _read(folder, "scene", _Scene):
         times = samples.get(scene.token)
+        where = f"{folder} {scene.name}"
         if not times:
-            raise DataError(
-                "dangling_token", f"{folder}/sample.json: expected samples of scene {scene.name}, found none"
-            )
+            told = f"{folder}/sample.json: expected samples of scene {scene.name}, found none"
+            yield BadLog(where, NuScenesReader.name, "dangling_token", told)
+            continue
+        if scene.name in names:
+            told = f"{folder}/scene.json: expected scenes of different names, found a second {scene.name}"
+            yield BadLog(where, NuScenesReader.name, "repeated_name", told)
+            continue
+        names.add(scene.name)
         # Sweeps and cameras fire around a sample: half a keyframe period on either side belongs to the scene.
         yield LogRef(
             NuScenesReader.name,
@@ -214,7 +221,8 @@ def _load(folder: str) -> _Tables:
         for annotation in _read(folder, "sample_annotation", _Annotation):
             annotations_of[annotation.sample_token].append(annotation)
     return _Tables(
-        scenes={scene.name: scene for scene in _read(folder, "scene", _Scene)},
+        # Of two scenes of one name the first, as in listing.
+        scenes={scene.name: scene for scene in reversed(_read(folder, "scene", _Scene))},
         samples_of=samples_of,
         data_of=data_of,
         poses=_by_token(_read(folder, "ego_pose", _Pose)),

@@ -15,7 +15,7 @@ from functools import lru_cache
 
 from system.errors import DataError
 from system.logs import files
-from system.logs.names import modality_of
+from system.logs.names import modality_of, place_digest
 from system.logs.reader import BadLog
 from system.records import NO_AGENTS, NO_EGO, TIME_ASSUMED, DrivingLog, Frame, LogRef
 
@@ -24,7 +24,8 @@ MAX_TABLE_BYTES = 256 * 1024**2
 
 
 class PictureListReader:
-    """Reads the pictures that a frames.csv lists. A log's uri is the table, its id the path of its picture."""
+    """Reads the pictures that a frames.csv lists. A log's uri is the table, its id the path of its picture and
+    a digest of where the table lies, because names like 0001.jpg repeat from table to table."""
 
     name = "picture_list"
     looks_for = f"{TABLE} in the folder"
@@ -37,21 +38,23 @@ class PictureListReader:
         for path, row in _rows(table).items():
             try:
                 _picture_uri(table, path)
-                yield LogRef(self.name, table, path, row.get("dataset") or files.name(uri), 0, 0)
+                source = row.get("dataset") or files.name(uri)
+                yield LogRef(self.name, table, f"{path}@{place_digest(uri)}", source, 0, 0)
             except DataError as error:
                 yield BadLog(f"{table} {path}", self.name, error.code, error.message)
 
     def read_log(self, ref: LogRef) -> DrivingLog:
-        row = _rows(ref.uri).get(ref.log_id)
+        path = ref.log_id.rpartition("@")[0]
+        row = _rows(ref.uri).get(path)
         if row is None:
-            raise DataError("missing_log", f"{ref.uri}: expected a row of {ref.log_id!r}, found none")
+            raise DataError("missing_log", f"{ref.uri}: expected a row of {path!r}, found none")
         frame = Frame(
             camera=row.get("camera") or "camera",
             t_ns=0,
-            uri=_picture_uri(ref.uri, ref.log_id),
+            uri=_picture_uri(ref.uri, path),
             width=_pixels(row, "width", ref),
             height=_pixels(row, "height", ref),
-            modality=modality_of(ref.log_id),
+            modality=modality_of(path),
         )
         tags = tuple(tag.strip() for tag in (row.get("tags") or "").split(";") if tag.strip())
         flags = (NO_AGENTS, NO_EGO, TIME_ASSUMED)

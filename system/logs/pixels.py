@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from system.errors import DataError
+from system.errors import DataError, storage_errors
 from system.logs import files
 from system.logs.archives import byte_range, is_compressed, read_streamed
 from system.logs.decoding import Picture, PictureLimits, decode_picture
@@ -50,7 +50,7 @@ def read_window_pictures(
             found = _read_recording(container, held, limits, min_side)
         except DataError as error:
             found = [error] * len(held)
-        except files.storage_errors() as error:
+        except storage_errors() as error:
             message = f"{held[0].uri}: expected a recording: {type(error).__name__}: {error}"
             found = [DataError("unreadable_file", message)] * len(held)
         for k, picture in zip(numbers, found, strict=True):
@@ -115,7 +115,7 @@ def _unread(frame: Frame, error: Exception) -> DataError:
         # Object stores refuse any range of an object without bytes.
         if fs.isfile(path) and fs.size(path) == 0:
             return DataError("empty_file", f"{_name(frame)}: expected a picture, found 0 bytes")
-    except files.storage_errors():
+    except storage_errors():
         pass
     return DataError("unreadable_file", f"{_name(frame)}: expected a picture: {type(error).__name__}: {error}")
 

@@ -14,9 +14,11 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import math
 import re
 import zlib
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -26,7 +28,8 @@ from numpy.typing import NDArray
 
 from system.errors import DataError
 from system.logs import files
-from system.logs.reader import BadLog
+from system.logs.names import place_digest
+from system.logs.reader import BadLog, list_one
 from system.records import (
     NO_AGENTS,
     NO_EGO,
@@ -69,10 +72,7 @@ class PlainReader:
 
     def list_logs(self, uri: str) -> Iterator[LogRef | BadLog]:
         for folder in _log_folders(uri):
-            try:
-                yield _log_ref(folder)
-            except DataError as error:
-                yield BadLog(folder, self.name, error.code, error.message)
+            yield list_one(folder, self.name, partial(_log_ref, folder))
 
     def read_log(self, ref: LogRef) -> DrivingLog:
         head = _read_head(ref.uri)
@@ -117,7 +117,7 @@ def _log_ref(folder: str) -> LogRef:
     head = _read_head(folder)
     origin_ns, ego = _read_ego_table(folder)
     times_s = [0.0] if ego is None else [float(t) for t in ego["t"].to_numpy()[[0, -1]]]
-    frame_ns = [_frame_ns(image, head, ego, origin_ns) for image in _images(folder, head)]
+    frame_ns = [_frame_ns(folder, image, head, ego, origin_ns) for image in _images(folder, head)]
     if ego is None and files.is_file(agents := files.join(folder, "agents.csv.gz")):
         t = _read_table(agents, ("t",))["t"].to_numpy()
         times_s += [float(t.min()), float(t.max())] if len(t) else []
@@ -125,7 +125,8 @@ def _log_ref(folder: str) -> LogRef:
     return LogRef(
         reader=PlainReader.name,
         uri=folder,
-        log_id=str(head.get("log_id") or files.name(folder)),
+        # A folder's name alone (run1) would not tell two drives apart.
+        log_id=str(head.get("log_id") or f"{files.name(folder)}@{place_digest(folder)}"),
         source=str(head.get("dataset") or files.name(files.parent(folder))),
         t_start_ns=min(span_ns, default=0),
         t_end_ns=max(span_ns, default=0),
@@ -136,7 +137,7 @@ def _read_head(folder: str) -> dict[str, Any]:
     path = files.join(folder, "log.json")
     try:
         head = json.loads(files.read_bytes(path))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError("damaged_json", f"{path}: expected a JSON object: {error}") from error
     if not isinstance(head, dict):
         raise DataError("damaged_json", f"{path}: expected a JSON object, found {type(head).__name__}")
@@ -178,6 +179,9 @@ def _read_ego_table(folder: str) -> tuple[int, pa.Table | None]:
             table = _read_table(path, _EGO_COLUMNS)
             if not len(table):
                 raise DataError("empty_table", f"{path}: expected at least one row, found none")
+            wrong = np.flatnonzero(~np.isfinite(table["t"].to_numpy()))
+            if len(wrong):
+                raise DataError("nan_pose", f"{path}: expected a time in each row, found none in row {wrong[0]}")
             for column, scale in _SINCE_1970.items():
                 if column in table.column_names:
                     absolute, relative_s = table[column][0].as_py(), table["t"][0].as_py()
@@ -251,11 +255,22 @@ def _images(folder: str, head: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     return images
 
 
-def _frame_ns(image: Mapping[str, Any], head: Mapping[str, Any], ego: pa.Table | None, origin_ns: int) -> int:
-    frame = int(image.get("frame") or 0)
+def _number(value: Any, key: str, folder: str, whole: bool = False) -> Any:
+    """A number of log.json that has to be at least 0, and positive where it may be broken."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if not is_number or value < 0 or (whole and value != int(value)) or (not whole and value == 0):
+        wanted = "a whole number from 0" if whole else "a positive number"
+        raise DataError("impossible_value", f"{folder}/log.json: expected {key} as {wanted}, found {value!r}")
+    return int(value) if whole else float(value)
+
+
+def _frame_ns(
+    folder: str, image: Mapping[str, Any], head: Mapping[str, Any], ego: pa.Table | None, origin_ns: int
+) -> int:
+    frame = _number(image.get("frame") or 0, "frame", folder, whole=True)
     if ego is not None and "frame" in ego.column_names and frame < len(ego) and ego["frame"][frame].as_py() == frame:
         return origin_ns + round(ego["t"][frame].as_py() * 1e9)
-    return origin_ns + round(frame / float(head.get("hz") or DEFAULT_HZ) * 1e9)
+    return origin_ns + round(frame / _number(head.get("hz") or DEFAULT_HZ, "hz", folder) * 1e9)
 
 
 def _frames(
@@ -270,7 +285,7 @@ def _frames(
         frames.append(
             Frame(
                 camera=str(image["camera"]),
-                t_ns=_frame_ns(image, head, ego, origin_ns),
+                t_ns=_frame_ns(folder, image, head, ego, origin_ns),
                 uri=files.join(folder, str(image["path"])),
                 width=image.get("width"),
                 height=image.get("height"),

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
+from system.errors import DataError
 from system.records import DrivingLog, LogRef
 
 
@@ -17,6 +18,17 @@ class BadLog:
     reader: str
     code: str
     message: str
+
+
+def list_one(uri: str, reader: str, make: Callable[[], LogRef]) -> LogRef | BadLog:
+    """One log, or why it cannot be listed: what nobody foresaw in a file costs its log, not the run."""
+    try:
+        return make()
+    except DataError as error:
+        return BadLog(uri, reader, error.code, error.message)
+    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
+        told = f"{uri}: cannot be listed: {type(error).__name__}: {str(error)[:200]}"
+        return BadLog(uri, reader, "internal_error", told)
 
 
 class LogReader(Protocol):

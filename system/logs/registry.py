@@ -32,6 +32,9 @@ READERS: tuple[LogReader, ...] = (
 )
 # Deeper than people nest folders, so that a ring of links ends.
 _ANY_DEPTH = 32
+# No drive is longer; a longer one has a wrong time in it. Times fit into 63 bits.
+LONGEST_LOG_DAYS = 7
+_FARTHEST_NS = 1 << 62
 # These read single files: of a folder only what lies directly in it, so each of them is asked, and folders below are
 # searched on.
 _OF_FILES = (McapReader.name, VideoReader.name, PicturesReader.name)
@@ -77,9 +80,13 @@ def discover(uri: str, log_format: str = "auto", max_depth: int = 3) -> tuple[li
         ConfigError: unknown reader. DataError: nothing is at the path. FormatError: no reader fits anything there.
     """
     readers = READERS if log_format == "auto" else (reader_named(log_format),)
+    # Workers may run in another folder than the one that a relative path was typed in.
+    uri = files.absolute(uri)
     if not files.is_folder(uri) and not files.is_file(uri):
         raise DataError("missing_path", f"{uri}: expected a folder, a file or an object-store URI, found nothing")
     found, skipped = _search(uri, readers, max_depth if log_format == "auto" else _ANY_DEPTH)
+    if not found and files.is_folder(uri) and not files.list_folder(uri):
+        raise FormatError("empty_folder", f"{uri}: expected logs, found an empty folder")
     if not found:
         looked_for = "; ".join(f"{reader.name}: {reader.looks_for}" for reader in readers)
         raise FormatError("unknown_format", f"{uri}: no reader recognises anything here. Looked for: {looked_for}")
@@ -91,12 +98,35 @@ def list_logs(found: Found) -> Iterator[LogRef | BadLog]:
     logs = reader_named(found.reader).list_logs(found.uri)
     while True:
         try:
-            yield next(logs)
+            yield _checked(next(logs))
         except StopIteration:
             return
         except DataError as error:
             yield BadLog(found.uri, found.reader, error.code, error.message)
             return
+        except Exception as error:  # noqa: BLE001 - one path that we did not foresee must not end a fleet's night
+            told = f"{found.uri}: cannot be listed: {type(error).__name__}: {str(error)[:200]}"
+            yield BadLog(found.uri, found.reader, "internal_error", files.printable(told))
+            return
+
+
+def _checked(log: LogRef | BadLog) -> LogRef | BadLog:
+    """A log, or a BadLog where it has no name to be stored by, or a wrong time would make millions of empty scenes."""
+    if isinstance(log, BadLog):
+        return BadLog(*map(files.printable, (log.uri, log.reader, log.code, log.message)))
+    if (log.uri, log.log_id) != (uri := files.printable(log.uri), files.printable(log.log_id)):
+        return BadLog(uri, log.reader, "name_not_utf8", f"{uri}: a file or folder name is no UTF-8; rename it")
+    if not -_FARTHEST_NS <= log.t_start_ns <= log.t_end_ns <= _FARTHEST_NS:
+        told = f"{log.uri}: {log.log_id} lasts from {log.t_start_ns} to {log.t_end_ns} ns; expected rising times"
+        return BadLog(log.uri, log.reader, "impossible_time", told)
+    days = (log.t_end_ns - log.t_start_ns) / 86_400e9
+    if days > LONGEST_LOG_DAYS:
+        told = (
+            f"{log.uri}: {log.log_id} lasts {days:.1f} days; expected one drive of at most {LONGEST_LOG_DAYS}. Mend "
+            "its wrong time, or give each drive a folder of its own"
+        )
+        return BadLog(log.uri, log.reader, "impossible_time", told)
+    return log
 
 
 def read_log(ref: LogRef) -> DrivingLog:
@@ -121,7 +151,9 @@ def _search(uri: str, readers: tuple[LogReader, ...], depth: int) -> tuple[list[
     skipped: list[Skipped] = []
     entries = files.list_folder(uri)
     for folder in (entry.rstrip("/") for entry in entries if entry.endswith("/")):
-        if depth:
+        if folder != files.printable(folder):
+            skipped.append(Skipped(files.printable(folder), "its name is no UTF-8; rename it"))
+        elif depth:
             below = _search(folder, readers, depth - 1)
             found += below[0]
             skipped += below[1]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ from system.logs.mcap_schema import CameraModel, Decode, Pose, Role
 from system.logs.motion import forward_speed_mps
 from system.logs.names import modality_of
 from system.logs.plain import MAX_COORDINATE_M, MAX_SPEED_MPS
-from system.logs.reader import BadLog
+from system.logs.reader import BadLog, list_one
 from system.logs.transform_tree import TransformTree
 from system.records import NO_AGENTS, NO_EGO, NO_PICTURES, DrivingLog, EgoTrack, Frame, LogRef
 
@@ -46,10 +47,7 @@ class McapReader:
 
     def list_logs(self, uri: str) -> Iterator[LogRef | BadLog]:
         for recording in _recordings(uri):
-            try:
-                yield _log_ref(recording)
-            except DataError as error:
-                yield BadLog(recording, self.name, error.code, error.message)
+            yield list_one(recording, self.name, partial(_log_ref, recording))
 
     def read_log(self, ref: LogRef) -> DrivingLog:
         with open_mcap(ref.uri) as file:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from fractions import Fraction
+from functools import partial
 
 import av
 import av.container
@@ -19,7 +20,7 @@ import av.video.stream
 from system.errors import DataError
 from system.logs import files
 from system.logs.names import modality_of, place_digest
-from system.logs.reader import BadLog
+from system.logs.reader import BadLog, list_one
 from system.records import NO_AGENTS, NO_EGO, TIME_ASSUMED, DrivingLog, Frame, LogRef
 
 SUFFIXES = (".mp4", ".m4v", ".mov", ".3gp", ".mkv", ".webm", ".avi", ".ts", ".mts", ".m2ts", ".mpg", ".mpeg")
@@ -45,10 +46,7 @@ class VideoReader:
 
     def list_logs(self, uri: str) -> Iterator[LogRef | BadLog]:
         for video in _videos(uri):
-            try:
-                yield _log_ref(video)
-            except DataError as error:
-                yield BadLog(video, self.name, error.code, error.message)
+            yield list_one(video, self.name, partial(_log_ref, video))
 
     def read_log(self, ref: LogRef) -> DrivingLog:
         with open_video(ref.uri) as (container, stream):

@@ -24,6 +24,16 @@ class WindowConfig(FrozenConfig):
     stride_s: float = Field(default=4.0, gt=0, le=3600)
     keyframe_hz: float = Field(default=2.0, gt=0, le=1000)
 
+    @classmethod
+    def of_options(cls, window_s: float, stride_s: float | None, keyframe_hz: float) -> WindowConfig:
+        """From what a user typed; without a stride, windows follow each other.
+
+        Raises:
+            ConfigError: a value is out of range.
+        """
+        stride = window_s if stride_s is None else stride_s
+        return cls.parse({"length_s": window_s, "stride_s": stride, "keyframe_hz": keyframe_hz}, "options")
+
     @property
     def length_ns(self) -> int:
         return round(self.length_s * NS_PER_S)

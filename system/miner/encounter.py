@@ -144,7 +144,8 @@ def approach_speed(ego: Array, other: Array, ego_velocity: Array, other_velocity
     """How fast the other slides past or towards the ego, whatever moves away left out: [...] (m/s).
 
     Along each of the ego's two axes: the relative speed where the boxes lie beside each other on it, its closing part
-    where they lie apart. Coming nearer or closing faster never lowers it; for a leader it is the closing speed.
+    where they lie apart; for a leader it is the closing speed. Where they lie apart on an axis, closing faster along it
+    never lowers it; beside each other, sliding by either way counts.
     """
     ego, other = np.broadcast_arrays(ego, other)
     axes = heading_axes(ego[..., YAW])

@@ -1,6 +1,6 @@
 """Hardness of scenes: percentile ranks of risk, trajectory ambiguity and semantic rarity, and their weighted mean.
 
-A rank is relative to all scenes at hand. What is unknown is NaN and stays NaN; a scene is then ranked by the rest.
+A rank is relative to all scenes at hand. What is unknown is NaN and stays NaN; for the mean it counts as the middle.
 """
 
 from __future__ import annotations
@@ -50,7 +50,9 @@ def percentile_ranks(values: ArrayLike) -> NDArray[np.float64]:
 def fuse(
     risk_rank: ArrayLike, ambiguity_rank: ArrayLike, rarity_rank: ArrayLike, weights: HardnessWeights
 ) -> NDArray[np.float64]:
-    """Hardness: the weighted mean of the ranks that are known.
+    """Hardness: the weighted mean of the ranks, an unknown one counted as the middle.
+
+    So a scene of which little is known is not at the top for the one thing that is known of it.
 
     Args:
         risk_rank, ambiguity_rank, rarity_rank: [N] in [0, 1], NaN where unknown.
@@ -58,10 +60,10 @@ def fuse(
         float64 [N] in [0, 1]; NaN where nothing with a positive weight is known.
     """
     ranks_3N = np.stack([np.asarray(r, dtype=np.float64) for r in (risk_rank, ambiguity_rank, rarity_rank)])
-    weight_3N = np.array([[weights.risk], [weights.ambiguity], [weights.rarity]]) * ~np.isnan(ranks_3N)
-    total_N = weight_3N.sum(0)
-    with np.errstate(invalid="ignore"):
-        return np.where(total_N > 0, (weight_3N * np.nan_to_num(ranks_3N)).sum(0) / total_N, np.nan)
+    weight_31 = np.array([[weights.risk], [weights.ambiguity], [weights.rarity]])
+    is_known_N = ((weight_31 > 0) & ~np.isnan(ranks_3N)).any(0)
+    fused_N = (weight_31 * np.nan_to_num(ranks_3N, nan=0.5)).sum(0) / weight_31.sum()
+    return np.where(is_known_N, fused_N, np.nan)
 
 
 def knn_rarity(embeddings_NE: ArrayLike, log_ids_N: ArrayLike, k: int) -> NDArray[np.float32]:

@@ -111,7 +111,10 @@ def _stay(t_s: Array, steps: NDArray[np.intp], hulls: list, boxes: Array, area: 
     def bisect(step: int, want_entry: bool) -> float:
         low, high = 0.0, 1.0
         if shapely.intersects(at(step, low if want_entry else high), area):
-            return float(t_s[step] if want_entry else t_s[step + 1])
+            # It stood there before its first step, or stands there after its last.
+            if want_entry:
+                return float(t_s[0 if step == steps[0] else step])
+            return float(t_s[-1 if step == steps[-1] else step + 1])
         for _ in range(20):
             middle = 0.5 * (low + high)
             inside = shapely.intersects(at(step, middle), area)

@@ -29,6 +29,7 @@ class Tag(FrozenConfig):
     prompts: phrases that describe a picture with the tag; their embeddings are averaged.
     opposites: phrases for the same kind of picture without it. The tag's logit is the contrast of the two.
     seen_in: "most" of a scene's pictures show it (night, rain), or "some" do (a cyclist in one camera).
+    needs_motion: whether only a sequence of pictures can show it; of a single moment it is then never said.
     calibration: tower name -> its logit's line, for towers whose contrasts were measured.
     """
 
@@ -36,6 +37,7 @@ class Tag(FrozenConfig):
     prompts: tuple[str, ...] = Field(min_length=1, max_length=64)
     opposites: tuple[str, ...] = Field(min_length=1, max_length=64)
     seen_in: Literal["most", "some"]
+    needs_motion: bool = False
     calibration: dict[str, Calibration] = Field(default_factory=dict)
 
     @model_validator(mode="after")

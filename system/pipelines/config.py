@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from system.config import FrozenConfig
+from system.logs import files
 from system.logs.pixels import PictureLimits
 from system.logs.windows import WindowConfig
 from system.miner.hardness import HardnessWeights
@@ -64,3 +65,11 @@ class MineConfig(FrozenConfig):
     kinematics: KinematicConfig = KinematicConfig()
     hardness: HardnessWeights = HardnessWeights()
     pool: PoolConfig = PoolConfig()
+
+    @field_validator("logs")
+    @classmethod
+    def _names_are_text(cls, logs: tuple[str, ...]) -> tuple[str, ...]:
+        for uri in logs:
+            if uri != files.printable(uri):
+                raise ValueError(f"{files.printable(uri)}: this name is no UTF-8; rename it")
+        return logs

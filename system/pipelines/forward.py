@@ -95,7 +95,7 @@ class ForwardActor:
             return [self._answer(rows.slice(k, 1))[0] for k in range(len(rows))]
         answers = []
         tags_NK = torch.cat([outputs.tag_probabilities_NK, outputs.own_probabilities_NL], -1)
-        known = rows.select(["physics_risk", "physics_source", "track_tags", "num_pictures"]).to_pylist()
+        known = rows.select(["physics_risk", "physics_source", "track_tags", "num_pictures", "time_s"]).to_pylist()
         for n, row in enumerate(known):
             probabilities = tags_NK[n].tolist() if row["num_pictures"] else None
             risk, risk_source = row["physics_risk"], row["physics_source"]
@@ -106,7 +106,7 @@ class ForwardActor:
                 Answer(
                     embedding=outputs.embedding_NE[n].cpu().numpy() if row["num_pictures"] else None,
                     tag_probabilities=probabilities,
-                    tags=self._tags(probabilities, json.loads(row["track_tags"] or "{}")),
+                    tags=self._tags(probabilities, json.loads(row["track_tags"] or "{}"), len({*row["time_s"]}) > 1),
                     risk=risk,
                     risk_source=risk_source,
                     ambiguity=_known(outputs.ambiguity_N[n].item()),
@@ -114,10 +114,16 @@ class ForwardActor:
             )
         return answers
 
-    def _tags(self, probabilities: list[float] | None, facts: dict[str, float]) -> list[str]:
-        """Tags that count as present: what the tracks decide is a fact, of the rest the model's answer counts."""
+    def _tags(self, probabilities: list[float] | None, facts: dict[str, float], moves: bool) -> list[str]:
+        """Tags that count as present: what the tracks decide is a fact, of the rest the model's answer counts.
+
+        moves: whether the pictures show more than one moment.
+        """
         names = (*self._miner.taxonomy.names, *self._miner.own_tags)
-        chances = dict(zip(names, probabilities or (), strict=False)) | facts
+        chances = dict(zip(names, probabilities or (), strict=False))
+        if not moves:
+            chances |= {tag.name: 0.0 for tag in self._miner.taxonomy.tags if tag.needs_motion}
+        chances |= facts
         return [name for name, chance in chances.items() if chance >= self._threshold]
 
 

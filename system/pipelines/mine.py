@@ -22,10 +22,13 @@ from system.store.commits import commit_appended
 from system.store.ids import IdSet, committed_ids, quarantined_ids
 from system.store.lease import Lease
 from system.store.location import StoreLocation
-from system.store.maintain import tag_version
+from system.store.maintain import remove_orphans, tag_version
 from system.store.runs import RunRecord, git_commit, new_run_id, write_run
 from system.store.schema import PICTURES, SCENES
 from system.store.tables import ModelRow, check_model, open_for_writing
+
+# What killed runs left is removed by a later one; versions that a search may still be reading are left alone.
+_ORPHANS_OLDER_THAN_DAYS = 1.0
 
 
 class Progress(Protocol):
@@ -157,6 +160,8 @@ class _Run:
             self._rank()
             result.stages.rank = time.perf_counter() - started_s
         self._lease.check()
+        if result.committed:
+            remove_orphans(self._location, _ORPHANS_OLDER_THAN_DAYS)
         result.table_version = tag_version(self._location, f"run-{result.run_id}")
         result.seconds = time.perf_counter() - self._started_s
         result.problem = self._reconcile()

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import ray
 
+from system.errors import ConfigError
 from system.pipelines.config import PoolConfig
 
 _LOCAL_OBJECT_STORE_BYTES = 2 * 1024**3
@@ -31,13 +32,18 @@ def connect_to_ray() -> None:
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     if ray.is_initialized():
         return
-    # Ray takes SIGTERM for itself; the job wants it to end its batch in hand.
+    # Ray takes SIGTERM for itself; the job wants it to end its batch in hand. A service manager or `timeout` sends it
+    # to all processes: those of Ray inherit a mask against it, so that they live until the job has used them.
     on_sigterm = signal.getsignal(signal.SIGTERM)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     with warnings.catch_warnings():
         # Lance and LanceDB warn of forks; these children run another program at once and never touch either.
         warnings.filterwarnings("ignore", message=".*fork", category=UserWarning)
         warnings.filterwarnings("ignore", message=".*fork", category=RuntimeWarning)
-        _init()
+        try:
+            _init()
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, on_sigterm)
 
@@ -49,6 +55,8 @@ def _init() -> None:
         return
     ray.init(
         address="local",
+        # A machine with one CPU has to read beside the model too.
+        num_cpus=max(2, os.cpu_count() or 1),
         include_dashboard=False,
         logging_level=logging.WARNING,
         log_to_driver=False,
@@ -61,22 +69,25 @@ def size_pool(config: PoolConfig, cpus: float, gpus: float) -> PoolSize:
 
     A pool that takes every CPU starves reading, and Ray Data then waits for ever without a word (measured). A
     quarter of the CPUs, at least one, is therefore left over.
+
+    Raises:
+        ConfigError: the user asked for a pool that leaves none.
     """
     if gpus >= 1:
         actors = config.actors or int(gpus)
         threads = config.threads_per_actor or max(1, int((cpus - max(1.0, cpus / 2)) // actors))
-        return PoolSize(actors, threads, 1.0, cpus)
+        return _leave_room(PoolSize(actors, threads, 1.0, cpus))
     left_for_reading = max(1.0, cpus // 4)
     threads = config.threads_per_actor or (1 if cpus <= 8 else 2)
     actors = config.actors or max(1, int((cpus - left_for_reading) // threads))
-    return PoolSize(actors, threads, 0.0, cpus)
+    return _leave_room(PoolSize(actors, threads, 0.0, cpus))
 
 
-def check_pool(pool: PoolSize) -> str | None:
-    """A warning where the pool leaves no CPU for reading, else None."""
+def _leave_room(pool: PoolSize) -> PoolSize:
+    """Raises ConfigError: the pool leaves no CPU for reading."""
     if pool.cluster_cpus and pool.actors * pool.threads >= pool.cluster_cpus:
-        return (
-            f"{pool.actors} actors of {pool.threads} CPUs take all of the cluster's {pool.cluster_cpus:.0f} CPUs; "
-            "reading would wait for ever"
+        raise ConfigError(
+            f"--actors {pool.actors} of --actor-threads {pool.threads} take all of the cluster's "
+            f"{pool.cluster_cpus:.0f} CPUs, and reading would wait for ever; leave at least one"
         )
-    return None
+    return pool

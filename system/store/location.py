@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import fsspec
 import lance
 from fsspec.core import url_to_fs
+from fsspec.implementations.local import LocalFileSystem
 
-from system.errors import ConfigError, SchemaError, StoreError
+from system.errors import ConfigError, SchemaError, StoreError, storage_errors
 
 if TYPE_CHECKING:
     import lancedb
 
 SCHEMA_VERSION = 1
 MARKER = "nightminer.json"
+_SCHEMES = ("s3", "gs", "gcs", "az", "abfs", "http", "https")
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,10 @@ class StoreLocation:
         """
         if not uri.strip():
             raise ConfigError("--store is empty; expected a folder or an object-store URI such as s3://bucket/store")
+        if "://" not in uri and (typo := re.match(r"([a-z0-9]{2,}):?//?(?=[^/])", uri)) and typo[1] in _SCHEMES:
+            raise ConfigError(
+                f"--store {uri}: neither a folder nor a URI; did you mean {typo[1]}://{uri[typo.end() :]}?"
+            )
         if "://" not in uri:
             return cls(os.path.abspath(os.path.expanduser(uri)))
         try:
@@ -77,6 +84,9 @@ class StoreLocation:
         try:
             return lance.dataset(self.table_uri(table), storage_options=self.storage_options())
         except (ValueError, OSError) as error:
+            if self.marker() is None:
+                told = f"{self.uri}: no Nightminer store is here; jobs/mine_fleet.py --store makes one"
+                raise StoreError(told) from error
             raise StoreError(f"{self.uri}: expected a Nightminer store with a table {table!r}: {error}") from error
 
     def has_table(self, table: str) -> bool:
@@ -84,7 +94,8 @@ class StoreLocation:
         return bool(fs.exists(f"{path}/{table}.lance"))
 
     def filesystem(self) -> tuple[fsspec.AbstractFileSystem, str]:
-        fs, path = url_to_fs(self.uri)
+        # Not by fsspec's parser for a folder, in whose name "::" would mean a chain of file systems.
+        fs, path = (LocalFileSystem(), self.uri) if self.is_local else url_to_fs(self.uri)
         # Another process writes here too: a cached listing would hide it.
         fs.invalidate_cache()
         return fs, path
@@ -96,7 +107,9 @@ class StoreLocation:
             return fs.cat_file(f"{path}/{name}").decode()
         except FileNotFoundError:
             return None
-        except OSError as error:
+        except Exception as error:
+            if not isinstance(error, storage_errors()):
+                raise
             raise StoreError(f"{self.uri}: cannot read {name}; expected a folder or object store: {error}") from error
 
     def write_text(self, name: str, text: str) -> str:
@@ -116,7 +129,9 @@ class StoreLocation:
                 os.replace(f"{target}.tmp", target)
             else:
                 fs.pipe_file(target, text.encode())
-        except OSError as error:
+        except Exception as error:
+            if not isinstance(error, storage_errors()):
+                raise
             raise StoreError(f"{self.uri}: cannot write {name}: {error}") from error
         return f"{self.uri}/{name}"
 

@@ -66,11 +66,17 @@ def remove_orphans(location: StoreLocation, older_than_days: float) -> int:
     """Remove untagged old versions and files that no version names; returns bytes freed.
 
     Call only with the lease held: the fragments of a run that is alive look like orphans.
+
+    Raises:
+        StoreError: the store cannot be written.
     """
     freed = 0
-    for name in (SCENES, PICTURES, QUARANTINE, RUNS):
-        stats = location.dataset(name).cleanup_old_versions(
-            older_than=timedelta(days=older_than_days), delete_unverified=True, error_if_tagged_old_versions=False
-        )
-        freed += int(stats.bytes_removed)
+    try:
+        for name in (SCENES, PICTURES, QUARANTINE, RUNS):
+            stats = location.dataset(name).cleanup_old_versions(
+                older_than=timedelta(days=older_than_days), delete_unverified=True, error_if_tagged_old_versions=False
+            )
+            freed += int(stats.bytes_removed)
+    except (OSError, RuntimeError, ValueError) as error:
+        raise StoreError(f"{location.uri}: cannot remove old versions: {error}") from error
     return freed

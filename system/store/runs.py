@@ -6,20 +6,21 @@ import json
 import subprocess
 import time
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
 from system.errors import ConfigError, StoreError
+from system.store.lease import current_holder
 from system.store.location import StoreLocation
-from system.store.schema import QUARANTINE, RUNS, runs_schema
+from system.store.schema import QUARANTINE, RUNS, SCENES, runs_schema
 
 
 @dataclass(frozen=True)
 class RunRecord:
-    """One row of the table `runs`. `status` is "running", "finished", "stopped" or "failed"."""
+    """One row of the table `runs`. `status` is "running", "finished", "stopped", "failed" or "killed"."""
 
     run_id: str
     model_id: str
@@ -59,10 +60,21 @@ def write_run(location: StoreLocation, run: RunRecord) -> None:
 
 
 def read_runs(location: StoreLocation) -> list[RunRecord]:
-    """All runs, newest first."""
+    """All runs, newest first; one that says it is running while it does not hold the store was killed."""
     rows = location.dataset(RUNS).to_table().to_pylist()
     runs = [RunRecord(**{**row, "report": json.loads(row["report"])}) for row in rows]
+    if any(run.status == "running" for run in runs):
+        holder = current_holder(location)
+        alive = None if holder is None else holder.run_id
+        runs = [_killed(location, run) if run.status == "running" and run.run_id != alive else run for run in runs]
     return sorted(runs, key=lambda run: run.run_id, reverse=True)
+
+
+def _killed(location: StoreLocation, run: RunRecord) -> RunRecord:
+    """A run that did not live to write its figures; what it committed is counted in the table."""
+    committed = location.dataset(SCENES).count_rows(filter=f"run_id = '{run.run_id}'")
+    figures = {**run.report.get("figures", {}), "committed": committed}
+    return replace(run, status="killed", report={**run.report, "figures": figures})
 
 
 def read_run(location: StoreLocation, run_id: str) -> RunRecord:

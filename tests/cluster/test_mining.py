@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -273,3 +274,24 @@ def _wait_until(is_so: Callable[[], bool], timeout_s: float = 120) -> None:
     while not is_so():
         assert time.monotonic() < deadline_s
         time.sleep(0.2)
+
+
+def test_a_signal_to_all_processes_ends_the_run_after_the_batch_in_hand(tmp_path: Path):
+    """As `timeout` and service managers send it: Ray's own processes get it too."""
+    for number in range(40):
+        write_plain_log(tmp_path / "fleet", f"log{number}", seconds=8)
+    env = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
+    command = [sys.executable, str(ROOT / "jobs" / "mine_fleet.py")]
+    command += ["--logs", str(tmp_path / "fleet"), "--store", str(tmp_path / "store")]
+    job = subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, start_new_session=True, text=True)
+    location = StoreLocation.parse(str(tmp_path / "store"))
+    deadline = time.monotonic() + 90
+    while time.monotonic() < deadline and not (tmp_path / "store" / "runs.lance").exists():
+        time.sleep(0.2)
+    time.sleep(3)
+    os.killpg(job.pid, signal.SIGTERM)
+    stdout, _ = job.communicate(timeout=120)
+    assert job.returncode == 0
+    figures = json.loads(stdout.strip().splitlines()[-1])
+    assert figures["found"] == figures["committed"] + figures["remaining"] == 80
+    assert read_run(location, "latest").status in ("stopped", "finished")

