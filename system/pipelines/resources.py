@@ -33,19 +33,21 @@ def connect_to_ray() -> None:
     if ray.is_initialized():
         return
     # Ray takes SIGTERM for itself; the job wants it to end its batch in hand. A service manager or `timeout` sends it
-    # to all processes: those of Ray inherit a mask against it, so that they live until the job has used them.
+    # to all processes: those of Ray inherit a mask against it, so that they live until the job has used them. While Ray
+    # starts, which takes seconds, SIGTERM ends the job at once; nothing is committed by then.
     on_sigterm = signal.getsignal(signal.SIGTERM)
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-    with warnings.catch_warnings():
-        # Lance and LanceDB warn of forks; these children run another program at once and never touch either.
-        warnings.filterwarnings("ignore", message=".*fork", category=UserWarning)
-        warnings.filterwarnings("ignore", message=".*fork", category=RuntimeWarning)
-        try:
+    try:
+        with warnings.catch_warnings():
+            # Lance and LanceDB warn of forks; these children run another program at once and never touch either.
+            warnings.filterwarnings("ignore", message=".*fork", category=UserWarning)
+            warnings.filterwarnings("ignore", message=".*fork", category=RuntimeWarning)
             _init()
-        finally:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, on_sigterm)
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, on_sigterm)
+        # One that came meanwhile is now the job's.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
 
 
 def _init() -> None:
