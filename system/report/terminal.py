@@ -94,3 +94,23 @@ def disagreements_table(pairs: Sequence[Mapping[str, int | str]]) -> Table:
     for pair in pairs:
         table.add_row(*(escape(str(pair[name])) for name in ("tag", "first", "second", *columns)))
     return table
+
+
+def evaluation_table(title: str, figures: Mapping[str, Any]) -> Table:
+    """Figures with their intervals, then each tag's average precision by method."""
+    table = Table(title=title, title_justify="left")
+    table.add_column("figure", no_wrap=True)
+    table.add_column("value", justify="right", no_wrap=True)
+    table.add_column("95 %", no_wrap=True)
+    for name, figure in figures.items():
+        if isinstance(figure, Mapping) and "low" in figure:
+            table.add_row(name, _number(figure["value"]), f"{_number(figure['low'])} to {_number(figure['high'])}")
+    for tag, row in figures["tags"].items():
+        scores = ", ".join(f"{key.removeprefix('ap_')} {_number(row[key]['value'])}" for key in row if key[:3] == "ap_")
+        why = "" if row["judged"] else " (not judged)"
+        table.add_row(f"AP {tag}", f"{row['present']} of {row['present'] + row['absent']}", scores + why)
+    return table
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"

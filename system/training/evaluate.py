@@ -1,0 +1,354 @@
+"""Judge a SceneMiner on scenes that it has not learnt from, beside what needs no training of ours.
+
+Baselines: the tower alone (zero-shot), and linear probes on the tower's pooled embedding and on its mean patch token,
+trained on the same scenes and labels as the model and chosen on the same validation scenes.
+Legend: N scenes, K tags, E embedding width.
+"""
+
+from __future__ import annotations
+
+import csv
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from system.backbones.loading import load_tower
+from system.backbones.runtime import choose_runtime
+from system.errors import ConfigError, DataError
+from system.labels.table import ABSENT, PRESENT
+from system.miner.forecast import ambiguity_m
+from system.miner.hardness import HardnessWeights, fuse, percentile_ranks
+from system.miner.lift import LiftedScenes
+from system.miner.model import SceneMiner
+from system.report.console import ConsoleProgress
+from system.training.examples import Examples, SourceConfig, gather
+from system.training.metrics import (
+    Floats,
+    Interval,
+    average_precision,
+    bootstrap,
+    choose_thresholds,
+    forecast_errors,
+    mean_average_precision,
+    micro_f1,
+    retrieval_at,
+    roc_area,
+    spearman,
+    top_decile_share,
+)
+from system.training.records import read_training
+
+_STRENGTHS = (1e-4, 1e-3, 1e-2, 0.1, 1.0)
+_BATCH = 256
+
+
+@dataclass
+class Evaluation:
+    """Figures of one set of scenes. tags: per tag counts and AP of every method. notes: what could not be judged."""
+
+    scenes: int
+    groups: int
+    figures: dict[str, Interval]
+    tags: dict[str, dict[str, Any]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    def as_json(self) -> dict[str, Any]:
+        figures = {name: interval.as_json() for name, interval in self.figures.items()}
+        return {"scenes": self.scenes, "groups": self.groups, **figures, "tags": self.tags, "notes": self.notes}
+
+
+@dataclass(frozen=True, eq=False)
+class Answers:
+    """What the methods say of N scenes; NaN where one does not answer."""
+
+    tags: dict[str, Floats]
+    embeddings: dict[str, Floats]
+    risk_N: Floats
+    paths_NMT2: Floats
+    probability_NM: Floats
+    constant_velocity_NT2: Floats
+    ambiguity_N: Floats
+
+
+class Evaluator:
+    """Holds a model, and the probes that were trained on its own training scenes."""
+
+    def __init__(self, model: str, source: SourceConfig, progress: ConsoleProgress, rounds: int, threads: int) -> None:
+        """Raises ModelError: the model is damaged or made for another tower."""
+        torch.set_num_threads(threads)
+        self._tower = load_tower(source.tower, choose_runtime(threads, use_gpu=False))
+        self._miner = SceneMiner.load(model, self._tower)
+        self._source, self._progress, self._rounds = source, progress, rounds
+        self._record = read_training(model)
+        self.parts = self._record.parts() if self._record else {}
+        self._probes: dict[str, list[Any]] = {}
+        self._thresholds: dict[str, Floats] = {}
+        self._taught: list[int] = []
+        self._notes: list[str] = []
+        self._learn()
+
+    def judge(self, logs: Sequence[str], critical: str | None = None) -> Evaluation:
+        """Judge the scenes of some logs that belong to no group of training or validation.
+
+        Args:
+            critical: CSV with log_id (or benchmark_id) and tags, to judge hardness by the logs tagged `critical`.
+        Raises:
+            DataError: no scene is left.
+        """
+        whole = gather(self._source.model_copy(update={"logs": tuple(logs)}), self._miner.taxonomy, self._progress)
+        fresh = [n for n, group in enumerate(whole.labels.groups) if self.parts.get(group, "test") == "test"]
+        if not fresh:
+            raise DataError("no_scenes", f"the model has learnt from every group of {', '.join(logs)}; none is left")
+        examples = whole.rows(np.array(fresh, dtype=np.intp))
+        self._progress.phase(f"judging {len(examples)} of {len(whole)} scenes that the model has not learnt from")
+        lifted = examples.lifted()
+        answers = self._answers(lifted)
+        labels = examples.labels
+        result = Evaluation(len(examples), len(set(labels.groups)), {}, notes=list(self._notes))
+        self._judge_tags(examples, answers, result)
+        self._judge_retrieval(examples, answers, result)
+        self._judge_risk(examples, answers, result)
+        self._judge_forecast(examples, answers, result)
+        if critical is not None:
+            self._judge_hardness(examples, answers, _critical_logs(critical), result)
+        return result
+
+    def _learn(self) -> None:
+        """Train the probes and choose thresholds on the scenes that the model was trained on."""
+        if self._record is None:
+            self._notes.append("no training.json beside the model: no linear probes, thresholds of 0.5")
+            return
+        trainings = [t for t in self._record.trainings if t.head == "tags"] or list(self._record.trainings)
+        logs = trainings[-1].logs
+        try:
+            examples = gather(self._source.model_copy(update={"logs": logs}), self._miner.taxonomy, self._progress)
+        except DataError as error:
+            self._notes.append(f"the training logs are not at hand: no linear probes, thresholds of 0.5 ({error})")
+            return
+        groups = examples.labels.groups
+        rows = {
+            part: np.flatnonzero([self.parts.get(group) == part for group in groups] & examples.labels.has_pictures_N)
+            for part in ("train", "val")
+        }
+        lifted = examples.lifted()
+        values = examples.labels.values_NK
+        self._progress.phase("training the linear probes")
+        for name, features in _probe_features(lifted).items():
+            self._probes[name] = [
+                _probe(features, values[:, k], rows["train"], rows["val"]) for k in range(values.shape[1])
+            ]
+        train = values[rows["train"]]
+        both = (train == PRESENT).any(0) & (train == ABSENT).any(0)
+        self._taught = [int(k) for k in np.flatnonzero(both)]
+        val = examples.rows(rows["val"])
+        for name, scores in self._answers(val.lifted()).tags.items():
+            self._thresholds[name] = choose_thresholds(scores, val.labels.values_NK)
+
+    def _answers(self, lifted: LiftedScenes) -> Answers:
+        miner = self._miner
+        features = miner.features_of(lifted)
+        with torch.no_grad():
+            parts = [miner.answers(features.rows(slice(k, k + _BATCH))) for k in range(0, len(features), _BATCH)]
+            answers = {
+                head: [torch.cat(outputs) for outputs in zip(*(part[head] for part in parts), strict=True)]
+                for head in parts[0]
+            }
+        paths, probability = answers["forecast"]
+        zero_shot = torch.sigmoid(features.zero_shot_logits_NK).numpy()
+        tags = {"": answers["tags"][0].numpy(), "zero_shot": zero_shot}
+        for name, inputs in _probe_features(lifted).items():
+            if name in self._probes:
+                tags[name] = np.stack([probe(inputs) for probe in self._probes[name]], -1)
+        mean = torch.nn.functional.normalize(features.mean_embedding_NE, dim=-1)
+        return Answers(
+            tags=tags,
+            embeddings={"": answers["embedding"][0].numpy(), "zero_shot": mean.numpy()},
+            risk_N=answers["risk"][0].numpy(),
+            paths_NMT2=paths.numpy(),
+            probability_NM=probability.numpy(),
+            constant_velocity_NT2=_constant_velocity(lifted.ego_N3.numpy(), paths.shape[2], miner.forecast.horizon_s),
+            ambiguity_N=ambiguity_m(paths, probability).numpy(),
+        )
+
+    def _judge_tags(self, examples: Examples, answers: Answers, result: Evaluation) -> None:
+        values, seen = examples.labels.values_NK, examples.labels.has_pictures_N
+        names, rows = self._miner.taxonomy.names, np.flatnonzero(seen)
+        taught = self._taught or list(range(len(names)))
+        scores = {name: array[rows] for name, array in answers.tags.items()}
+        known = values[rows]
+        judged = [k for k in taught if not np.isnan(average_precision(scores[""][:, k], known[:, k]))]
+        for k in range(len(names)):
+            column = known[:, k]
+            if not (column >= 0).any():
+                continue
+            result.tags[names[k]] = {
+                "present": int((column == PRESENT).sum()),
+                "absent": int((column == ABSENT).sum()),
+                "taught": k in self._taught,
+                "judged": k in judged,
+            } | {
+                f"ap_{name or 'model'}": self._figure(average_precision, array[:, k], column).as_json()
+                for name, array in scores.items()
+            }
+        if not judged:
+            result.notes.append("no tag that was taught is both present and absent here: no tag figures")
+            return
+
+        def mean_ap(array: Floats, of: NDArray[np.int8]) -> float:
+            return mean_average_precision(array, of, judged)
+
+        def gain(array: Floats, other: Floats, of: NDArray[np.int8]) -> float:
+            return mean_ap(array, of) - mean_ap(other, of)
+
+        for name, array in scores.items():
+            suffix = {"": "", "zero_shot": "_zero_shot"}.get(name, f"_linear_probe_{name}")
+            limits = self._thresholds.get(name, np.full(len(names), 0.5))
+            f1 = partial(micro_f1, thresholds_K=limits, tags=judged)
+            result.figures[f"tag_map{suffix}"] = self._figure(mean_ap, array, known)
+            result.figures[f"tag_micro_f1{suffix}"] = self._figure(f1, array, known)
+        others = {"zero_shot": "zero_shot"}
+        if self._probes:
+            best = max(self._probes, key=lambda name: result.figures[f"tag_map_linear_probe_{name}"].value)
+            result.figures["tag_map_linear_probe"] = result.figures[f"tag_map_linear_probe_{best}"]
+            others["linear_probe"] = best
+        for told, name in others.items():
+            result.figures[f"tag_map_over_{told}"] = self._figure(gain, scores[""], scores[name], known)
+
+    def _judge_retrieval(self, examples: Examples, answers: Answers, result: Evaluation) -> None:
+        """Queries: a prompt of each tag. Relevant: the scenes that have it."""
+        rows = np.flatnonzero(examples.labels.has_pictures_N)
+        if not len(rows):
+            return
+        relevant_NK = examples.labels.values_NK[rows]
+        texts = [self._tower.text_prompt(tag.prompts[0]) for tag in self._miner.taxonomy.tags]
+        queries = torch.nn.functional.normalize(self._tower.encode_texts(texts).float(), dim=-1).cpu().numpy()
+        for name, embeddings in answers.embeddings.items():
+            scores_NK = embeddings[rows] @ queries.T
+            suffix = f"_{name}" if name else ""
+            result.figures[f"ndcg_at_10{suffix}"] = self._figure(_ndcg, scores_NK, relevant_NK)
+            result.figures[f"recall_at_10{suffix}"] = self._figure(_recall, scores_NK, relevant_NK)
+
+    def _judge_risk(self, examples: Examples, answers: Answers, result: Evaluation) -> None:
+        truth, predicted = examples.labels.risk_N, answers.risk_N
+        rows = np.flatnonzero(np.isfinite(truth) & np.isfinite(predicted))
+        if len(rows) < 3:
+            result.notes.append(f"{len(rows)} scenes with pictures, physics risk and a risk head: no risk figures")
+            return
+        result.figures["risk_spearman"] = self._figure(spearman, predicted[rows], truth[rows])
+        result.figures["risk_top_decile"] = self._figure(top_decile_share, predicted[rows], truth[rows])
+
+    def _judge_forecast(self, examples: Examples, answers: Answers, result: Evaluation) -> None:
+        future = examples.labels.future_NT2
+        known = np.isfinite(future).all((1, 2)) & np.isfinite(answers.paths_NMT2).all((1, 2, 3))
+        rows = np.flatnonzero(known)
+        if not len(rows):
+            result.notes.append("no scene with an ego path of 3 s beyond its end: no forecast figures")
+            return
+        ours = forecast_errors(answers.paths_NMT2[rows], answers.probability_NM[rows], future[rows])
+        one = np.ones((len(rows), 1))
+        theirs = forecast_errors(answers.constant_velocity_NT2[rows][:, None], one, future[rows])
+        for key in ("ade", "fde", "min_ade", "min_fde", "miss"):
+            result.figures[key] = self._figure(_mean, ours[key])
+        for key, other in (("ade", "ade"), ("fde", "fde"), ("min_ade", "ade")):
+            result.figures[f"{key}_ratio"] = self._figure(_ratio, ours[key], theirs[other])
+
+    def _judge_hardness(
+        self, examples: Examples, answers: Answers, critical: dict[str, bool], result: Evaluation
+    ) -> None:
+        """Of each log its hardest scene, ranked among all; does that tell the logs that people tagged critical?"""
+        labels = examples.labels
+        unknown = np.full(len(examples), np.nan)
+        risk, ambiguity = percentile_ranks(labels.risk_N), percentile_ranks(answers.ambiguity_N)
+        hardness = fuse(risk, ambiguity, unknown, HardnessWeights())
+        logs = sorted({log for log in labels.log_ids if log in critical})
+        if len(logs) < 3:
+            result.notes.append(f"{len(logs)} logs are named in the table of critical ones: no hardness figures")
+            return
+        rows = {log: [n for n, name in enumerate(labels.log_ids) if name == log] for log in logs}
+        wanted = np.array([critical[log] for log in logs])
+        for name, scores in (("hardness", hardness), ("risk", labels.risk_N)):
+            per_log = np.array([np.nanmax(np.r_[scores[rows[log]], -1.0]) for log in logs])
+            result.figures[f"{name}_critical_auc"] = self._figure(roc_area, per_log, wanted)
+
+    def _figure(self, of: Callable[..., float], *arrays: NDArray[Any]) -> Interval:
+        """A figure of arrays with N rows each, with its interval."""
+        return bootstrap(lambda draw: of(*(array[draw] for array in arrays)), len(arrays[0]), self._rounds)
+
+
+def _ndcg(scores_NK: Floats, relevant_NK: NDArray[np.int8]) -> float:
+    return retrieval_at(scores_NK.T, relevant_NK.T)[0]
+
+
+def _recall(scores_NK: Floats, relevant_NK: NDArray[np.int8]) -> float:
+    return retrieval_at(scores_NK.T, relevant_NK.T)[1]
+
+
+def _mean(values: Floats) -> float:
+    return float(values.mean())
+
+
+def _ratio(ours: Floats, theirs: Floats) -> float:
+    return float(ours.mean() / max(theirs.mean(), 1e-9))
+
+
+def _probe_features(lifted: LiftedScenes) -> dict[str, Floats]:
+    """Inputs [N, ...] of the probes: mean pooled embedding, mean patch token; zero without pictures."""
+    pooled = [part.mean(0) for part in lifted.pooled_ME.split(lifted.counts_N.tolist())]
+    return {"pooled": torch.stack(pooled).nan_to_num().numpy(), "patches": lifted.mean_patch_NC.numpy()}
+
+
+def _probe(
+    features: Floats, values: NDArray[np.int8], train: NDArray[np.intp], val: NDArray[np.intp]
+) -> Callable[[Floats], Floats]:
+    """A logistic regression of one tag, its strength chosen on validation; constant where nothing teaches it."""
+    fit = train[values[train] >= 0]
+    if len(set(values[fit].tolist())) < 2:
+        return lambda inputs: np.full(len(inputs), np.nan)
+    best: tuple[float, Any] | None = None
+    for strength in _STRENGTHS:
+        model = make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=2000))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            model.fit(features[fit], values[fit])
+        score = average_precision(model.predict_proba(features[val])[:, 1], values[val]) if len(val) else np.nan
+        score = -1.0 if np.isnan(score) else score
+        if best is None or score > best[0]:
+            best = (score, model)
+    assert best is not None
+    chosen = best[1]
+    return lambda inputs: chosen.predict_proba(inputs)[:, 1]
+
+
+def _constant_velocity(ego_N3: Floats, steps: int, horizon_s: float) -> Floats:
+    """Straight on at the present speed, [N, T, 2]."""
+    time_s = np.arange(1, steps + 1) * (horizon_s / steps)
+    ahead = ego_N3[:, :1] * time_s
+    return np.stack([ahead, np.zeros_like(ahead)], -1)
+
+
+def _critical_logs(path: str) -> dict[str, bool]:
+    """log -> whether people tagged it critical.
+
+    Raises:
+        ConfigError: the table cannot be read or lacks a column.
+    """
+    try:
+        with Path(path).open(encoding="utf-8-sig", newline="") as file:
+            rows = list(csv.DictReader(file))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise ConfigError(f"--critical {path}: expected a CSV table: {error}") from error
+    key = "log_id" if rows and "log_id" in rows[0] else "benchmark_id"
+    if not rows or key not in rows[0] or "tags" not in rows[0]:
+        raise ConfigError(f"--critical {path}: expected the columns log_id (or benchmark_id) and tags")
+    return {row[key]: "critical" in (row["tags"] or "").split() for row in rows}
