@@ -15,6 +15,16 @@ from torch.nn import functional as F
 from system.miner.forecast import NUM_MODES, kinematic_modes
 from system.miner.stream import attend
 
+# Typical sizes of speed (m/s), yaw rate (rad/s) and acceleration (m/s^2).
+_EGO_SCALE = (10.0, 0.3, 2.0)
+EGO_FACTS = 2 * len(_EGO_SCALE)
+
+
+def ego_facts(ego_N3: Tensor) -> Tensor:
+    """The ego's motion as readers take it, [N, EGO_FACTS]: in typical sizes, and whether each is known."""
+    scaled = ego_N3.nan_to_num() / torch.tensor(_EGO_SCALE, device=ego_N3.device, dtype=ego_N3.dtype)
+    return torch.cat([scaled.clamp(-5.0, 5.0), ego_N3.isfinite().to(ego_N3.dtype)], -1)
+
 
 class StreamReader(nn.Module):
     """Attention of Q learned queries over the stream, then a perceptron: [N, K, D] -> [N, Q, outputs].
@@ -111,24 +121,25 @@ class OwnTagHead(Head):
 
 
 class RiskHead(Head):
-    """Risk in [0, 1) from pictures alone. It has no zero-shot answer, so that a model has it only once trained.
+    """Risk in [0, 1) from pictures and the ego's motion, where known; no tracks.
 
-    With hazard H = softplus(logit), 1 - exp(-H) is sigmoid(logit): the form of the physics score that it learns.
+    It has no zero-shot answer, so that a model has it only once trained. With hazard H = softplus(logit),
+    1 - exp(-H) is sigmoid(logit): the form of the physics score that it learns.
     """
 
-    def logits(self, stream_NKD: Tensor, is_read_NK: Tensor) -> Tensor:
-        return self.added(stream_NKD, is_read_NK)[:, 0, 0]
+    extra = EGO_FACTS
 
-    def forward(self, stream_NKD: Tensor, is_read_NK: Tensor) -> Tensor:
-        return torch.sigmoid(self.logits(stream_NKD, is_read_NK)).clamp_max(1.0 - 2.0**-24)
+    def logits(self, stream_NKD: Tensor, is_read_NK: Tensor, ego_N3: Tensor) -> Tensor:
+        return self.added(stream_NKD, is_read_NK, ego_facts(ego_N3))[:, 0, 0]
+
+    def forward(self, stream_NKD: Tensor, is_read_NK: Tensor, ego_N3: Tensor) -> Tensor:
+        return torch.sigmoid(self.logits(stream_NKD, is_read_NK, ego_N3)).clamp_max(1.0 - 2.0**-24)
 
 
 class ForecastHead(Head):
     """The kinematic modes, each moved and weighed by what the stream shows; unmoved at first."""
 
-    # Typical sizes of speed (m/s), yaw rate (rad/s) and acceleration (m/s^2).
-    _EGO_SCALE = (10.0, 0.3, 2.0)
-    queries, extra = NUM_MODES, len(_EGO_SCALE)
+    queries, extra = NUM_MODES, EGO_FACTS
 
     def __init__(self, stream_dim: int, horizon_s: float, num_steps: int, num_heads: int, num_parameters: int) -> None:
         super().__init__(stream_dim, 2 * num_steps + 1, num_heads, num_parameters)
@@ -137,7 +148,6 @@ class ForecastHead(Head):
     def forward(self, stream_NKD: Tensor, is_read_NK: Tensor, ego_N3: Tensor) -> tuple[Tensor, Tensor]:
         """(forecast_NMT2 in m, probability_NM); NaN where the ego's speed is unknown."""
         paths, logits = kinematic_modes(ego_N3, self.horizon_s, self.num_steps)
-        scaled_ego = ego_N3.nan_to_num() / torch.tensor(self._EGO_SCALE, device=ego_N3.device, dtype=ego_N3.dtype)
-        residual = self.added(stream_NKD, is_read_NK, scaled_ego)
+        residual = self.added(stream_NKD, is_read_NK, ego_facts(ego_N3))
         offsets = residual[..., 1:].unflatten(-1, (self.num_steps, 2))
         return paths + offsets, (logits + residual[..., 0]).softmax(-1)

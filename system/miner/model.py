@@ -255,7 +255,7 @@ class SceneMiner(nn.Module):
             return self.forecast(stream_NKD, is_read, features.ego_N3)
         if head == "risk":
             known = has_pictures if self.has_risk_head else torch.zeros_like(has_pictures)
-            return (torch.where(known, self.risk(stream_NKD, is_read), torch.nan),)
+            return (torch.where(known, self.risk(stream_NKD, is_read, features.ego_N3), torch.nan),)
         return (torch.where(has_pictures[:, None], self.own[head](stream_NKD, is_read), torch.nan),)
 
     def forward(self, batch: SceneBatch) -> SceneOutputs:

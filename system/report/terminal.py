@@ -114,3 +114,25 @@ def evaluation_table(title: str, figures: Mapping[str, Any]) -> Table:
 
 def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
+
+
+def study_table(result: Mapping[str, Any]) -> Table:
+    """What each arm of an interference study did to the head and to its siblings; changes in percent."""
+    arms = result["arms"]
+    siblings = list(next(iter(arms.values()))["siblings"])
+    table = Table(title=f"upgrades of head {result['head']}", title_justify="left")
+    table.add_column("arm", no_wrap=True)
+    table.add_column("largest change of a sibling's answer", justify="right")
+    for column in (*(f"{head} worse by" for head in siblings), f"{result['head']} better by"):
+        table.add_column(column, justify="right")
+    for arm, row in arms.items():
+        figures = [row["siblings"][head]["drop"] for head in siblings] + [row["head_metric_gain"]]
+        table.add_row(arm, f"{row['max_abs_change']:.3g}", *(_change(figure) for figure in figures))
+    return table
+
+
+def _change(figure: Mapping[str, float | None]) -> str:
+    mean, low, high = (figure[key] for key in ("mean", "low", "high"))
+    if mean is None or low is None or high is None:
+        return "-"
+    return f"{100 * mean:.1f} % ({100 * low:.1f} to {100 * high:.1f})"

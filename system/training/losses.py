@@ -101,7 +101,7 @@ def _tags(miner: SceneMiner, stream: Tensor, is_read: Tensor, features: SceneFea
 
 
 def _risk(miner: SceneMiner, stream: Tensor, is_read: Tensor, features: SceneFeatures, targets: Targets) -> Summed:
-    return risk_loss(miner.risk.logits(stream, is_read), targets.risk_N)
+    return risk_loss(miner.risk.logits(stream, is_read, features.ego_N3), targets.risk_N)
 
 
 def _forecast(miner: SceneMiner, stream: Tensor, is_read: Tensor, features: SceneFeatures, targets: Targets) -> Summed:

@@ -119,13 +119,6 @@ def train_on_ray(recipe: Recipe, train: Examples, val: Examples, run_folder: Pat
         return _finished(recipe, miner, train, Path(folder))
 
 
-def train_here(recipe: Recipe, miner: SceneMiner, train: TrainingSet, val: TrainingSet) -> Trained:
-    """The same training in this process, without Ray; `miner` is as `recipe.build` makes it."""
-    task = recipe.task(miner, train)
-    progress = Trainer(task, train, val, recipe.config).run()
-    return Trained(miner, _published_parameters(task), progress)
-
-
 def _worker(spec: dict[str, Any]) -> None:
     """What every worker runs."""
     recipe: Recipe = spec["recipe"]
