@@ -17,6 +17,7 @@ Cache = Annotated[str, typer.Option(help="Folder or URI for the tower's features
 WindowS = Annotated[float, typer.Option(help="Length of a scene window, in seconds.")]
 StrideS = Annotated[float | None, typer.Option(help="From window to window; the length, if not given.")]
 KeyframeHz = Annotated[float, typer.Option(help="At most so many pictures a second and camera are used.")]
+TestShare = Annotated[float, typer.Option(help="Of the scenes, kept for tests; 0 where you test on other logs.")]
 Epochs = Annotated[int, typer.Option(help="Passes over the training scenes, at most.")]
 Patience = Annotated[int, typer.Option(help="End after so many epochs without a lower validation loss.")]
 BatchSize = Annotated[int, typer.Option(help="Scenes of one step, over all workers together.")]

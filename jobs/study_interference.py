@@ -31,6 +31,7 @@ def main(
     labels: options.Labels = None,
     rules: options.Rules = None,
     cache: options.Cache = "out/features",
+    test_share: options.TestShare = 0.15,
     window_s: options.WindowS = 4.0,
     stride_s: options.StrideS = None,
     keyframe_hz: options.KeyframeHz = 2.0,
@@ -64,6 +65,7 @@ def main(
             labels=labels,
             rules=rules,
             cache=cache,
+            test_share=test_share,
             windows=WindowConfig.of_options(window_s, stride_s, keyframe_hz),
         )
         config = TrainConfig.parse(

@@ -15,7 +15,7 @@ app = typer.Typer(add_completion=False, rich_markup_mode="markdown", pretty_exce
 
 @app.command()
 def main(
-    model: Annotated[Path, typer.Argument(help="Folder of an upgraded model, with certificate.json.")],
+    model: Annotated[Path, typer.Option(help="Folder of an upgraded model, with certificate.json.")],
     base: Annotated[Path | None, typer.Option(help="Folder of the model that it grew from, to be asked too.")] = None,
 ) -> None:
     """Ask every other head of an upgraded model again, and compare with its certificate.

@@ -25,6 +25,7 @@ def write_plain_log(
     pictures: Sequence[Path] = (),
     with_ego: bool = True,
     with_agents: bool = True,
+    with_walker: bool = True,
     seed: int = 0,
 ) -> Path:
     """One log: the ego drives straight at 10 m/s, a lead ahead of it brakes to a stop.
@@ -84,7 +85,7 @@ def write_plain_log(
             (k, t, "walker", "pedestrian", 30, 8 - t, 0.9, -1.57, 0.6, 0.6, 1.8, 0, -1) for k, t in enumerate(t_s)
         ]
         columns = "frame,t,track_id,category,x,y,z,yaw,length,width,height,vx,vy"
-        _write_csv(folder / "agents.csv.gz", columns, lead + walker)
+        _write_csv(folder / "agents.csv.gz", columns, lead + (walker if with_walker else []))
     return folder
 
 

@@ -46,7 +46,7 @@ def train_base(
     refuse_existing(out)
     describe_tower(source.tower)
     examples = gather(source, taxonomy, progress)
-    parts = split_examples(examples, {})
+    parts = split_examples(examples, {}, source.test_share)
     _refuse_nothing_to_learn(parts)
     run_folder = out.with_name(f".{out.name}.training")
     recipe = Recipe(source.tower, taxonomy, config)

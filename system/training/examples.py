@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
 from system.backbones.loading import describe_tower
 from system.config import FrozenConfig
@@ -24,6 +25,9 @@ from system.pipelines.features import cache_features
 from system.pipelines.labelling import label_logs
 from system.report.console import ConsoleProgress
 
+# Of the scenes that are not kept for tests.
+_VALIDATION_SHARE = 0.15 / 0.85
+
 if TYPE_CHECKING:
     from system.miner.lift import LiftedScenes
 
@@ -33,6 +37,7 @@ class SourceConfig(FrozenConfig):
 
     labels: a table of jobs/label_scenes.py; without it the scenes are labelled by `rules`, or by ours.
     own_labels: CSV with scene_id (or log id), tag, value, for a user's own head.
+    test_share: of the scenes, kept for evaluation; 0 where that is done on other logs.
     cache: folder or URI where the tower's features are kept; all workers must see it.
     """
 
@@ -42,6 +47,7 @@ class SourceConfig(FrozenConfig):
     rules: str | None = None
     own_labels: str | None = None
     cache: str = "out/features"
+    test_share: float = Field(default=0.15, ge=0, le=0.5)
     windows: WindowConfig = WindowConfig()
 
 
@@ -109,14 +115,26 @@ def gather(
     return Examples(labels, _own_values(labels, own, own_head), cache, tuple(faults))
 
 
-def split_examples(examples: Examples, fixed: Mapping[str, str], seed: int = 0) -> dict[str, Examples]:
-    """train, val and test by group, 70 : 15 : 15; groups that the base has seen keep their part.
+def split_examples(
+    examples: Examples, fixed: Mapping[str, str], test_share: float, seed: int = 0
+) -> dict[str, Examples]:
+    """train, val and test by group; groups that the base has seen keep their part.
+
+    Args:
+        test_share: of the scenes. Of the others, 15 : 70 are for validation.
 
     Raises:
         DataError: there are too few groups for three parts.
     """
-    shares = {"train": 0.7, "val": 0.15, "test": 0.15}
-    parts = split_by_group(examples.labels, shares, seed, fixed)
+    validation = (1 - test_share) * _VALIDATION_SHARE
+    shares = {"train": 1 - test_share - validation, "val": validation} | ({"test": test_share} if test_share else {})
+    # What the base has kept for tests stays so, even where this training keeps nothing.
+    kept = np.array([fixed.get(group) == "test" for group in examples.labels.groups], dtype=np.bool_)
+    dealt = np.flatnonzero(~kept) if not test_share else np.arange(len(examples))
+    parts = {
+        part: dealt[rows] for part, rows in split_by_group(examples.labels.rows(dealt), shares, seed, fixed).items()
+    }
+    parts.setdefault("test", np.flatnonzero(kept))
     if not len(parts["train"]) or not len(parts["val"]):
         raise DataError(
             "too_few_groups",

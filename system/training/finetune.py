@@ -84,7 +84,7 @@ def finetune_head(
     base_id = SceneMiner.load(upgrade.base, load_tower(source.tower, Runtime())).model_id
     examples = gather(source, saved.taxonomy, progress, own_head)
     earlier = read_training(upgrade.base)
-    parts = split_examples(examples, earlier.parts() if earlier else {})
+    parts = split_examples(examples, earlier.parts() if earlier else {}, source.test_share)
     positives = _refuse_untaught(upgrade.head, own_head, saved.taxonomy, parts["train"], upgrade.leave_out)
     recipe = Recipe(
         tower=source.tower,

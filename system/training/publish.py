@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ from system.miner.model import SceneMiner
 from system.training.records import CERTIFICATE_NAME, RECORD_NAME, Training, TrainingRecord, write_record
 
 CARD_NAME, CURVES_NAME, TENSORBOARD_NAME = "README.md", "curves.png", "tensorboard"
+HISTORY_NAME = "history.json"
 
 
 def refuse_existing(out: Path) -> None:
@@ -47,7 +49,8 @@ def publish(folder: Path, out: Path) -> None:
 
 
 def write_history(folder: Path, history: Sequence[Mapping[str, float]], best_epoch: int) -> None:
-    """Learning curves as a picture and for TensorBoard."""
+    """Learning curves as numbers, as a picture and for TensorBoard."""
+    (folder / HISTORY_NAME).write_text(json.dumps(list(history), indent=1) + "\n", "utf-8")
     names = sorted({name.split("/", 1)[1] for row in history for name in row if "/" in name})
     figure, axes = plt.subplots(1, len(names), figsize=(4.2 * len(names), 3.2), squeeze=False, layout="constrained")
     for axis, name in zip(axes[0], names, strict=True):
@@ -110,7 +113,8 @@ def write_card(folder: Path, miner: SceneMiner, record: TrainingRecord) -> None:
         "|---|---|",
         *(f"| {name} | {value:.4g} |" for name, value in sorted(last.figures.items())),
         "",
-        f"Curves: `{CURVES_NAME}`; TensorBoard: `tensorboard --logdir {TENSORBOARD_NAME}`. Figures on the test part: "
+        f"Curves: `{CURVES_NAME}`, numbers: `{HISTORY_NAME}`; TensorBoard: `tensorboard --logdir {TENSORBOARD_NAME}`. "
+        "Figures on the test part: "
         "`jobs/evaluate_miner.py`.",
         "",
         "## Certificate",

@@ -109,7 +109,7 @@ def study_interference(
     taxonomy = SceneMiner.load(study.base, tower).taxonomy
     examples = gather(source, taxonomy, progress)
     record = read_training(study.base)
-    parts = split_examples(examples, record.parts() if record else {})
+    parts = split_examples(examples, record.parts() if record else {}, source.test_share)
     if not len(parts["test"]):
         raise DataError("no_scenes", "every group of these logs was learnt from by the base; add others to test on")
     _claim(out, study, config, parts)

@@ -198,6 +198,14 @@ def test_a_rare_tag_reaches_every_part():
     assert all((labels.values_NK[rows, _column("fog")] == PRESENT).any() for rows in parts.values())
 
 
+def test_groups_that_an_earlier_split_dealt_out_keep_their_part():
+    labels = _labels([f"g{n // 5}" for n in range(100)], {"fog": [0, 50, 95]})
+    fixed = {"g0": "test", "g1": "test", "gone": "val"}
+    parts = split_by_group(labels, {"train": 0.6, "val": 0.2, "test": 0.2}, fixed=fixed)
+    assert {labels.groups[n] for n in parts["test"]} >= {"g0", "g1"}
+    assert sorted(np.concatenate(list(parts.values()))) == list(range(100))
+
+
 def test_shares_must_be_shares():
     with pytest.raises(ConfigError, match="sum to 1"):
         split_by_group(_labels(["a"], {}), {"train": 0.6, "val": 0.6})

@@ -1,0 +1,211 @@
+"""Label, train, upgrade, certify, judge and mine as users do: small, on the cluster, killed, and with bad input."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+from typer.testing import CliRunner
+
+from jobs import finetune_head
+from system.store.location import StoreLocation
+from system.store.schema import SCENES
+from tests.cluster.conftest import Head
+from tests.cluster.jobs import ROOT, Done, run_job
+from tests.plain_logs import write_plain_log
+
+QUICK = ("--epochs", "4", "--patience", "4", "--batch-size", "4", "--learning-rate", "3e-3")
+# Sums are taken in another order with another number of workers.
+WORKERS_TOLERANCE = 1e-4
+
+
+@pytest.fixture(scope="module")
+def house(tmp_path_factory: pytest.TempPathFactory, head: Head) -> Path:
+    """Twelve logs, half of them with a pedestrian, and a base that was trained on them."""
+    root = tmp_path_factory.mktemp("learning")
+    for n in range(12):
+        write_plain_log(root / "fleet", f"drive-{n:02d}", with_walker=n % 2 == 0, seconds=8, cameras=("FRONT",), seed=n)
+    for n in range(2):
+        write_plain_log(root / "unseen", f"new-{n}", with_walker=n % 2 == 0, seconds=8, cameras=("FRONT",), seed=50 + n)
+    done = run_job("train_base", *source(root), "--out", root / "base", *QUICK, env=head.env)
+    assert done.code == 0, done.stderr
+    assert done.figures["scenes"]["train"] >= 8 and done.figures["trained_parameters"] > 100_000
+    return root
+
+
+def source(root: Path) -> tuple[str | Path, ...]:
+    return ("--logs", root / "fleet", "--cache", root / "features")
+
+
+def finetune(root: Path, head: Head, out: str, *arguments: str | Path, base: str = "base") -> Done:
+    return run_job(
+        "finetune_head", *source(root), "--base", root / base, "--out", root / out, *QUICK, *arguments, env=head.env
+    )
+
+
+def leave_out(done: Done) -> list[str]:
+    """What the refusal of untaught tags proposes."""
+    assert done.code == 3 and "no_positive" in done.stderr, done.stderr
+    return done.stderr.split("do not train them: ")[1].split()
+
+
+def history(folder: Path) -> list[dict[str, float]]:
+    return json.loads((folder / "history.json").read_text())
+
+
+def weights(folder: Path) -> dict[str, np.ndarray]:
+    return load_file(folder / "model.safetensors")
+
+
+def own_head(root: Path) -> tuple[str | Path, ...]:
+    """A user's own head: a tag of hers, and which logs show it."""
+    (root / "own.toml").write_text('name = "animals"\ntags = ["deer"]\n')
+    rows = [f"drive-{n:02d},deer,{n % 2}" for n in range(12)]
+    (root / "own.csv").write_text("\n".join(["scene_id,tag,value", *rows]) + "\n")
+    return ("--own-head", root / "own.toml", "--own-labels", root / "own.csv")
+
+
+def test_labels_say_which_rule_gave_them_and_what_nobody_knows(house: Path):
+    done = run_job("label_scenes", "--logs", house / "fleet", "--out", house / "labels.parquet")
+    assert done.code == 0, done.stderr
+    assert done.figures["scenes"] == 24 and done.figures["with_risk"] == 24
+
+
+def test_a_killed_base_training_ends_where_the_unbroken_one_does_with_one_and_two_workers(house: Path, head: Head):
+    for workers in ("1", "2"):
+        out = house / f"again-{workers}"
+        arguments = [*source(house), "--out", out, *QUICK, "--workers", workers]
+        command = [sys.executable, str(ROOT / "jobs" / "train_base.py"), *map(str, arguments)]
+        process = subprocess.Popen(
+            command, cwd=ROOT, env=head.env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        deadline_s = time.monotonic() + 120
+        while time.monotonic() < deadline_s and not list(house.glob(f".again-{workers}.training/ray/checkpoint_*")):
+            time.sleep(0.1)
+        process.send_signal(signal.SIGKILL)
+        process.wait(30)
+        assert not out.exists()
+        done = run_job("train_base", *arguments, env=head.env)
+        assert done.code == 0, done.stderr
+        assert not list(house.glob(".again-*"))
+        ours, whole = weights(out), weights(house / "base")
+        if workers == "1":
+            assert all(np.array_equal(ours[name], whole[name]) for name in whole)
+        for row, expected in zip(history(out), history(house / "base"), strict=True):
+            assert row == pytest.approx(expected, rel=WORKERS_TOLERANCE, abs=WORKERS_TOLERANCE)
+
+
+def test_a_chain_of_four_upgrades_is_certified_and_the_first_head_stays_as_it_was(house: Path, head: Head):
+    left_out = leave_out(finetune(house, head, "tags", "--head", "tags"))
+    chain = [
+        ("tags", ("--head", "tags", *left_out)),
+        ("embedding", ("--head", "embedding", *left_out)),
+        ("risk", ("--head", "risk")),
+        ("animals", own_head(house)),
+    ]
+    base = "base"
+    for name, arguments in chain:
+        done = finetune(house, head, name, *arguments, base=base)
+        assert done.code == 0, done.stderr
+        figures = done.figures
+        assert figures["siblings_identical"] is True and figures["head"] == name
+        assert 92_000 <= figures["trained_parameters"] <= 105_000
+        certificate = json.loads(Path(figures["certificate"]).read_text())
+        told = {(s["dtype"], s["batch_size"], s["workers"]) for s in certificate["siblings"]}
+        assert told == {(d, b, w) for d in ("float32", "bfloat16", "float16") for b in (1, 16) for w in (1, 2)}
+        base = name
+    first, last = weights(house / "tags"), weights(house / "animals")
+    assert all(np.array_equal(last[name], first[name]) for name in first if name.startswith(("tags.", "stream.")))
+    done = run_job("verify_certificate", "--model", house / "animals", "--base", house / "risk", env=head.env)
+    assert done.code == 0, done.stderr
+
+    mined = run_job("mine_fleet", "--logs", house / "unseen", "--store", house / "store", env=head.env)
+    assert mined.code == 0, mined.stderr
+    more = run_job(
+        "mine_fleet", "--logs", house / "unseen", "--store", house / "store", "--model", house / "animals", env=head.env
+    )
+    assert more.code == 0, more.stderr
+    rows = StoreLocation.parse(str(house / "store")).dataset(SCENES).to_table().to_pylist()
+    assert len(rows) == 8 and len({row["model_id"] for row in rows}) == 2
+
+    judged = run_job(
+        "evaluate_miner", "--model", house / "animals", "--logs", house / "unseen", "--logs", house / "fleet",
+        "--cache", house / "features", "--rounds", "20", env=head.env,
+    )  # fmt: skip
+    assert judged.code == 0, judged.stderr
+    rows = judged.figures["rows"]
+    assert rows[str(house / "unseen")]["scenes"] == 4
+    assert rows[str(house / "fleet")]["scenes"] < 24  # what it learnt from is left out
+    assert {"tag_map", "tag_map_zero_shot", "tag_map_linear_probe", "ndcg_at_10"} <= judged.figures.keys()
+
+
+def test_a_moved_sibling_or_another_file_is_not_verified(house: Path, head: Head):
+    done = finetune(house, head, "certified", "--head", "risk")
+    assert done.code == 0, done.stderr
+    moved = house / "moved"
+    shutil.copytree(house / "certified", moved)
+    tensors = weights(moved)
+    tensors["forecast.readers.0.out.bias"] = tensors["forecast.readers.0.out.bias"] + np.float32(1e-4)
+    save_file(tensors, moved / "model.safetensors")
+    done = run_job("verify_certificate", "--model", moved, env=head.env)
+    assert done.code == 5 and "not the file that was certified" in done.stderr
+
+
+def test_the_study_shows_that_only_ours_moves_nobody_and_goes_on(house: Path, head: Head):
+    arguments = [*source(house), "--base", house / "base", "--out", house / "study", "--head", "risk", "--epochs", "2"]
+    assert run_job("study_interference", *arguments, "--seeds", "1", "--arms", "ours", env=head.env).code == 0
+    first = (house / "study" / "ours-0.json").stat().st_mtime_ns
+    done = run_job("study_interference", *arguments, "--seeds", "2", env=head.env)
+    assert done.code == 0, done.stderr
+    assert (house / "study" / "ours-0.json").stat().st_mtime_ns == first
+    arms = done.figures["arms"]
+    assert arms["ours"]["max_abs_change"] == 0 and arms["ours"]["sibling_metric_drop"]["mean"] == 0
+    assert all(arms[arm]["max_abs_change"] > 0 for arm in ("adapter_random", "adapter_zero", "unfrozen"))
+    assert all(arm["seeds"] == 2 for arm in arms.values()) and (house / "study" / "study.png").is_file()
+    done = run_job("study_interference", *arguments, "--learning-rate", "0.5", env=head.env)
+    assert done.code == 2 and "holds a study with other settings" in done.stderr
+
+
+def test_what_cannot_be_trained_is_refused_before_it_starts(house: Path, head: Head, monkeypatch: pytest.MonkeyPatch):
+    own = own_head(house)
+    (house / "unknown_tag.csv").write_text("scene_id,tag,value\ndrive-00,elk,1\n")
+    (house / "unknown_id.csv").write_text("scene_id,tag,value\nnobody,deer,1\n")
+    (house / "no_positive.csv").write_text("scene_id,tag,value\ndrive-00,deer,0\ndrive-01,deer,0\n")
+    (house / "taken.toml").write_text('name = "tags"\ntags = ["deer"]\n')
+    (house / "known.toml").write_text('name = "mine"\ntags = ["night"]\n')
+    (house / "other_tags.toml").write_text('[[tags]]\nname = "night"\nprompts = ["at night"]\nopposite = "by day"\n')
+    for folder, damage in {"truncated": lambda b: b[:1000], "pickled": lambda b: b"\x80\x04\x95" + b}.items():
+        shutil.copytree(house / "base", house / folder, dirs_exist_ok=True)
+        file = house / folder / "model.safetensors"
+        file.write_bytes(damage(file.read_bytes()))
+    shutil.copytree(house / "base", house / "elsewhere", dirs_exist_ok=True)
+    described = json.loads((house / "elsewhere" / "config.json").read_text())
+    (house / "elsewhere" / "config.json").write_text(json.dumps(described | {"tower_id": "0" * 16}))
+    cases = [
+        (2, "no head 'tag' in model", ("--head", "tag"), "base"),
+        (2, "needs --own-labels", own[:2], "base"),
+        (2, "taken.toml", ("--own-head", house / "taken.toml", *own[2:]), "base"),
+        (2, "has these tags already: night", ("--own-head", house / "known.toml", *own[2:]), "base"),
+        (3, "elk", (*own[:3], house / "unknown_tag.csv"), "base"),
+        (3, "unknown_id", (*own[:3], house / "unknown_id.csv"), "base"),
+        (3, "shows deer", (*own[:3], house / "no_positive.csv"), "base"),
+        (2, "--taxonomy", ("--head", "tags", "--taxonomy", house / "other_tags.toml"), "base"),
+        (2, "the model has no tags snow", ("--head", "tags", "--leave-out", "snow"), "base"),
+        (5, "truncated", ("--head", "risk"), "truncated"),
+        (5, "pickled", ("--head", "risk"), "pickled"),
+        (5, "elsewhere", ("--head", "risk"), "elsewhere"),
+    ]
+    monkeypatch.setenv("RAY_ADDRESS", head.address)
+    for code, words, arguments, base in cases:
+        given = [*source(house), "--base", house / base, "--out", house / "refused", *arguments]
+        done = CliRunner().invoke(finetune_head.app, [str(argument) for argument in given])
+        assert (done.exit_code, words in done.stderr) == (code, True), (words, done.exit_code, done.stderr)
+        assert not (house / "refused").exists()
