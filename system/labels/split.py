@@ -22,7 +22,7 @@ def split_by_group(
 
     Args:
         shares: part -> share of the scenes; they sum to 1.
-        fixed: group -> part, where an earlier split has decided.
+        fixed: group -> part, where an earlier split has decided. The shares are of the other groups' scenes.
     Returns:
         part -> rising indices of its scenes.
     Raises:
@@ -33,19 +33,15 @@ def split_by_group(
     members: dict[str, list[int]] = {}
     for n, group in enumerate(labels.groups):
         members.setdefault(group, []).append(n)
+    decided = {group: part for group, part in (fixed or {}).items() if group in members}
+    parts: dict[str, list[int]] = {part: [] for part in (*shares, *decided.values())}
+    for group, part in decided.items():
+        parts[part] += members.pop(group)
     # What a group holds: its scenes, and its scenes with each tag.
     held = {group: np.r_[len(rows), (labels.values_NK[rows] == PRESENT).sum(0)] for group, rows in members.items()}
     total = np.maximum(np.sum(list(held.values()), axis=0), 1) if held else np.ones(1)
-    decided = {group: part for group, part in (fixed or {}).items() if group in members}
-    order = sorted(members, key=lambda group: (-float((held[group] / total).max()), _draw(group, seed)))
     got = {part: np.zeros_like(total, dtype=np.float64) for part in shares}
-    parts: dict[str, list[int]] = {part: [] for part in shares}
-    for group, part in decided.items():
-        got[part] += held[group]
-        parts[part] += members[group]
-    for group in order:
-        if group in decided:
-            continue
+    for group in sorted(members, key=lambda group: (-float((held[group] / total).max()), _draw(group, seed))):
         # How empty a part is, relative to what it should hold: so a tag of three groups reaches three parts.
         weight = held[group] / total
         lack = {part: float((weight * (1 - got[part] / (share * total))).sum()) for part, share in shares.items()}

@@ -128,13 +128,7 @@ def split_examples(
     """
     validation = (1 - test_share) * _VALIDATION_SHARE
     shares = {"train": 1 - test_share - validation, "val": validation} | ({"test": test_share} if test_share else {})
-    # What the base has kept for tests stays so, even where this training keeps nothing.
-    kept = np.array([fixed.get(group) == "test" for group in examples.labels.groups], dtype=np.bool_)
-    dealt = np.flatnonzero(~kept) if not test_share else np.arange(len(examples))
-    parts = {
-        part: dealt[rows] for part, rows in split_by_group(examples.labels.rows(dealt), shares, seed, fixed).items()
-    }
-    parts.setdefault("test", np.flatnonzero(kept))
+    parts = {"test": np.zeros(0, np.intp)} | split_by_group(examples.labels, shares, seed, fixed)
     if not len(parts["train"]) or not len(parts["val"]):
         raise DataError(
             "too_few_groups",

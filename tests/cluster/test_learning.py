@@ -181,7 +181,7 @@ def test_what_cannot_be_trained_is_refused_before_it_starts(house: Path, head: H
     (house / "no_positive.csv").write_text("scene_id,tag,value\ndrive-00,deer,0\ndrive-01,deer,0\n")
     (house / "taken.toml").write_text('name = "tags"\ntags = ["deer"]\n')
     (house / "known.toml").write_text('name = "mine"\ntags = ["night"]\n')
-    (house / "other_tags.toml").write_text('[[tags]]\nname = "night"\nprompts = ["at night"]\nopposite = "by day"\n')
+    (house / "other_tags.toml").write_text('[[tags]]\nname = "night"\nprompts = ["at night"]\nopposites = ["by day"]\n')
     for folder, damage in {"truncated": lambda b: b[:1000], "pickled": lambda b: b"\x80\x04\x95" + b}.items():
         shutil.copytree(house / "base", house / folder, dirs_exist_ok=True)
         file = house / folder / "model.safetensors"

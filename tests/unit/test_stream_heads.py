@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from system.miner.bev import NUM_CELLS, BevTokens
 from system.miner.forecast import MODES, ambiguity_m, kinematic_modes
-from system.miner.heads import EmbeddingHead, ForecastHead, Head, OwnTagHead, RiskHead, StreamReader, TagHead
+from system.miner.heads import EmbeddingHead, ForecastHead, Head, OwnTagHead, RiskHead, StreamReader, TagHead, ego_facts
 from system.miner.stream import SceneStream, attend, readable
 
 PATCH_DIM, DIM = 12, 32
@@ -85,10 +85,10 @@ def test_training_and_inference_give_the_same_bits():
     model, base = stream(), tokens()
     head = upgraded(RiskHead(DIM, 1, 4, SIZE))
     torch.nn.init.normal_(head.readers[0].out.weight)
-    is_read = readable(base.is_seen_NK)
+    is_read, ego = readable(base.is_seen_NK), EGO.repeat(len(base.is_seen_NK), 1)
     with torch.inference_mode():
-        inferred = head.eval()(model.eval()(base), is_read).clone()
-    assert torch.equal(head.train()(model.train()(base), is_read), inferred)
+        inferred = head.eval()(model.eval()(base), is_read, ego).clone()
+    assert torch.equal(head.train()(model.train()(base), is_read, ego), inferred)
 
 
 def test_attention_is_that_of_torch():
@@ -112,7 +112,7 @@ def test_heads_start_by_adding_nothing_bit_by_bit(upgrades):
     paths, probability = upgraded(ForecastHead(DIM, 3.0, 6, 4, SIZE), upgrades)(base, is_read, EGO.repeat(3, 1))
     prior_paths, prior_logits = kinematic_modes(EGO.repeat(3, 1), 3.0, 6)
     assert torch.equal(paths, prior_paths) and torch.equal(probability, prior_logits.softmax(-1))
-    assert upgraded(RiskHead(DIM, 1, 4, SIZE), upgrades)(base, is_read).tolist() == [0.5] * 3
+    assert upgraded(RiskHead(DIM, 1, 4, SIZE), upgrades)(base, is_read, EGO.repeat(3, 1)).tolist() == [0.5] * 3
     assert upgraded(OwnTagHead(DIM, 2, 4, SIZE), upgrades)(base, is_read).tolist() == [[0.5, 0.5]] * 3
 
 
@@ -125,7 +125,12 @@ def test_an_upgrade_has_about_102k_parameters_whatever_the_head_answers(outputs)
 def test_risk_stays_under_one_however_sure_the_head_is():
     head = upgraded(RiskHead(DIM, 1, 4, SIZE))
     torch.nn.init.constant_(head.readers[0].out.bias, 1e6)
-    assert (head(stream()(tokens()), readable(tokens().is_seen_NK)) < 1).all()
+    assert (head(stream()(tokens()), readable(tokens().is_seen_NK), EGO.repeat(3, 1)) < 1).all()
+
+
+def test_an_unknown_motion_of_the_ego_is_told_from_standing_still():
+    facts = ego_facts(torch.tensor([[torch.nan, torch.nan, torch.nan], [0.0, 0.0, 0.0], [10.0, 0.3, -2.0]]))
+    assert facts.tolist() == [[0] * 6, [0, 0, 0, 1, 1, 1], pytest.approx([1, 1, -1, 1, 1, 1])]
 
 
 def test_every_parameter_of_stream_and_heads_learns():
@@ -138,7 +143,7 @@ def test_every_parameter_of_stream_and_heads_learns():
     read = model(base)
     paths, probability = forecast(read, is_read, EGO.repeat(4, 1))
     loss = heads[0](read, is_read, torch.randn(4, 16)).sum() + heads[1](read, is_read, torch.randn(4, 20)).sum()
-    (loss + heads[2](read, is_read).sum() + paths.sum() + (probability**2).sum()).backward()
+    (loss + heads[2](read, is_read, EGO.repeat(4, 1)).sum() + paths.sum() + (probability**2).sum()).backward()
     for name, parameter in torch.nn.ModuleList([model, heads, forecast]).named_parameters():
         assert parameter.grad is not None and parameter.grad.any(), name
 
