@@ -13,6 +13,8 @@ ROOT = Path(__file__).parents[2]
 GROUND = {"system.records", "system.config", "system.errors"}
 METHODS = {
     "system.logs",
+    "system.pairs",
+    "system.freqkd",
     "system.labels",
     "system.miner",
     "system.store",
@@ -25,11 +27,13 @@ ALLOWED = {
     "system.config": {"system.errors"},
     "system.errors": set(),
     "system.logs": GROUND,
+    "system.pairs": GROUND,
     "system.backbones": GROUND,
+    "system.freqkd": GROUND | {"system.backbones"},
     "system.miner": GROUND | {"system.backbones"},
     "system.labels": GROUND | {"system.miner"},
     "system.store": GROUND,
-    "system.report": GROUND | {"system.miner"},
+    "system.report": GROUND | {"system.miner", "system.freqkd", "system.pairs"},
     "system.demo": GROUND | {"system.miner"},
     "system.pipelines": GROUND | METHODS,
     "system.training": GROUND | METHODS | {"system.pipelines"},

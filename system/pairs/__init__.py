@@ -1,0 +1,1 @@
+"""Corpora of RGB and infrared pictures of the same instant."""
