@@ -48,7 +48,8 @@ def default_scenes(count: int, seconds: float, seed: int) -> list[SceneConfig]:
         light, weather = CONDITIONS[k % len(CONDITIONS)]
         # Towns of the two splits have other seeds, so that no street is in both.
         town_seed = 1000 * seed + (k // 4) % 3 + (500 if split == "test" else 0)
-        hazard = HAZARDS[(k // 2) % len(HAZARDS)] if k % 2 == 0 else "none"
+        # Shifted every four scenes, so that every second test scene has a hazard too, and not always the same.
+        hazard = HAZARDS[(k + k // 8) % len(HAZARDS)] if (k + k // 4) % 2 == 0 else "none"
         scenes.append(
             SceneConfig(
                 name=f"demo-{seed}-{k:03d}",

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from system.demo.config import default_scenes
+from system.demo.config import HAZARDS, default_scenes
 from system.demo.make import make_demo_logs
 from system.demo.rig import RIG
 from system.errors import ConfigError
@@ -65,6 +65,13 @@ def test_rgb_and_infrared_pictures_are_of_one_place_and_not_of_one_kind(made):
     heat = np.asarray(Image.open(infrared), dtype=float)
     assert grey.shape == heat.shape == (360, 640)
     assert np.corrcoef(grey.ravel(), heat.ravel())[0, 1] < 0.5
+
+
+def test_train_and_test_towns_both_have_hazards_of_every_kind_and_scenes_without():
+    scenes = default_scenes(48, 6.0, 1)
+    for split in ("train", "test"):
+        assert {scene.hazard for scene in scenes if scene.split == split} == {"none", *HAZARDS}
+    assert len({scene.hazard for scene in default_scenes(12, 6.0, 1)}) == 1 + len(HAZARDS)
 
 
 def test_a_folder_with_something_in_it_is_left_alone(made):
