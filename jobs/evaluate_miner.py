@@ -39,12 +39,13 @@ def main(
     """Judge tags, retrieval, risk, forecast and hardness; every --frames and --logs is a row of its own.
 
     Scenes of a town, sequence or log that the model was trained or chosen on are left out (training.json beside it
-    names them). Linear probes are trained on the model's own training scenes. Intervals come from drawing scenes;
-    pictures of one drive are alike, so that true ones are wider.
+    names them). Linear probes are trained on the model's own training scenes. Intervals come from drawing whole towns,
+    sequences or logs, or single scenes where there are fewer than ten of those (`intervals_over` says which).
 
     The last line of stdout is one JSON object: the figures of the first row, and rows {source: figures}. A figure is
     {value, low, high}: tag_map, tag_micro_f1 (and ..._zero_shot, ..._linear_probe), tag_map_over_zero_shot,
-    tag_map_over_linear_probe, ndcg_at_10, recall_at_10, risk_spearman, risk_top_decile, ade_ratio, min_ade_ratio,
+    tag_map_over_linear_probe, ndcg_at_10, recall_at_10 (of tag prompts; descriptions_... of the makers' words),
+    risk_spearman, risk_top_decile, ade_ratio, min_ade_ratio,
     hardness_critical_auc.
 
     Exit codes: 0 done; 2 a wrong option; 3 unreadable input or no scene left; 5 the model.

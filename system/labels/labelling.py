@@ -31,6 +31,7 @@ class SceneLabels:
         votes: in the order of precedence; the first of a tag is its label, a tag without a vote is unknown.
         risk: in [0, 1), from the physics of tracks; None where there are no tracks of others.
         has_pictures: whether a model can see anything of it.
+        description: the makers' words, or "".
         future: the ego's path after the scene, x and y of each step in turn (m); None where unknown.
     """
 
@@ -42,6 +43,7 @@ class SceneLabels:
     votes: tuple[Vote, ...]
     risk: float | None
     future: tuple[float, ...] | None
+    description: str = ""
 
     def values(self) -> dict[str, bool]:
         """The label of every tag that is known."""
@@ -83,4 +85,5 @@ def label_scene(
         votes=tuple(votes),
         risk=risk.risk if risk.source == "tracks" else None,
         future=None if future is None else tuple(future.ravel().tolist()),
+        description=window.description,
     )

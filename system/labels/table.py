@@ -36,6 +36,7 @@ SCHEMA = pa.schema(
         pa.field("votes", pa.list_(_VOTE)),
         pa.field("risk", pa.float32()),
         pa.field("future", pa.list_(pa.float32())),
+        pa.field("description", pa.string()),
     ]
 )
 MAX_CSV_BYTES = 256 << 20
@@ -50,6 +51,7 @@ class Labels:
         values_NK: int8, PRESENT, ABSENT or UNKNOWN.
         risk_N: float32, NaN where unknown.
         groups: what a split may not part.
+        descriptions: the makers' words, or "".
         has_pictures_N: whether a model can see anything of a scene.
         future_NT2: float32, the ego's path after the scene in its own frame (m), NaN where unknown.
     """
@@ -58,6 +60,7 @@ class Labels:
     log_ids: tuple[str, ...]
     sources: tuple[str, ...]
     groups: tuple[str, ...]
+    descriptions: tuple[str, ...]
     values_NK: NDArray[np.int8]
     risk_N: NDArray[np.float32]
     has_pictures_N: NDArray[np.bool_]
@@ -73,6 +76,7 @@ class Labels:
             log_ids=tuple(self.log_ids[k] for k in keep),
             sources=tuple(self.sources[k] for k in keep),
             groups=tuple(self.groups[k] for k in keep),
+            descriptions=tuple(self.descriptions[k] for k in keep),
             values_NK=self.values_NK[keep],
             risk_N=self.risk_N[keep],
             has_pictures_N=self.has_pictures_N[keep],
@@ -141,12 +145,13 @@ def _arrays(table: pa.Table, taxonomy: Taxonomy) -> Labels:
     steps = SceneMinerConfig().forecast_steps
     unknown = [float("nan")] * 2 * steps
     future = np.array([path or unknown for path in table["future"].to_pylist()], np.float32)
-    words = {name: tuple(table[name].to_pylist()) for name in ("scene_id", "log_id", "source", "group")}
+    words = {name: tuple(table[name].to_pylist()) for name in ("scene_id", "log_id", "source", "group", "description")}
     return Labels(
         scene_ids=words["scene_id"],
         log_ids=words["log_id"],
         sources=words["source"],
         groups=words["group"],
+        descriptions=words["description"],
         values_NK=values,
         risk_N=table["risk"].to_numpy(zero_copy_only=False).astype(np.float32),
         has_pictures_N=table["has_pictures"].to_numpy(zero_copy_only=False).astype(np.bool_),

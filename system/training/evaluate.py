@@ -50,22 +50,44 @@ from system.training.metrics import (
 from system.training.records import read_training
 
 _STRENGTHS = (1e-4, 1e-3, 1e-2, 0.1, 1.0)
+# Intervals come from drawing whole groups where there are so many; fewer say too little, and scenes are drawn.
+_FEWEST_GROUPS = 10
 _BATCH = 256
 
 
 @dataclass
 class Evaluation:
-    """Figures of one set of scenes. tags: per tag counts and AP of every method. notes: what could not be judged."""
+    """Figures of one set of scenes.
 
-    scenes: int
-    groups: int
-    figures: dict[str, Interval]
+    draw_groups: whether the intervals come from drawing whole groups, or single scenes. tags: per tag counts and AP of
+    every method. notes: what could not be judged.
+    """
+
+    group_N: tuple[str, ...]
+    draw_groups: bool
+    rounds: int
+    figures: dict[str, Interval] = field(default_factory=dict)
     tags: dict[str, dict[str, Any]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
+    @property
+    def scenes(self) -> int:
+        return len(self.group_N)
+
+    @property
+    def groups(self) -> int:
+        return len(set(self.group_N))
+
+    def figure(self, of: Callable[..., float], rows: NDArray[np.intp], *arrays: NDArray[Any]) -> Interval:
+        """A figure of arrays that hold these rows of the scenes, with its interval."""
+        groups = [self.group_N[n] for n in rows] if self.draw_groups else None
+        return bootstrap(lambda draw: of(*(array[draw] for array in arrays)), len(rows), self.rounds, groups=groups)
+
     def as_json(self) -> dict[str, Any]:
         figures = {name: interval.as_json() for name, interval in self.figures.items()}
-        return {"scenes": self.scenes, "groups": self.groups, **figures, "tags": self.tags, "notes": self.notes}
+        drawn = "groups" if self.draw_groups else "scenes"
+        head = {"scenes": self.scenes, "groups": self.groups, "intervals_over": drawn}
+        return {**head, **figures, "tags": self.tags, "notes": self.notes}
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,7 +137,10 @@ class Evaluator:
         lifted = examples.lifted()
         answers = self._answers(lifted)
         labels = examples.labels
-        result = Evaluation(len(examples), len(set(labels.groups)), {}, notes=list(self._notes))
+        groups = len(set(labels.groups))
+        result = Evaluation(labels.groups, groups >= _FEWEST_GROUPS, self._rounds, notes=list(self._notes))
+        if not result.draw_groups:
+            result.notes.append(f"{groups} groups are too few to draw: intervals are over scenes, and too narrow")
         self._judge_tags(examples, answers, result)
         self._judge_retrieval(examples, answers, result)
         self._judge_risk(examples, answers, result)
@@ -198,7 +223,7 @@ class Evaluator:
                 "taught": k in self._taught,
                 "judged": k in judged,
             } | {
-                f"ap_{name or 'model'}": self._figure(average_precision, array[:, k], column).as_json()
+                f"ap_{name or 'model'}": result.figure(average_precision, rows, array[:, k], column).as_json()
                 for name, array in scores.items()
             }
         if not judged:
@@ -215,29 +240,36 @@ class Evaluator:
             suffix = {"": "", "zero_shot": "_zero_shot"}.get(name, f"_linear_probe_{name}")
             limits = self._thresholds.get(name, np.full(len(names), 0.5))
             f1 = partial(micro_f1, thresholds_K=limits, tags=judged)
-            result.figures[f"tag_map{suffix}"] = self._figure(mean_ap, array, known)
-            result.figures[f"tag_micro_f1{suffix}"] = self._figure(f1, array, known)
+            result.figures[f"tag_map{suffix}"] = result.figure(mean_ap, rows, array, known)
+            result.figures[f"tag_micro_f1{suffix}"] = result.figure(f1, rows, array, known)
         others = {"zero_shot": "zero_shot"}
         if self._probes:
             best = max(self._probes, key=lambda name: result.figures[f"tag_map_linear_probe_{name}"].value)
             result.figures["tag_map_linear_probe"] = result.figures[f"tag_map_linear_probe_{best}"]
             others["linear_probe"] = best
         for told, name in others.items():
-            result.figures[f"tag_map_over_{told}"] = self._figure(gain, scores[""], scores[name], known)
+            result.figures[f"tag_map_over_{told}"] = result.figure(gain, rows, scores[""], scores[name], known)
 
     def _judge_retrieval(self, examples: Examples, answers: Answers, result: Evaluation) -> None:
-        """Queries: a prompt of each tag. Relevant: the scenes that have it."""
+        """Queries: a prompt of each tag, and every description. Relevant: the scenes that have it."""
         rows = np.flatnonzero(examples.labels.has_pictures_N)
         if not len(rows):
             return
-        relevant_NK = examples.labels.values_NK[rows]
-        texts = [self._tower.text_prompt(tag.prompts[0]) for tag in self._miner.taxonomy.tags]
-        queries = torch.nn.functional.normalize(self._tower.encode_texts(texts).float(), dim=-1).cpu().numpy()
-        for name, embeddings in answers.embeddings.items():
-            scores_NK = embeddings[rows] @ queries.T
-            suffix = f"_{name}" if name else ""
-            result.figures[f"ndcg_at_10{suffix}"] = self._figure(_ndcg, scores_NK, relevant_NK)
-            result.figures[f"recall_at_10{suffix}"] = self._figure(_recall, scores_NK, relevant_NK)
+        prompts = [self._tower.text_prompt(tag.prompts[0]) for tag in self._miner.taxonomy.tags]
+        asked = {"": (prompts, rows, examples.labels.values_NK[rows])}
+        told = np.array(examples.labels.descriptions)
+        described = rows[told[rows] != ""]
+        texts = sorted(set(told[described].tolist()))
+        if len(texts) > 1:
+            same = (told[described][:, None] == np.array(texts)).astype(np.int8)
+            asked["descriptions_"] = (texts, described, same)
+        for kind, (queries, among, relevant_NQ) in asked.items():
+            wanted_QE = torch.nn.functional.normalize(self._tower.encode_texts(queries).float(), dim=-1).cpu().numpy()
+            for name, embeddings in answers.embeddings.items():
+                scores_NQ = embeddings[among] @ wanted_QE.T
+                suffix = f"_{name}" if name else ""
+                result.figures[f"{kind}ndcg_at_10{suffix}"] = result.figure(_ndcg, among, scores_NQ, relevant_NQ)
+                result.figures[f"{kind}recall_at_10{suffix}"] = result.figure(_recall, among, scores_NQ, relevant_NQ)
 
     def _judge_risk(self, examples: Examples, answers: Answers, result: Evaluation) -> None:
         truth, predicted = examples.labels.risk_N, answers.risk_N
@@ -245,8 +277,8 @@ class Evaluator:
         if len(rows) < 3:
             result.notes.append(f"{len(rows)} scenes with pictures, physics risk and a risk head: no risk figures")
             return
-        result.figures["risk_spearman"] = self._figure(spearman, predicted[rows], truth[rows])
-        result.figures["risk_top_decile"] = self._figure(top_decile_share, predicted[rows], truth[rows])
+        result.figures["risk_spearman"] = result.figure(spearman, rows, predicted[rows], truth[rows])
+        result.figures["risk_top_decile"] = result.figure(top_decile_share, rows, predicted[rows], truth[rows])
 
     def _judge_forecast(self, examples: Examples, answers: Answers, result: Evaluation) -> None:
         future = examples.labels.future_NT2
@@ -259,9 +291,9 @@ class Evaluator:
         one = np.ones((len(rows), 1))
         theirs = forecast_errors(answers.constant_velocity_NT2[rows][:, None], one, future[rows])
         for key in ("ade", "fde", "min_ade", "min_fde", "miss"):
-            result.figures[key] = self._figure(_mean, ours[key])
+            result.figures[key] = result.figure(_mean, rows, ours[key])
         for key, other in (("ade", "ade"), ("fde", "fde"), ("min_ade", "ade")):
-            result.figures[f"{key}_ratio"] = self._figure(_ratio, ours[key], theirs[other])
+            result.figures[f"{key}_ratio"] = result.figure(_ratio, rows, ours[key], theirs[other])
 
     def _judge_hardness(
         self, examples: Examples, answers: Answers, critical: dict[str, bool], result: Evaluation
@@ -279,11 +311,13 @@ class Evaluator:
         wanted = np.array([critical[log] for log in logs])
         for name, scores in (("hardness", hardness), ("risk", labels.risk_N)):
             per_log = np.array([np.nanmax(np.r_[scores[rows[log]], -1.0]) for log in logs])
-            result.figures[f"{name}_critical_auc"] = self._figure(roc_area, per_log, wanted)
+            result.figures[f"{name}_critical_auc"] = bootstrap(
+                partial(_roc_area_of, per_log, wanted), len(logs), self._rounds
+            )
 
-    def _figure(self, of: Callable[..., float], *arrays: NDArray[Any]) -> Interval:
-        """A figure of arrays with N rows each, with its interval."""
-        return bootstrap(lambda draw: of(*(array[draw] for array in arrays)), len(arrays[0]), self._rounds)
+
+def _roc_area_of(scores: Floats, wanted: NDArray[np.bool_], draw: NDArray[np.intp]) -> float:
+    return roc_area(scores[draw], wanted[draw])
 
 
 def _ndcg(scores_NK: Floats, relevant_NK: NDArray[np.int8]) -> float:

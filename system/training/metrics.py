@@ -31,17 +31,30 @@ class Interval:
         return {name: None if np.isnan(value) else round(value, 4) for name, value in vars(self).items()}
 
 
-def bootstrap(figure: Callable[[NDArray[np.intp]], float], count: int, rounds: int = 1000, seed: int = 0) -> Interval:
+def bootstrap(
+    figure: Callable[[NDArray[np.intp]], float],
+    count: int,
+    rounds: int = 1000,
+    seed: int = 0,
+    groups: Sequence[str] | None = None,
+) -> Interval:
     """A figure of N rows, and what it would be for other draws of as many rows.
 
     Args:
         figure: from row numbers, repeated ones among them, to the figure; NaN where it is not defined.
+        groups: of each row. Whole groups are drawn where they are given: rows of one drive are alike, and drawing them
+            singly would make the interval too narrow.
     """
     rng = np.random.default_rng(seed)
     value = figure(np.arange(count)) if count else np.nan
     if np.isnan(value):
         return Interval(np.nan, np.nan, np.nan)
-    draws = np.array([figure(rng.integers(0, count, count)) for _ in range(rounds)])
+    units = [np.array([n]) for n in range(count)]
+    if groups is not None:
+        names = np.array(groups)
+        units = [np.flatnonzero(names == name) for name in dict.fromkeys(groups)]
+    whole = len(units)
+    draws = np.array([figure(np.concatenate([units[k] for k in rng.integers(0, whole, whole)])) for _ in range(rounds)])
     low, high = np.nanpercentile(draws, [2.5, 97.5]) if np.isfinite(draws).any() else (np.nan, np.nan)
     return Interval(float(value), float(low), float(high))
 

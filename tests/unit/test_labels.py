@@ -173,7 +173,7 @@ def _labels(groups: list[str], tags: dict[str, list[int]]) -> Labels:
     count = len(groups)
     unknown = np.full((count, 6, 2), np.nan, np.float32)
     risk, pictures = np.zeros(count, np.float32), np.ones(count, np.bool_)
-    return Labels(ids, ids, ("s",) * count, tuple(groups), values, risk, pictures, unknown)
+    return Labels(ids, ids, ("s",) * count, tuple(groups), ("",) * count, values, risk, pictures, unknown)
 
 
 def test_a_split_parts_no_group_loses_none_and_is_the_same_every_time():

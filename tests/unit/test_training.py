@@ -238,6 +238,17 @@ def test_an_interval_holds_its_figure_and_narrows_with_more_rows():
     assert intervals[1].high - intervals[1].low < 0.3 * (intervals[0].high - intervals[0].low)
 
 
+def test_rows_that_are_alike_do_not_narrow_an_interval_when_groups_are_drawn():
+    drives = np.random.default_rng(0).normal(size=20)
+    frames, groups = np.repeat(drives, 50), np.repeat(np.arange(20).astype(str), 50).tolist()
+    singly, whole, once = (
+        bootstrap(lambda draw, of=of: float(of[draw].mean()), len(of), groups=by)
+        for of, by in ((frames, None), (frames, groups), (drives, None))
+    )
+    assert whole.value == singly.value and whole.high - whole.low == pytest.approx(once.high - once.low, rel=0.01)
+    assert singly.high - singly.low < 0.3 * (whole.high - whole.low)
+
+
 def test_an_adapter_of_zero_leaves_the_stream_and_one_of_random_numbers_does_not():
     model = untrained()
     tokens = model.encode(fake_batch([2])).tokens
