@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -22,7 +21,7 @@ app = typer.Typer(add_completion=False, rich_markup_mode="markdown", pretty_exce
 def main(
     model: Annotated[str, typer.Option(help="Folder of a trained SceneMiner.")],
     frames: Annotated[
-        list[Path] | None, typer.Option(help="Table frames.csv of tagged pictures. May be repeated.")
+        list[str] | None, typer.Option(help="CSV table of tagged pictures: path, dataset, sequence, tags.")
     ] = None,
     logs: Annotated[list[str] | None, typer.Option(help="Folder, file or URI with logs. May be repeated.")] = None,
     critical: Annotated[
@@ -56,10 +55,7 @@ def main(
         from system.training.evaluate import Evaluator
         from system.training.examples import SourceConfig
 
-        for file in frames or ():
-            if file.name != "frames.csv":
-                raise ConfigError(f"--frames {file}: expected a table called frames.csv")
-        sources = [str(file.parent) for file in frames or ()] + list(logs or ())
+        sources = [*(frames or ()), *(logs or ())]
         if not sources:
             raise ConfigError("--frames or --logs is missing: what is the model to be judged on?")
         source = SourceConfig(

@@ -1,4 +1,4 @@
-"""A folder of pictures with a table frames.csv that says what each one shows.
+"""Pictures with a table that says what each one shows: a folder with a frames.csv, or a CSV file of any name.
 
     path (from the table's folder, or from its parent where it starts with the folder's name), dataset, sequence,
     width, height, tags (separated by ";"), camera: all but the path may be missing
@@ -24,22 +24,25 @@ MAX_TABLE_BYTES = 256 * 1024**2
 
 
 class PictureListReader:
-    """Reads the pictures that a frames.csv lists. A log's uri is the table, its id the path of its picture and
+    """Reads the pictures that a table lists. A log's uri is the table, its id the path of its picture and
     a digest of where the table lies, because names like 0001.jpg repeat from table to table."""
 
     name = "picture_list"
-    looks_for = f"{TABLE} in the folder"
+    looks_for = f"{TABLE} in the folder, or a CSV file with a column 'path'"
 
     def recognise(self, uri: str) -> str | None:
+        if uri.lower().endswith(".csv") and files.is_file(uri):
+            return "it is a table of pictures" if "path" in _first_line(uri) else None
         return f"{TABLE} is there" if files.is_file(files.join(uri, TABLE)) else None
 
     def list_logs(self, uri: str) -> Iterator[LogRef | BadLog]:
-        table = files.join(uri, TABLE)
+        table = uri if uri.lower().endswith(".csv") else files.join(uri, TABLE)
+        folder = files.parent(table)
         for path, row in _rows(table).items():
             try:
                 _picture_uri(table, path)
-                source = row.get("dataset") or files.name(uri)
-                yield LogRef(self.name, table, f"{path}@{place_digest(uri)}", source, 0, 0)
+                source = row.get("dataset") or files.name(folder)
+                yield LogRef(self.name, table, f"{path}@{place_digest(folder)}", source, 0, 0)
             except DataError as error:
                 yield BadLog(f"{table} {path}", self.name, error.code, error.message)
 
@@ -67,6 +70,12 @@ class PictureListReader:
             truth_tags=tags,
             group=row.get("sequence") or "",
         )
+
+
+def _first_line(table: str) -> list[str]:
+    """The names of the columns."""
+    head = files.read_bytes(table, 0, 4096).decode("utf-8-sig", "replace").splitlines()
+    return next(csv.reader(head[:1]), [])
 
 
 @lru_cache(maxsize=2)

@@ -179,6 +179,19 @@ def test_listed_pictures_carry_their_tags_and_sizes(tmp_path):
     assert (second.truth_tags, second.ref.source, shades(second)) == ((), "frames", [1])
 
 
+def test_a_table_of_any_name_lists_the_same_pictures_as_its_folder(tmp_path):
+    root = write(tmp_path / "frames", "a.png")
+    for name in ("frames.csv", "held_out.csv"):
+        (root / name).write_text("path,dataset,tags\na.png,dawn,fog\n")
+    (root / "poses.csv").write_text("t,x,y\n0,1,2\n")
+    reader = PictureListReader()
+    assert reader.recognise(str(root / "poses.csv")) is None
+    (by_folder,) = reader.list_logs(str(root))
+    for name in ("frames.csv", "held_out.csv"):
+        (ref,) = reader.list_logs(str(root / name))
+        assert reader.recognise(ref.uri) and (ref.log_id, ref.source) == (by_folder.log_id, by_folder.source)
+
+
 @pytest.mark.parametrize(
     ("text", "code"),
     [(b"name\na.png\n", "missing_column"), (b"", "missing_column"), (b"path\n\xff\xfe\n", "damaged_table")],
