@@ -99,7 +99,7 @@ def vit_facts(model: VisionTransformer) -> VitFacts:
     """What a caller has to know of a model."""
     config: dict[str, Any] = timm.data.resolve_model_data_config(model)
     return VitFacts(
-        architecture=str(model.pretrained_cfg.get("architecture") or ""),
+        architecture=_architecture(model),
         patch=int(model.patch_embed.patch_size[0]),
         width=int(model.embed_dim),
         num_blocks=len(model.blocks),
@@ -169,6 +169,12 @@ def vit_hash(model: VisionTransformer) -> str:
     return digest.hexdigest()[:16]
 
 
+def _architecture(model: VisionTransformer) -> str:
+    # Typed by timm as a module.
+    config: Any = model.pretrained_cfg
+    return str(config.get("architecture") or "")
+
+
 def _embed(model: VisionTransformer, images_NCHW: Tensor, grid: tuple[int, int]) -> Tensor:
     """Patches with prefix tokens and positions, [N, P, C].
 
@@ -181,7 +187,7 @@ def _embed(model: VisionTransformer, images_NCHW: Tensor, grid: tuple[int, int])
     ]
     if model.pos_embed is None:
         return torch.cat([*prefix, patches_NPC], dim=1)
-    bare = "dinov2" in str(model.pretrained_cfg.get("architecture")) and model.reg_token is None
+    bare = "dinov2" in _architecture(model) and model.reg_token is None
     positions = resample_abs_pos_embed(
         model.pos_embed,
         new_size=list(grid),

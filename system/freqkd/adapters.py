@@ -85,7 +85,8 @@ def add_adapters(
         rank: 0 for full matrices.
         last_block: blocks beyond it are left alone.
     Raises:
-        ConfigError: a rank below 0 or beyond the layers' width. ModelError: it has adapters already, or a layer is missing.
+        ConfigError: a rank below 0 or beyond the layers' width.
+        ModelError: it has adapters already, or a layer is missing.
     """
     if not 0 <= rank <= model.embed_dim:
         raise ConfigError(f"rank {rank}: expected 1..{model.embed_dim}, or 0 for full matrices")

@@ -1,7 +1,7 @@
 """One step of distillation: infrared features of a student towards RGB features of a frozen teacher. Pure torch.
 
-Nothing here depends on how a batch is divided among workers or pieces: losses are means over pictures, and dropout masks
-are drawn for each picture from (seed, step, place in the batch).
+Nothing here depends on how a batch is divided among workers or pieces: losses are means over pictures, and dropout
+masks are drawn for each picture from (seed, step, place in the batch).
 Legend: N pictures, C channels, H x W pixels, h x w patches.
 """
 
@@ -43,8 +43,8 @@ class DistillConfig(FrozenConfig):
     height, width: pictures are resized to it, then padded at the right and below to whole patches.
     blocks: matched, counted from 0. block_weights: of the loss, one for each block; None for 1 each.
     rank: of the adapters, 0 for full matrices. merge_factor: of what is exported.
-    warmup_steps: linear from `warmup_start` times the learning rate; a tenth of all steps at most. Then a cosine down to
-    `final_learning_rate`. batch_size: pairs of one step, over all workers together. accumulate: pieces that a worker
+    warmup_steps: linear from `warmup_start` times the learning rate; a tenth of all steps at most. Then a cosine down
+    to `final_learning_rate`. batch_size: pairs of one step, over all workers together. accumulate: pieces that a worker
     computes its share in. flip: half of the pairs are mirrored, both pictures of a pair together.
     """
 
