@@ -17,8 +17,9 @@ def split_by_group(
 ) -> dict[str, NDArray[np.intp]]:
     """Divide scenes into parts.
 
-    Groups are dealt out one by one, those with the rarest tags first, each to the part that lacks most of what the
-    group holds, so that rare tags reach every part where there are enough groups. Deterministic.
+    Groups are dealt out one by one, those with the rarest things to learn from first, each to the part that lacks most
+    of what the group holds, so that rare tags, risk and paths reach every part where there are enough groups.
+    Deterministic.
 
     Args:
         shares: part -> share of the scenes; they sum to 1.
@@ -37,8 +38,8 @@ def split_by_group(
     parts: dict[str, list[int]] = {part: [] for part in (*shares, *decided.values())}
     for group, part in decided.items():
         parts[part] += members.pop(group)
-    # What a group holds: its scenes, and its scenes with each tag.
-    held = {group: np.r_[len(rows), (labels.values_NK[rows] == PRESENT).sum(0)] for group, rows in members.items()}
+    kinds_NF = _kinds(labels)
+    held = {group: kinds_NF[rows].sum(0) for group, rows in members.items()}
     total = np.maximum(np.sum(list(held.values()), axis=0), 1) if held else np.ones(1)
     got = {part: np.zeros_like(total, dtype=np.float64) for part in shares}
     for group in sorted(members, key=lambda group: (-float((held[group] / total).max()), _draw(group, seed))):
@@ -49,6 +50,15 @@ def split_by_group(
         got[chosen] += held[group]
         parts[chosen] += members[group]
     return {part: np.array(sorted(rows), dtype=np.intp) for part, rows in parts.items()}
+
+
+def _kinds(labels: Labels) -> NDArray[np.bool_]:
+    """What can be learnt from each scene, [N, F]; what no picture shows teaches neither tags nor risk."""
+    seen = labels.has_pictures_N[:, None]
+    risk = np.isfinite(labels.risk_N).reshape(-1, 1)
+    path = np.isfinite(labels.future_NT2).all((1, 2)).reshape(-1, 1)
+    present = labels.values_NK == PRESENT
+    return np.concatenate([np.ones_like(seen), seen, seen & risk, path, seen & present], axis=1)
 
 
 def _draw(group: str, seed: int) -> str:

@@ -122,7 +122,7 @@ class Trainer:
             losses = self._step(self._train.rows(batch[self._rank :: self._world]), f"epoch {epoch}, step {step + 1}")
             for name, pair in losses.items():
                 sums[name] = sums.get(name, torch.zeros(2)) + pair.cpu()
-        return {"epoch": float(epoch), "lr": rate} | {f"train/{name}": _mean(pair) for name, pair in sums.items()}
+        return {"epoch": float(epoch), "lr": rate} | _means("train", sums)
 
     def _step(self, data: TrainingSet, where: str) -> dict[str, Tensor]:
         """One step; returns {loss: (sum, count) over all workers}."""
@@ -160,7 +160,7 @@ class Trainer:
                 part = self._val.rows(torch.arange(start, min(start + _VALIDATION_BATCH, len(self._val))))
                 for name, pair in self._task.losses(part).items():
                     sums[name] = sums.get(name, torch.zeros(2)) + torch.stack([x.double().cpu() for x in pair])
-        row |= {f"val/{name}": _mean(pair) for name, pair in sums.items()}
+        row |= _means("val", sums)
         loss = sum(self._task.weights[name] * _mean(pair) for name, pair in sums.items() if pair[1] > 0)
         row["val/total"] = loss
         self.progress.history.append(row)
@@ -177,6 +177,11 @@ class Trainer:
     def _sum_over_workers(self, tensor: Tensor) -> None:
         if self._world > 1:
             torch.distributed.all_reduce(tensor)
+
+
+def _means(part: str, sums: dict[str, Tensor]) -> dict[str, float]:
+    """Losses by name; one of which no scene of the part knows anything is left out."""
+    return {f"{part}/{name}": _mean(pair) for name, pair in sums.items() if pair[1] > 0}
 
 
 def _mean(pair: Tensor) -> float:

@@ -176,6 +176,16 @@ def _labels(groups: list[str], tags: dict[str, list[int]]) -> Labels:
     return Labels(ids, ids, ("s",) * count, tuple(groups), ("",) * count, values, risk, pictures, unknown)
 
 
+def test_every_part_of_a_split_can_learn_and_be_judged_by_risk():
+    """Validation once got no scene with risk, and the epoch was chosen without it."""
+    groups = [f"street-{n}" for n in range(40)] + [f"town-{n}" for n in range(6)]
+    labels = _labels(groups, {})
+    labels.risk_N[:40] = np.nan
+    labels.has_pictures_N[:20] = False
+    parts = split_by_group(labels, {"train": 0.7, "val": 0.15, "test": 0.15})
+    assert all(np.isfinite(labels.risk_N[rows]).any() for rows in parts.values())
+
+
 def test_a_split_parts_no_group_loses_none_and_is_the_same_every_time():
     rng = np.random.default_rng(0)
     groups = [f"g{k}" for k in rng.integers(0, 40, 500)]
