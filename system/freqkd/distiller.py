@@ -34,6 +34,8 @@ Precision = Literal["fp32", "bf16", "fp16"]
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 # Of all steps, at most: 500 would be the whole training of a small corpus.
 _MAX_WARMUP_SHARE = 0.1
+# Patches of one pass on a CPU: 16 pictures of 238x322 at once take a third longer each than 4 do (measured).
+_CACHED_PATCHES = 1700
 
 
 class DistillConfig(FrozenConfig):
@@ -121,7 +123,6 @@ class Distiller:
         Raises:
             ModelError: the loss is no number, or teacher and student do not fit.
         """
-        config = self.config
         count = len(infrared_NHWC)
         places = range(count) if places is None else places
         whole = batch_size or count
@@ -130,7 +131,7 @@ class Distiller:
             group["lr"] = rate
         self._optimizer.zero_grad(set_to_none=True)
         sums: dict[str, Tensor] = {}
-        piece = max(1, -(-count // config.accumulate))
+        piece = self._piece(count)
         for start in range(0, count, piece):
             rows = slice(start, min(start + piece, count))
             terms = self._losses(
@@ -221,6 +222,14 @@ class Distiller:
             self.config.block_weights,
         )
         return {"total": terms.total} | {self._name(part): value for part, value in terms.parts.items()}
+
+    def _piece(self, count: int) -> int:
+        """Pictures computed at a time; on a CPU no more than stay in its cache."""
+        piece = max(1, -(-count // self.config.accumulate))
+        if self._device.type == "cpu":
+            height, width = self.facts.padded(self.config.height, self.config.width)
+            piece = min(piece, max(1, _CACHED_PATCHES * self.facts.patch**2 // (height * width)))
+        return piece
 
     def _name(self, part: str) -> str:
         """`low/0` of the first block asked becomes `low/3`, its number in the network."""
