@@ -1,0 +1,204 @@
+"""What the student pays for differing from the teacher: FreqKD's losses and their rivals. Pure torch.
+
+    mse        full-band mean squared error of standardised features
+    cosine     1 - cosine over channels of raw features, mean over places (standardised, it would be `mse` times C/2)
+    response   KL(teacher || student) of softmax over channels at every place of the last matched block: a backbone has
+               no classes, so the channels of its output, normalised over channels, stand for logits
+    low, high  one band alone
+    freqkd     low_weight * MSE of the low bands + high_weight * MSE of log1p|.| of the high bands
+
+Standardised: the mean over places is subtracted from each channel, then each place is divided by its norm over channels.
+Blocks are summed with their weights. All is computed in float32 at least, whatever the features are.
+Legend: B pictures, C channels, H x W tokens.
+Source: FreqKD, arXiv 2606.11572.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from system.config import FrozenConfig
+from system.errors import ConfigError, ModelError
+from system.freqkd.bands import BandShape, split_bands
+
+# Of a place's norm: where there is nothing (a constant map), nothing is blown up.
+_MIN_NORM = 1e-6
+_RESPONSE_TEMPERATURE = 1.0
+
+
+class LossConfig(FrozenConfig):
+    """Which loss, and its values.
+
+    bands: as `system.freqkd.bands`. high: how high bands are matched, by logarithm of magnitudes or as they are.
+    signed_log: sign(x) log1p|x| instead of log1p|x|, which forgets the sign. cutoff: share of each frequency axis called low.
+    register_pairs: each pair is registered before it is matched, see `system.freqkd.registration`.
+    """
+
+    kind: Literal["mse", "cosine", "response", "low", "high", "freqkd"] = "freqkd"
+    bands: BandShape = "symmetric"
+    signed_log: bool = False
+    high: Literal["log", "mse"] = "log"
+    cutoff: float = Field(default=0.5, gt=0, le=1)
+    low_weight: float = Field(default=1.0, ge=0)
+    high_weight: float = Field(default=0.1, ge=0)
+    register_pairs: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class LossTerms:
+    """total: differentiable. parts: detached, e.g. `low/0` and `high/0` of the first block, unweighted."""
+
+    total: Tensor
+    parts: dict[str, Tensor]
+
+
+def _banded(bands: BandShape, signed_log: bool = False) -> LossConfig:
+    return LossConfig(kind="freqkd", bands=bands, signed_log=signed_log)
+
+
+RECIPES: dict[str, LossConfig | None] = {
+    "none": None,
+    "mse": LossConfig(kind="mse"),
+    "cosine": LossConfig(kind="cosine"),
+    "response": LossConfig(kind="response"),
+    "low_only": LossConfig(kind="low", bands="reference"),
+    "high_only": LossConfig(kind="high", bands="reference", high_weight=1.0),
+    "reference": _banded("reference"),
+    "symmetric": _banded("symmetric"),
+    "radial": _banded("radial"),
+    "reference_signed": _banded("reference", signed_log=True),
+    "symmetric_signed": _banded("symmetric", signed_log=True),
+    "radial_signed": _banded("radial", signed_log=True),
+    "registered": LossConfig(kind="mse", register_pairs=True),
+}
+
+
+def distillation_loss(
+    student: Sequence[Tensor],
+    teacher: Sequence[Tensor],
+    config: LossConfig,
+    valid_BHW: Tensor | None = None,
+    block_weights: Sequence[float] | None = None,
+) -> LossTerms:
+    """The loss of matched blocks; a mean over pictures of means over each picture's valid places.
+
+    Args:
+        student, teacher: [B, C, H, W] for each block.
+        valid_BHW: bool, places that count; all, if None. Others are left out of means and are zero when bands are split.
+        block_weights: one for each block; 1 each, if None.
+    Raises:
+        ConfigError: another number of weights than of blocks. ModelError: shapes differ, or a feature is no number.
+    """
+    weights = _weights(student, teacher, valid_BHW, block_weights)
+    parts: dict[str, Tensor] = {}
+    total = torch.zeros((), device=student[0].device)
+    with torch.autocast(student[0].device.type, enabled=False):
+        for block, (ours, theirs, weight) in enumerate(zip(student, teacher, weights, strict=True)):
+            if config.kind == "response" and block + 1 < len(student):
+                continue
+            terms = _terms(_precise(ours), _precise(theirs).detach(), config, valid_BHW)
+            factors = {"low": config.low_weight, "high": config.high_weight}
+            for name, value in terms.items():
+                parts[f"{name}/{block}"] = value.detach()
+                total = total + weight * factors.get(name, 1.0) * value
+    if not torch.isfinite(total):
+        _name_culprit(student, teacher)
+    return LossTerms(total, parts)
+
+
+def standardise(features_BCHW: Tensor, valid_BHW: Tensor | None = None) -> Tensor:
+    """Subtract each channel's mean over places, then divide each place by its norm over channels; invalid places: 0."""
+    if valid_BHW is None:
+        centred = features_BCHW - features_BCHW.mean(dim=(2, 3), keepdim=True)
+    else:
+        valid = valid_BHW[:, None].to(features_BCHW.dtype)
+        mean = (features_BCHW * valid).sum(dim=(2, 3), keepdim=True) / valid.sum(dim=(2, 3), keepdim=True).clamp_min(1)
+        centred = (features_BCHW - mean) * valid
+    return centred / torch.linalg.vector_norm(centred, dim=1, keepdim=True).clamp_min(_MIN_NORM)
+
+
+def _terms(student: Tensor, teacher: Tensor, config: LossConfig, valid_BHW: Tensor | None) -> dict[str, Tensor]:
+    if config.kind == "cosine":
+        cosine_BHW = torch.nn.functional.cosine_similarity(student, teacher, dim=1, eps=_MIN_NORM)
+        return {"cosine": _mean((1 - cosine_BHW)[:, None], valid_BHW)}
+    if config.kind == "response":
+        return {"response": _response(student, teacher, valid_BHW)}
+    ours, theirs = standardise(student, valid_BHW), standardise(teacher, valid_BHW)
+    if config.kind == "mse":
+        return {"mse": _mean((ours - theirs) ** 2, valid_BHW)}
+    (low_s, high_s), (low_t, high_t) = (split_bands(f, config.cutoff, config.bands) for f in (ours, theirs))
+    terms = {}
+    if config.kind != "high":
+        terms["low"] = _mean((low_s - low_t) ** 2, valid_BHW)
+    if config.kind != "low":
+        if config.high == "log":
+            high_s, high_t = (_compress(high, config.signed_log) for high in (high_s, high_t))
+        terms["high"] = _mean((high_s - high_t) ** 2, valid_BHW)
+    return terms
+
+
+def _response(student: Tensor, teacher: Tensor, valid_BHW: Tensor | None) -> Tensor:
+    ours, theirs = (
+        torch.nn.functional.layer_norm(f.movedim(1, -1), f.shape[1:2]).div(_RESPONSE_TEMPERATURE).log_softmax(-1)
+        for f in (student, teacher)
+    )
+    divergence_BHW = (theirs.exp() * (theirs - ours)).sum(-1)
+    return _mean(divergence_BHW[:, None], valid_BHW)
+
+
+def _compress(high: Tensor, signed: bool) -> Tensor:
+    return torch.log1p(high.clamp_min(0)) - torch.log1p((-high).clamp_min(0)) if signed else torch.log1p(high.abs())
+
+
+def _mean(values_BCHW: Tensor, valid_BHW: Tensor | None) -> Tensor:
+    if valid_BHW is None:
+        return values_BCHW.mean()
+    valid = valid_BHW[:, None].to(values_BCHW.dtype)
+    counts_B = valid.sum(dim=(1, 2, 3)).clamp_min(1) * values_BCHW.shape[1]
+    return ((values_BCHW * valid).sum(dim=(1, 2, 3)) / counts_B).mean()
+
+
+def _precise(features: Tensor) -> Tensor:
+    return features if features.dtype == torch.float64 else features.float()
+
+
+def _weights(
+    student: Sequence[Tensor],
+    teacher: Sequence[Tensor],
+    valid_BHW: Tensor | None,
+    block_weights: Sequence[float] | None,
+) -> Sequence[float]:
+    if not student or len(student) != len(teacher):
+        raise ModelError(
+            f"{len(student)} feature maps of the student and {len(teacher)} of the teacher; expected as many"
+        )
+    for block, (ours, theirs) in enumerate(zip(student, teacher, strict=True)):
+        if ours.ndim != 4 or ours.shape != theirs.shape:
+            raise ModelError(
+                f"matched block {block}: student {list(ours.shape)}, teacher {list(theirs.shape)}; expected both "
+                "[pictures, channels, rows, columns] of the same width and grid"
+            )
+        if valid_BHW is not None and valid_BHW.shape != (ours.shape[0], *ours.shape[2:]):
+            raise ModelError(
+                f"matched block {block}: valid places {list(valid_BHW.shape)} for features {list(ours.shape)}"
+            )
+    if block_weights is not None and len(block_weights) != len(student):
+        raise ConfigError(f"{len(block_weights)} block weights for {len(student)} blocks; expected one for each")
+    return [1.0] * len(student) if block_weights is None else block_weights
+
+
+def _name_culprit(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> None:
+    for side, maps in (("student", student), ("teacher", teacher)):
+        for block, features in enumerate(maps):
+            bad = int((~torch.isfinite(features)).sum())
+            if bad:
+                raise ModelError(
+                    f"matched block {block}: {bad} of {features.numel()} features of the {side} are NaN or infinite; "
+                    "look for broken pictures, or try a lower learning rate or precision fp32"
+                )
