@@ -1,0 +1,106 @@
+"""A COCO file as records: its images, their boxes and classes, each fault by itself."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from system.errors import DataError
+from system.pairs import files
+from system.pairs.boxes import GivenBox
+
+
+@dataclass(frozen=True)
+class CocoImage:
+    """number: its id. file_name2: of the infrared picture, or ""."""
+
+    number: int | str
+    file_name: str
+    file_name2: str
+    width: int | None
+    height: int | None
+    light: str
+
+
+@dataclass(frozen=True)
+class CocoFile:
+    """boxes: image id -> its boxes, whose labels are places in `categories`. faults: (image id, code, message)."""
+
+    uri: str
+    images: tuple[CocoImage, ...]
+    categories: tuple[str, ...]
+    boxes: Mapping[int | str, tuple[GivenBox, ...]]
+    faults: tuple[tuple[int | str, str, str], ...]
+    is_labelled: bool
+
+
+def read_coco(uri: str) -> CocoFile:
+    """Read a COCO file; `iscrowd` or `ignore` of 1 marks boxes to be ignored.
+
+    Raises:
+        DataError: it is not of that form as a whole. What is wrong with a single box is among the faults.
+    """
+    content = files.read_json(uri)
+    if not isinstance(content, dict) or not isinstance(content.get("images"), list):
+        raise DataError("not_coco", f"{uri}: expected a COCO object with the list 'images', found other JSON")
+    annotations, categories = content.get("annotations") or [], content.get("categories") or []
+    for key, value in (("annotations", annotations), ("categories", categories)):
+        if not isinstance(value, list) or not all(isinstance(row, dict) for row in value):
+            raise DataError("not_coco", f"{uri}: expected {key!r} to be a list of objects")
+    try:
+        ordered = sorted((int(row["id"]), str(row["name"])) for row in categories)
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(
+            "not_coco", f"{uri}: each of 'categories' needs an id (a number) and a name: {error}"
+        ) from error
+    if len({number for number, _ in ordered}) < len(ordered):
+        raise DataError("not_coco", f"{uri}: two of 'categories' share an id; expected each once")
+    place = {number: k for k, (number, _) in enumerate(ordered)}
+    images = tuple(_image(row, uri) for row in content["images"])
+    known = {image.number for image in images}
+    if len(known) < len(images):
+        raise DataError("not_coco", f"{uri}: {len(images) - len(known)} of {len(images)} images share an id")
+    boxes: dict[int | str, list[GivenBox]] = defaultdict(list)
+    faults: list[tuple[int | str, str, str]] = []
+    for row in annotations:
+        number = row.get("image_id")
+        if not isinstance(number, int | str) or number not in known:
+            faults.append(("", "unknown_image", f"annotation {row.get('id')}: no image has the id {number!r}; dropped"))
+            continue
+        try:
+            x, y, w, h = (float(value) for value in row["bbox"])
+            label = place[int(row["category_id"])]
+        except (KeyError, TypeError, ValueError) as error:
+            told = f"annotation {row.get('id')}: expected bbox [x, y, w, h] and a known category_id: {error!r}; dropped"
+            faults.append((number, "bad_annotation", told))
+            continue
+        ignored = bool(row.get("iscrowd")) or bool(row.get("ignore"))
+        boxes[number].append(GivenBox(x, y, x + w, y + h, label, ignored))
+    return CocoFile(
+        uri=uri,
+        images=images,
+        categories=tuple(name for _, name in ordered),
+        boxes={number: tuple(found) for number, found in boxes.items()},
+        faults=tuple(faults),
+        is_labelled="annotations" in content,
+    )
+
+
+def _image(row: Any, uri: str) -> CocoImage:
+    if not isinstance(row, dict) or not isinstance(row.get("id"), int | str) or not row.get("file_name"):
+        raise DataError("not_coco", f"{uri}: each of 'images' needs id and file_name, found {str(row)[:80]}")
+    light = str(row.get("daynight") or row.get("light") or "").lower()
+    return CocoImage(
+        number=row["id"],
+        file_name=str(row["file_name"]),
+        file_name2=str(row.get("file_name2") or ""),
+        width=_side(row.get("width")),
+        height=_side(row.get("height")),
+        light=light if light in ("day", "night") else "",
+    )
+
+
+def _side(value: Any) -> int | None:
+    return int(value) if isinstance(value, int | float) and 0 < value < 1 << 20 else None
