@@ -1,0 +1,118 @@
+"""Which part of FreqKD does what, and how it stands pairs that drift apart: many small trainings, judged by a probe."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from system.errors import ConfigError
+from system.pipelines.ray_environment import leave_ray, set_ray_environment
+from system.report.console import ConsoleProgress, exit_with_code, print_figures, stdout_console
+from system.report.freqkd_study import freqkd_table
+
+app = typer.Typer(add_completion=False, rich_markup_mode="markdown", pretty_exceptions_enable=False)
+
+ARMS = "none,mse,cosine,response,low_only,high_only,reference,symmetric,radial,reference_signed,registered"
+
+
+@app.command()
+def main(
+    train: Annotated[str, typer.Option(help="Pairs to distil with and to fit the probe on: a COCO file or a folder.")],
+    test: Annotated[str, typer.Option(help="Pairs with boxes that the probe is read on.")],
+    out: Annotated[Path, typer.Option(help="Folder of the study, seen by every worker; an unfinished one goes on.")],
+    arms: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Comma-separated recipes, each with options: `reference@cutoff=0.25`, `mse@rank=16`, "
+            "`registered@blocks=6+9@merge=0.5`, `@rank=full`. May be repeated."
+        ),
+    ] = None,
+    drifts: Annotated[str, typer.Option(help="Pixels, comma-separated.")] = "0,4,8,14,28",
+    seeds: Annotated[int, typer.Option(min=1, help="Runs of each arm at each drift.")] = 3,
+    ours: Annotated[str, typer.Option(help="The arm that is compared with every other.")] = "registered",
+    tower: Annotated[str, typer.Option(help="`dinov2-packaged`, `timm:NAME` or `timm:NAME@FILE`.")] = "dinov2-packaged",
+    blocks: Annotated[str, typer.Option(help="Matched blocks, comma-separated, counted from 0.")] = "3,6,8,9",
+    probe_block: Annotated[int, typer.Option("--block", help="Whose output is probed.")] = 9,
+    epochs: Annotated[int, typer.Option(help="Passes over the training pairs.")] = 1,
+    height: Annotated[int, typer.Option(help="Pictures are resized to it.")] = 126,
+    width: Annotated[int, typer.Option(help="Pictures are resized to it.")] = 168,
+    batch_size: Annotated[int, typer.Option(help="Pairs of a step.")] = 8,
+    learning_rate: Annotated[float, typer.Option(help="Peak learning rate of AdamW, of every arm.")] = 2e-4,
+    rank: Annotated[int, typer.Option(help="Of the adapters, where an arm names none.")] = 64,
+    rounds: Annotated[int, typer.Option(help="Bootstrap draws.")] = 1000,
+    threads: Annotated[int, typer.Option("--worker-threads", help="CPUs of a run.")] = 1,
+    dry_run: Annotated[bool, typer.Option("--dry-run", "--budget", help="Print the budget and end.")] = False,
+) -> None:
+    """Distil a student for every arm, drift and seed, and probe its infrared features on pairs that did not drift.
+
+    Drift: the infrared picture of each training pair is moved by its own whole-pixel shift, uniform in the square of
+    that many pixels in both directions at network size, edges replicated; the same shift for every arm of a seed. All
+    arms have the same pairs in the same order, the same mirrorings, adapters that start alike, and the same steps and
+    learning rate; `@rank=` keeps alpha / rank at 1. Students are merged at factor 1, unless `@merge=` says otherwise.
+    `none` is the untouched backbone, judged once.
+
+    The budget goes to stderr before the first run. The last line of stdout is one JSON object: arms {arm: {drift:
+    {mean, low, high, seeds, <class>, retrieval_r1, retrieval_r5}}}, drifts, differences (paired), budget. The same lies
+    in study.json, drawn in study.png and to be read in study.md.
+
+    Exit codes: 0 done; 2 a wrong option; 3 unreadable input; 5 the backbone, or a loss that became no number.
+    """
+    with exit_with_code():
+        set_ray_environment()
+        # Ray reads its settings when it is imported.
+        from system.freqkd.distiller import DistillConfig
+        from system.training.freqkd_study import StudyConfig, study_freqkd
+
+        distill = DistillConfig.parse(
+            {
+                "tower": tower,
+                "height": height,
+                "width": width,
+                "blocks": tuple(_numbers("--blocks", blocks)),
+                "rank": rank,
+                "alpha": float(rank or 1),
+                "epochs": epochs,
+                "batch_size": batch_size,
+                "learning_rate": learning_rate,
+            },
+            "options",
+        )
+        config = StudyConfig.parse(
+            {
+                "train": train,
+                "test": test,
+                "arms": tuple(arms or (ARMS,)),
+                "drifts": tuple(_numbers("--drifts", drifts)),
+                "seeds": seeds,
+                "ours": ours,
+                "probe_block": probe_block,
+                "rounds": rounds,
+                "threads": threads,
+                "distill": distill,
+            },
+            "options",
+        )
+        with ConsoleProgress("studying", "runs") as progress:
+
+            def tell(budget: dict[str, Any]) -> None:
+                progress.note(f"budget: {json.dumps(budget)}")
+
+            result = study_freqkd(config, out, progress, tell, dry_run)
+        leave_ray()
+        if not dry_run:
+            stdout_console().print(freqkd_table(result))
+        print_figures(result)
+
+
+def _numbers(option: str, text: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError as error:
+        raise ConfigError(f"{option} {text}: expected whole numbers with commas between them") from error
+
+
+if __name__ == "__main__":
+    app()

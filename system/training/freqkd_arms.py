@@ -1,0 +1,166 @@
+"""The arms of a FreqKD study, as they are asked for on a command line, and the drift that is given to their pairs.
+
+    none                              no distillation: the untouched backbone
+    reference                         a recipe of `system.freqkd.losses.RECIPES`
+    reference@cutoff=0.25@rank=16     the same with other values
+    registered@blocks=6+9@merge=0.5
+
+Legend: N pairs, H x W pixels.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from system.errors import ConfigError
+from system.freqkd.distiller import DistillConfig
+from system.freqkd.losses import RECIPES, LossConfig
+
+NO_KD = "none"
+# Of losses that have bands.
+_BANDED = ("low", "high", "freqkd")
+
+
+@dataclass(frozen=True)
+class Arm:
+    """name: as it stands in tables and file names. loss: None for no distillation.
+
+    merge: factor with which the adapters are merged before the student is judged. settings: what differs in
+    DistillConfig from the study's own.
+    """
+
+    name: str
+    loss: LossConfig | None
+    merge: float = 1.0
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    def config(self, of_study: DistillConfig, seed: int) -> DistillConfig:
+        """How this arm is trained."""
+        assert self.loss is not None
+        values = of_study.model_dump() | self.settings | {"seed": seed, "loss": self.loss, "merge_factor": self.merge}
+        return DistillConfig.parse(values, f"arm {self.name}")
+
+    @property
+    def is_registered(self) -> bool:
+        """Whether each pair is registered before it is matched."""
+        return self.loss is not None and self.loss.register_pairs
+
+    @property
+    def trained_as(self) -> str:
+        """Arms of the same training that are merged with different factors share it."""
+        return re.sub(r"@merge=[^@]*", "", self.name)
+
+
+def parse_arms(texts: Sequence[str]) -> tuple[Arm, ...]:
+    """Each text holds arms with commas between them.
+
+    Raises:
+        ConfigError: none, one twice, an unknown recipe or option, or a value out of range.
+    """
+    names = [name.strip() for text in texts for name in text.split(",") if name.strip()]
+    arms = tuple(parse_arm(name) for name in names)
+    if not arms:
+        raise ConfigError(f"--arms: expected some of {', '.join(RECIPES)}")
+    seen = [arm.name for arm in arms]
+    if twice := sorted({name for name in seen if seen.count(name) > 1}):
+        raise ConfigError(f"--arms: {twice[0]} stands there twice")
+    return arms
+
+
+def parse_arm(text: str) -> Arm:
+    """One arm; its options are put into one order, so that the same arm has the same name.
+
+    Raises:
+        ConfigError: an unknown recipe or option, or a value out of range.
+    """
+    recipe, *rest = text.split("@")
+    if recipe not in RECIPES:
+        raise ConfigError(f"--arms {text}: no recipe {recipe!r}; expected one of {', '.join(RECIPES)}")
+    loss = RECIPES[recipe]
+    if loss is None and rest:
+        raise ConfigError(f"--arms {text}: {recipe} is not trained and takes no options")
+    options: dict[str, Any] = {}
+    for item in rest:
+        key, equals, value = item.partition("=")
+        if key not in _PARSERS or not equals or key in options:
+            raise ConfigError(f"--arms {text}: {item!r}: expected each of {', '.join(_PARSERS)} once, as key=value")
+        try:
+            options[key] = _PARSERS[key](value)
+        except ValueError as error:
+            raise ConfigError(f"--arms {text}: {key}={value}: {error}") from error
+    if "cutoff" in options:
+        assert loss is not None
+        if loss.kind not in _BANDED:
+            raise ConfigError(f"--arms {text}: {recipe} has no bands and hence no cutoff")
+        loss = LossConfig.parse(loss.model_dump() | {"cutoff": options["cutoff"]}, f"--arms {text}")
+    settings: dict[str, Any] = {}
+    if "rank" in options:
+        # alpha / rank stays 1, as in the recipe; a full matrix has no alpha.
+        settings |= {"rank": options["rank"], "alpha": float(options["rank"] or 1)}
+    if "blocks" in options:
+        settings["blocks"] = options["blocks"]
+    name = "@".join([recipe, *(f"{key}={_written(options[key])}" for key in _PARSERS if key in options)])
+    return Arm(name, loss, options.get("merge", 1.0), settings)
+
+
+def drift_shifts(drift_px: int, seed: int, count: int) -> NDArray[np.int64]:
+    """How far the infrared picture of each training pair is moved, [N, 2] as (down, right) in whole pixels.
+
+    Uniform in the square of -drift..drift in both directions. A pair's direction is the same at every drift of a seed,
+    so that drifts differ by nothing but length.
+    """
+    return np.round(np.random.default_rng(seed).uniform(-1, 1, (count, 2)) * drift_px).astype(np.int64)
+
+
+def drifted(pictures_NHWC: NDArray[np.uint8], shifts_N2: NDArray[np.int64]) -> NDArray[np.uint8]:
+    """Each picture moved by its own shift; what enters is the replicated edge."""
+    height, width = pictures_NHWC.shape[1:3]
+    moved = np.empty_like(pictures_NHWC)
+    for n, (down, right) in enumerate(shifts_N2):
+        rows = np.clip(np.arange(height) - down, 0, height - 1)
+        columns = np.clip(np.arange(width) - right, 0, width - 1)
+        moved[n] = pictures_NHWC[n][rows][:, columns]
+    return moved
+
+
+def _number(low: float, high: float) -> Callable[[str], float]:
+    def parse(text: str) -> float:
+        value = float(text)
+        if not low < value <= high:
+            raise ValueError(f"expected a number in ({low:g}, {high:g}]")
+        return value
+
+    return parse
+
+
+def _rank(text: str) -> int:
+    if text == "full":
+        return 0
+    value = int(text)
+    if value < 1:
+        raise ValueError("expected a whole number from 1, or full")
+    return value
+
+
+def _blocks(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split("+"))
+
+
+def _written(value: Any) -> str:
+    if isinstance(value, tuple):
+        return "+".join(map(str, value))
+    return f"{value:g}" if value else "full"
+
+
+_PARSERS: dict[str, Callable[[str], Any]] = {
+    "cutoff": _number(0, 1),
+    "rank": _rank,
+    "blocks": _blocks,
+    "merge": _number(0, 4),
+}

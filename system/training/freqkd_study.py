@@ -1,0 +1,282 @@
+"""Study which part of FreqKD does what: every arm at every drift with every seed, side by side on Ray, resumable."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray
+import torch
+from pydantic import Field
+
+from system.backbones.vit import load_vit, vit_facts, vit_hash
+from system.config import FrozenConfig
+from system.errors import ConfigError, NightminerError
+from system.freqkd.distiller import DistillConfig, Distiller
+from system.freqkd.probe import STRENGTH, draw_pictures
+from system.pipelines.resources import connect_to_ray
+from system.report.console import ConsoleProgress
+from system.report.freqkd_study import study_markdown, write_plot
+from system.training.freqkd_arms import Arm, parse_arms
+from system.training.freqkd_run import (
+    CACHE,
+    Bench,
+    Cell,
+    fresh_vit,
+    pooled_gallery,
+    prepare_plain,
+    prepare_registered,
+    run_cell,
+    write_json,
+)
+from system.training.freqkd_summary import RunFigures, summarise
+from system.training.probe import ProbeSet, encode, read_set, shared_classes
+
+_SETTINGS, _RESULT, _PLOT, _TABLES = "settings.json", "study.json", "study.png", "study.md"
+_TIMED_STEPS = 2
+# A worker that was killed is tried again; a run that is refused is not.
+_RETRIES = 3
+
+
+class StudyConfig(FrozenConfig):
+    """What is compared. arms: as of `parse_arms`. drifts: in pixels of the pictures as the backbone sees them.
+
+    seeds: numbered from 0. ours: the arm that is compared with every other. probe_block: whose features are probed.
+    rounds: of the bootstrap. distill: how every arm is trained, but for its loss and what its own name says.
+    threads: of a run.
+    """
+
+    train: str
+    test: str
+    arms: tuple[str, ...] = Field(min_length=1)
+    drifts: tuple[int, ...] = (0, 4, 8, 14, 28)
+    seeds: int = Field(default=3, ge=1, le=1000)
+    ours: str = "registered"
+    probe_block: int = Field(default=9, ge=0)
+    rounds: int = Field(default=1000, ge=10, le=100_000)
+    threads: int = Field(default=1, ge=1, le=256)
+    distill: DistillConfig = DistillConfig()
+
+
+def study_freqkd(
+    config: StudyConfig,
+    out: Path,
+    progress: ConsoleProgress,
+    tell_budget: Callable[[dict[str, Any]], None] = lambda _: None,
+    is_dry: bool = False,
+) -> dict[str, Any]:
+    """Do every run that `out` lacks, and sum up all that were asked for.
+
+    Args:
+        out: seen by every worker. Each finished run is a JSON file there; settings must stay, arms, drifts and seeds
+            may be added.
+        tell_budget: called before the first run. is_dry: end there.
+    Returns:
+        What lies in study.json, beside which lie study.png and study.md; only the budget where `is_dry`.
+    Raises:
+        ConfigError: an arm, drift or block that cannot be, or `out` holds a study with other settings. DataError: pairs
+            that cannot be read. ModelError: a loss that is no number.
+    """
+    arms = parse_arms(config.arms)
+    cells = list(_cells(arms, config))
+    progress.phase("reading pairs")
+    size = (config.distill.height, config.distill.width)
+    train, test = read_set(config.train, size), read_set(config.test, size)
+    classes = shared_classes(train, test)
+    blocks = _refuse_blocks(config, arms)
+    _claim(out, config, train, test)
+    torch.set_num_threads(config.threads)
+    bench = Bench(
+        out.absolute(), train, test, classes, config.probe_block, config.distill, config.rounds, torch.zeros(0)
+    )
+    missing = [cell for cell in cells if not (out / f"{cell.name}.json").is_file()]
+    connect_to_ray()
+    progress.phase("timing a step")
+    budget = _budget(bench, config, cells, missing)
+    tell_budget(budget)
+    if is_dry:
+        return {"budget": budget}
+    if missing:
+        _run(bench, config, missing, blocks, progress)
+    seconds = [json.loads((out / f"{cell.name}.json").read_text("utf-8"))["seconds"] for cell in cells]
+    budget["seconds_per_run"] = {
+        part: round(float(np.mean([told[part] for told in seconds])), 1) for part in ("train", "judge")
+    }
+    counts_BN = draw_pictures(len(test.pairs), config.rounds, seed=0)
+    runs = {
+        (cell.arm.name, cell.drift_px, cell.seed): RunFigures.read(out / f"{cell.name}.npz", counts_BN)
+        for cell in cells
+    }
+    result = summarise(runs, [arm.name for arm in arms], config.drifts, config.seeds, classes, config.ours)
+    result |= {"budget": budget, "registration": _registration(out, config)}
+    write_json(out / _RESULT, result)
+    write_plot(result, out / _PLOT)
+    (out / _TABLES).write_text(study_markdown(result, _PLOT), "utf-8")
+    return result
+
+
+def _cells(arms: Sequence[Arm], config: StudyConfig) -> Iterator[Cell]:
+    """All arms of a seed come before the next seed, so that an unfinished study compares something."""
+    if len(set(config.drifts)) < len(config.drifts) or not config.drifts:
+        raise ConfigError("--drifts: expected at least one, each once")
+    shorter = min(config.distill.height, config.distill.width)
+    for drift in config.drifts:
+        if not 0 <= drift <= shorter // 2:
+            raise ConfigError(f"--drifts {drift}: expected 0..{shorter // 2} pixels, half of the shorter side")
+    yield from (Cell(arm, 0, 0) for arm in arms if arm.loss is None)
+    for seed in range(config.seeds):
+        for drift in config.drifts:
+            yield from (Cell(arm, drift, seed) for arm in arms if arm.loss is not None)
+
+
+def _refuse_blocks(config: StudyConfig, arms: Sequence[Arm]) -> tuple[int, ...]:
+    """All blocks that any arm matches.
+
+    Raises:
+        ConfigError: the tower lacks one of them, or the one that is probed.
+    """
+    trained = [arm for arm in arms if arm.loss is not None]
+    blocks = sorted({block for arm in trained for block in arm.config(config.distill, 0).blocks})
+    last = vit_facts(load_vit(config.distill.tower)).num_blocks - 1
+    for block in (*blocks, config.probe_block):
+        if not 0 <= block <= last:
+            raise ConfigError(f"block {block}: {config.distill.tower} has blocks 0..{last}")
+    return tuple(blocks)
+
+
+def _budget(bench: Bench, config: StudyConfig, cells: Sequence[Cell], missing: Sequence[Cell]) -> dict[str, Any]:
+    """What the study costs, from steps and pictures timed on a worker."""
+    count = len(bench.train.pairs)
+    steps = config.distill.epochs * math.ceil(count / config.distill.batch_size)
+    step_s, picture_s = ray.get(_timed.options(num_cpus=config.threads).remote(ray.put(bench), config.threads))
+    at_once = max(1, int(ray.cluster_resources().get("CPU", 1)) // config.threads)
+    trained = [cell for cell in missing if cell.arm.loss is not None]
+    judge_s = picture_s * (count + len(bench.test.pairs))
+    registered = len({(cell.drift_px, cell.seed) for cell in trained if cell.arm.is_registered})
+    seconds = len(missing) * judge_s + len(trained) * steps * step_s + (2 + 3 * registered) * count * picture_s
+    return {
+        "runs": len(cells),
+        "runs_done": len(cells) - len(missing),
+        "at_once": at_once,
+        "images_per_run": config.distill.epochs * count,
+        "steps_per_run": steps,
+        "batch_size": config.distill.batch_size,
+        "epochs": config.distill.epochs,
+        "size": [config.distill.height, config.distill.width],
+        "train_pictures": count,
+        "test_pictures": len(bench.test.pairs),
+        "estimated_seconds_per_run": round(steps * step_s + judge_s, 1),
+        "estimated_hours": round(seconds / at_once / 3600, 2),
+    }
+
+
+@ray.remote
+def _timed(bench: Bench, threads: int) -> tuple[float, float]:
+    """(seconds of a step, seconds of a picture that is judged)."""
+    torch.set_num_threads(threads)
+    config = bench.config
+    pictures = np.resize(bench.train.infrared_NHWC, (config.batch_size, *bench.train.infrared_NHWC.shape[1:]))
+    plain = fresh_vit(config.tower)
+    encode(plain, pictures, bench.probe_block)
+    started_s = time.monotonic()
+    encode(plain, pictures, bench.probe_block)
+    picture_s = (time.monotonic() - started_s) / len(pictures)
+    features = [encode(plain, pictures, block) for block in config.blocks]
+    distiller = Distiller(fresh_vit(config.tower), config, 100)
+    distiller.step(torch.from_numpy(pictures), features, None)
+    started_s = time.monotonic()
+    for _ in range(_TIMED_STEPS):
+        distiller.step(torch.from_numpy(pictures), features, None)
+    return (time.monotonic() - started_s) / _TIMED_STEPS, picture_s
+
+
+@ray.remote(max_retries=_RETRIES)
+def _prepared(bench: Bench, blocks: Sequence[int], threads: int) -> Any:
+    torch.set_num_threads(threads)
+    if blocks:
+        prepare_plain(bench, blocks)
+    return pooled_gallery(bench.config, bench.test, bench.probe_block)
+
+
+@ray.remote(max_retries=_RETRIES)
+def _registered(bench: Bench, drift_px: int, seed: int, blocks: Sequence[int], threads: int) -> None:
+    torch.set_num_threads(threads)
+    prepare_registered(bench, drift_px, seed, blocks)
+
+
+@ray.remote(max_retries=_RETRIES)
+def _cell(bench: Bench, cells: Sequence[Cell], threads: int, _after: Any) -> list[str]:
+    """Runs of one training; `_after` is what must have been prepared."""
+    torch.set_num_threads(threads)
+    torch.manual_seed(0)
+    return [run_cell(bench, cell)["arm"] for cell in cells]
+
+
+def _run(
+    bench: Bench, config: StudyConfig, missing: Sequence[Cell], blocks: Sequence[int], progress: ConsoleProgress
+) -> None:
+    """Raises NightminerError: what a run raised; runs that are done stay done."""
+    progress.phase("encoding RGB pictures")
+    threads = config.threads
+    needs = tuple(sorted({*blocks, *config.distill.blocks})) if any(cell.arm.loss for cell in missing) else ()
+    pending: list[Any] = []
+    try:
+        gallery = ray.get(_prepared.options(num_cpus=threads).remote(ray.put(bench), needs, threads))
+        shared = ray.put(Bench(**(vars(bench) | {"gallery_NC": gallery})))
+        trainings: dict[tuple[str, int, int], list[Cell]] = {}
+        for cell in missing:
+            trainings.setdefault((cell.arm.trained_as, cell.drift_px, cell.seed), []).append(cell)
+        registered: dict[tuple[int, int], Any] = {}
+        for cells in trainings.values():
+            drift, seed = cells[0].drift_px, cells[0].seed
+            if cells[0].arm.is_registered and (drift, seed) not in registered:
+                task = _registered.options(num_cpus=threads)
+                registered[drift, seed] = task.remote(shared, drift, seed, needs, threads)
+            after = registered.get((drift, seed)) if cells[0].arm.is_registered else None
+            pending.append(_cell.options(num_cpus=threads).remote(shared, cells, threads, after))
+        progress.phase(f"{len(missing)} runs")
+        progress.expect(len(missing))
+        while pending:
+            done, pending = ray.wait(pending)
+            progress.advanced(len(ray.get(done[0])), 0, 0)
+    except ray.exceptions.RayTaskError as error:
+        for task in pending:
+            ray.cancel(task, force=True)
+        if isinstance(error.cause, NightminerError):
+            raise error.cause from None
+        raise
+
+
+def _registration(out: Path, config: StudyConfig) -> dict[str, Any]:
+    """What registering found, for each drift of the first seed where it was done."""
+    files = {drift: out / CACHE / f"registered-d{drift}-s0.json" for drift in config.drifts}
+    return {str(drift): json.loads(file.read_text("utf-8")) for drift, file in files.items() if file.is_file()}
+
+
+def _claim(out: Path, config: StudyConfig, train: ProbeSet, test: ProbeSet) -> None:
+    """Begin a folder, or check that it holds runs with the same settings; arms, drifts and seeds may be added."""
+    settings = {
+        "distill": json.loads(config.distill.model_dump_json(exclude={"loss", "seed", "merge_factor"})),
+        "backbone": vit_hash(load_vit(config.distill.tower)),
+        "probe": {"block": config.probe_block, "penalty": STRENGTH, "rounds": config.rounds},
+        "data": {"train": train.sha256(), "test": test.sha256()},
+    }
+    file = out / _SETTINGS
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        before = json.loads(file.read_text("utf-8")) if file.is_file() else settings
+        if before != settings:
+            differing = sorted(key for key in settings if before.get(key) != settings[key])
+            raise ConfigError(
+                f"{out}: holds a study with other settings ({', '.join(differing)}); choose another --out"
+            )
+        write_json(file, settings)
+    except OSError as error:
+        raise ConfigError(f"{out}: cannot be written: {error.strerror}") from error
+    except ValueError as error:
+        raise ConfigError(f"{file}: expected JSON: {error}") from error

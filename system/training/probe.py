@@ -1,0 +1,355 @@
+"""Probe a backbone: what its infrared features know of objects, and whether they find their own RGB picture.
+
+Legend: N pictures, H x W pixels, h x w patches, C channels, K classes, P patches of all pictures, B draws.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor
+
+from system.backbones.loading import DINOV2
+from system.backbones.vit import block_features, load_vit, normalise, pad_to_patch, refuse_blocks, vit_facts, vit_hash
+from system.config import FrozenConfig
+from system.errors import ConfigError, DataError
+from system.freqkd.probe import (
+    IGNORED,
+    PRESENT,
+    STRENGTH,
+    Floats,
+    LinearProbe,
+    average_precision,
+    draw_pictures,
+    drawn_average_precision,
+    fit_probe,
+    patch_targets,
+    retrieval_ranks,
+)
+from system.pairs.pixels import read_pair
+from system.pairs.records import Pair, PairCorpus
+from system.pairs.registry import open_pairs
+from system.pairs.resize import fit_pair, scale_boxes
+
+Bytes = NDArray[np.uint8]
+# A picture in twenty may be unreadable; more, and the figure is of another corpus.
+_MAX_FAULTY_SHARE = 0.05
+_PICTURES_AT_ONCE = 16
+
+
+class ProbeConfig(FrozenConfig):
+    """block: whose output is probed, counted from 0. height, width: pictures are resized to it.
+
+    max_train_pictures: more are thinned evenly, in their order, so that all their patches fit into memory; test
+    pictures never are. rounds: bootstrap draws of test pictures. teacher: whose RGB features are to be found.
+    threads: of torch; 0 for as many as there are CPUs.
+    """
+
+    block: int = Field(default=9, ge=0)
+    height: int = Field(default=238, ge=14, le=8192)
+    width: int = Field(default=322, ge=14, le=8192)
+    classes: tuple[str, ...] = ()
+    max_train_pictures: int = Field(default=1200, ge=2)
+    rounds: int = Field(default=1000, ge=1, le=100_000)
+    teacher: str = DINOV2
+    threads: int = Field(default=0, ge=0, le=1024)
+
+
+@dataclass(frozen=True, eq=False)
+class ProbeSet:
+    """The pairs of a corpus at network size, with what their patches show.
+
+    rgb_NHWC, infrared_NHWC: uint8. sizes: of the pictures as they were, (height, width). faults: what could not be
+    read, one line for each.
+    """
+
+    name: str
+    pairs: tuple[Pair, ...]
+    categories: tuple[str, ...]
+    rgb_NHWC: Bytes
+    infrared_NHWC: Bytes
+    sizes: tuple[tuple[int, int], ...]
+    faults: tuple[str, ...]
+
+    def targets(self, classes: Sequence[str], patch: int) -> NDArray[np.int8]:
+        """What each patch shows, [N, h, w, K]; all is ignored where nobody drew boxes."""
+        number = {name: n for n, name in enumerate(self.categories)}
+        wanted = np.full(len(self.categories) + 1, -1)
+        for k, name in enumerate(classes):
+            wanted[number[name]] = k
+        size = (self.rgb_NHWC.shape[1], self.rgb_NHWC.shape[2])
+        found = np.stack(
+            [
+                patch_targets(
+                    scale_boxes(pair.boxes_xyxy, original, size),
+                    wanted[pair.labels],
+                    pair.is_ignored,
+                    len(classes),
+                    size,
+                    patch,
+                )
+                for pair, original in zip(self.pairs, self.sizes, strict=True)
+            ]
+        )
+        found[[not pair.is_labelled for pair in self.pairs]] = IGNORED
+        return found
+
+    def sha256(self) -> str:
+        """Of pictures and boxes."""
+        digest = hashlib.sha256(repr([pair.pair_id for pair in self.pairs]).encode())
+        for values in (self.rgb_NHWC, self.infrared_NHWC):
+            digest.update(np.ascontiguousarray(values).data)
+        for pair in self.pairs:
+            digest.update(np.asarray(pair.boxes_xyxy, np.float32).tobytes())
+            digest.update(repr((pair.labels.tolist(), pair.is_ignored.tolist())).encode())
+        return digest.hexdigest()
+
+
+@dataclass(frozen=True, eq=False)
+class Judged:
+    """What a probe said of the test pictures. scores_PK: logits. rank_N: where each found its own RGB picture."""
+
+    classes: tuple[str, ...]
+    scores_PK: Floats
+    targets_PK: NDArray[np.int8]
+    picture_P: NDArray[np.int64]
+    rank_N: NDArray[np.int64]
+
+    def precision(self) -> Floats:
+        """Average precision [K]."""
+        return np.array(
+            [average_precision(self.scores_PK[:, k], self.targets_PK[:, k]) for k in range(len(self.classes))]
+        )
+
+    def drawn_precision(self, counts_BN: Floats) -> Floats:
+        """Average precision [B, K] of bootstrap draws."""
+        drawn = [
+            drawn_average_precision(self.scores_PK[:, k], self.targets_PK[:, k], self.picture_P, counts_BN)
+            for k in range(len(self.classes))
+        ]
+        return np.stack(drawn, 1)
+
+    def recalled(self, k: int) -> Floats:
+        """Which pictures [N] found their own among the first k: 1 or 0."""
+        return (self.rank_N <= k).astype(float)
+
+
+def probe_backbone(
+    backbone: str, train: str, test: str, config: ProbeConfig, say: Callable[[str], None] = lambda _: None
+) -> dict[str, Any]:
+    """Fit a probe on the boxes of one set of pairs, read it on another.
+
+    Args:
+        backbone, config.teacher: of `load_vit`. train, test: of `open_pairs`; their classes are matched by name.
+        say: told what happens now.
+    Returns:
+        What jobs/probe_backbone.py prints; all figures in points of 100, intervals of 95 %.
+    Raises:
+        ConfigError: a block that the backbone lacks, a teacher of another width. DataError: no class that both show.
+    """
+    started_s = time.monotonic()
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    model = load_vit(backbone)
+    teacher = model if config.teacher == backbone else load_vit(config.teacher)
+    for vit in (model, teacher):
+        refuse_blocks(vit, [config.block])
+    if vit_facts(model).width != vit_facts(teacher).width:
+        raise ConfigError(
+            f"{backbone} is {vit_facts(model).width} wide and the teacher {config.teacher} {vit_facts(teacher).width}; "
+            "name with --teacher the backbone that it was distilled from"
+        )
+    size = (config.height, config.width)
+    say("reading pairs")
+    learn, judge = read_set(train, size, config.max_train_pictures), read_set(test, size)
+    classes = shared_classes(learn, judge, config.classes)
+    say("encoding RGB")
+    gallery_NC = pooled(teacher, judge.rgb_NHWC, config.block)
+    say("encoding infrared")
+    judged = judge_backbone(model, learn, judge, classes, config.block, gallery_NC)
+    say("drawing test pictures")
+    return {
+        "backbone": backbone,
+        "backbone_hash": vit_hash(model),
+        "teacher": config.teacher,
+        "block": config.block,
+        "size": list(size),
+        **figures(judged, draw_pictures(len(judge.pairs), config.rounds, seed=0)),
+        "counts": {
+            "train_pictures": len(learn.pairs),
+            "test_pictures": len(judge.pairs),
+            "test_patches": len(judged.scores_PK),
+            "positive_test_patches": {
+                name: int((judged.targets_PK[:, k] == PRESENT).sum()) for k, name in enumerate(classes)
+            },
+            "faults": len(learn.faults) + len(judge.faults),
+        },
+        "penalty": STRENGTH,
+        "faults": [*learn.faults, *judge.faults][:20],
+        "seconds": round(time.monotonic() - started_s, 1),
+    }
+
+
+def figures(judged: Judged, counts_BN: Floats) -> dict[str, Any]:
+    """patch_ap per class and their mean, retrieval, and intervals over draws of test pictures; points of 100."""
+    precision_K, drawn_BK = judged.precision(), judged.drawn_precision(counts_BN)
+    mean_B = np.nanmean(np.where(np.isfinite(drawn_BK).any(1, keepdims=True), drawn_BK, 0), 1)
+    drawn = dict(zip(judged.classes, drawn_BK.T, strict=True)) | {"mean": mean_B}
+    values = dict(zip(judged.classes, precision_K, strict=True)) | {"mean": np.nanmean(precision_K)}
+    recalled = {k: judged.recalled(k) for k in (1, 5)}
+    return {
+        "patch_ap": {name: _points(value) for name, value in values.items()},
+        "patch_ap_interval": {name: _interval(values_B) for name, values_B in drawn.items()},
+        **{f"retrieval_r{k}": _points(found.mean()) for k, found in recalled.items()},
+        **{
+            f"retrieval_r{k}_interval": _interval(counts_BN @ found / counts_BN.sum(1)) for k, found in recalled.items()
+        },
+    }
+
+
+def judge_backbone(
+    model: VisionTransformer,
+    train: ProbeSet,
+    test: ProbeSet,
+    classes: Sequence[str],
+    block: int,
+    gallery_NC: Tensor,
+) -> Judged:
+    """Fit a probe to infrared features of `train`, score those of `test`, and let them find `gallery_NC`."""
+    probe = _fit(model, train, classes, block)
+    patch = vit_facts(model).patch
+    scores, means = [], []
+    for images_NHWC in _batches(test.infrared_NHWC):
+        features_NChw = encode(model, images_NHWC, block)
+        scores.append(probe.scores(_rows(features_NChw)))
+        means.append(features_NChw.mean((2, 3)))
+    targets_NhwK = test.targets(classes, patch)
+    return Judged(
+        classes=tuple(classes),
+        scores_PK=np.concatenate(scores),
+        targets_PK=targets_NhwK.reshape(-1, len(classes)),
+        picture_P=_pictures(targets_NhwK),
+        rank_N=retrieval_ranks(torch.cat(means), gallery_NC),
+    )
+
+
+def _fit(model: VisionTransformer, train: ProbeSet, classes: Sequence[str], block: int) -> LinearProbe:
+    features = torch.cat([_rows(encode(model, images, block)) for images in _batches(train.infrared_NHWC)])
+    targets_NhwK = train.targets(classes, vit_facts(model).patch)
+    return fit_probe(features, targets_NhwK.reshape(-1, len(classes)))
+
+
+@torch.no_grad()
+def encode(model: VisionTransformer, images_NHWC: Bytes, block: int) -> Tensor:
+    """What a block adds up to, float32 [N, C, h, w]."""
+    facts = vit_facts(model)
+    pixels = pad_to_patch(normalise(torch.from_numpy(np.ascontiguousarray(images_NHWC)), facts), facts.patch)
+    return block_features(model, pixels, [block])[0]
+
+
+def pooled(model: VisionTransformer, images_NHWC: Bytes, block: int) -> Tensor:
+    """The mean patch of each picture, [N, C]."""
+    return torch.cat([encode(model, images, block).mean((2, 3)) for images in _batches(images_NHWC)])
+
+
+def read_set(uri: str, size: tuple[int, int], max_pictures: int | None = None) -> ProbeSet:
+    """Read all pairs of a corpus and resize them; what cannot be read is left out and told.
+
+    Raises:
+        DataError: nothing can be read, or too much of it cannot.
+    """
+    corpus = open_pairs(uri)
+    skipped = [str(fault) for fault in corpus.faults if fault.is_skipped]
+    chosen: tuple[Pair, ...] = tuple(corpus.pairs)
+    if max_pictures is not None and len(chosen) > max_pictures:
+        chosen = tuple(chosen[n] for n in np.linspace(0, len(chosen) - 1, max_pictures).round().astype(int))
+    pairs, rgb, infrared, sizes, faults = [], [], [], [], list(skipped)
+    for pair in chosen:
+        try:
+            pixels = read_pair(pair)
+            fitted = fit_pair(pixels, size)
+        except DataError as error:
+            faults.append(str(error))
+            continue
+        pairs.append(pair)
+        rgb.append(fitted.rgb_HWC)
+        infrared.append(fitted.infrared_HWC)
+        sizes.append((pixels.infrared_HWC.shape[0], pixels.infrared_HWC.shape[1]))
+    _refuse_faulty(corpus, faults, len(chosen) + len(skipped))
+    return ProbeSet(
+        corpus.name,
+        tuple(pairs),
+        tuple(corpus.categories),
+        np.stack(rgb),
+        np.stack(infrared),
+        tuple(sizes),
+        tuple(faults),
+    )
+
+
+def _refuse_faulty(corpus: PairCorpus, faults: Sequence[str], count: int) -> None:
+    if not count or len(faults) == count:
+        raise DataError("no_pairs", f"{corpus.name}: no pair could be read" + (f": {faults[0]}" if faults else ""))
+    if len(faults) > _MAX_FAULTY_SHARE * count:
+        raise DataError(
+            "too_many_faults", f"{corpus.name}: {len(faults)} of {count} pairs cannot be read, the first: {faults[0]}"
+        )
+
+
+def shared_classes(train: ProbeSet, test: ProbeSet, wanted: Sequence[str] = ()) -> tuple[str, ...]:
+    """Classes of which both sets show an object, in the order of `train`, or those asked for.
+
+    Raises:
+        ConfigError: one of `wanted` is not shown by both. DataError: none is.
+    """
+    shown = [set(_shown(part)) for part in (train, test)]
+    both = tuple(name for name in train.categories if name in shown[0] & shown[1])
+    if missing := [name for name in wanted if name not in both]:
+        raise ConfigError(f"class {missing[0]}: not shown by both sets; they share {', '.join(both) or 'none'}")
+    if not both:
+        raise DataError(
+            "no_shared_class",
+            f"{train.name} shows {', '.join(sorted(shown[0])) or 'nothing'}, {test.name} "
+            f"{', '.join(sorted(shown[1])) or 'nothing'}: a probe needs boxes of a class of the same name in both",
+        )
+    return tuple(wanted) or both
+
+
+def _shown(part: ProbeSet) -> list[str]:
+    numbers = {int(label) for pair in part.pairs for label in pair.labels[~pair.is_ignored]}
+    return [name for n, name in enumerate(part.categories) if n in numbers]
+
+
+def _rows(features_NChw: Tensor) -> Tensor:
+    """[P, C]."""
+    return features_NChw.permute(0, 2, 3, 1).flatten(0, 2)
+
+
+def _pictures(targets_NhwK: NDArray[np.int8]) -> NDArray[np.int64]:
+    """The picture of each patch [P]."""
+    count, rows, columns, _ = targets_NhwK.shape
+    return np.repeat(np.arange(count), rows * columns)
+
+
+def _batches(images_NHWC: Bytes) -> list[Bytes]:
+    return [images_NHWC[start : start + _PICTURES_AT_ONCE] for start in range(0, len(images_NHWC), _PICTURES_AT_ONCE)]
+
+
+def _points(value: float) -> float | None:
+    return round(100 * float(value), 2) if np.isfinite(value) else None
+
+
+def _interval(values_B: Floats) -> dict[str, float | None]:
+    if not np.isfinite(values_B).any():
+        return {"low": None, "high": None}
+    low, high = np.nanpercentile(values_B, [2.5, 97.5])
+    return {"low": _points(low), "high": _points(high)}
