@@ -141,19 +141,28 @@ def read_bytes(uri: str, max_bytes: int) -> bytes:
     Raises:
         DataError: missing_file, unreadable_file, empty_file, too_large.
     """
-    fs, path = filesystem(uri)
-    try:
-        with fs.open(path, "rb") as opened:
-            data = opened.read(max_bytes + 1)
-    except FileNotFoundError as error:
-        raise DataError("missing_file", f"{uri}: expected a file, found none") from error
-    except storage_errors() as error:
-        raise DataError("unreadable_file", f"{uri}: expected a file: {type(error).__name__}: {error}") from error
+    data = read_head(uri, max_bytes + 1)
     if not data:
         raise DataError("empty_file", f"{uri}: expected content, found 0 bytes")
     if len(data) > max_bytes:
         raise DataError("too_large", f"{uri}: expected at most {max_bytes} bytes, found more")
     return data
+
+
+def read_head(uri: str, count: int) -> bytes:
+    """The first bytes of a file.
+
+    Raises:
+        DataError: missing_file, unreadable_file.
+    """
+    fs, path = filesystem(uri)
+    try:
+        with fs.open(path, "rb") as opened:
+            return opened.read(count)
+    except FileNotFoundError as error:
+        raise DataError("missing_file", f"{uri}: expected a file, found none") from error
+    except storage_errors() as error:
+        raise DataError("unreadable_file", f"{uri}: expected a file: {type(error).__name__}: {error}") from error
 
 
 def read_json(uri: str) -> Any:

@@ -44,7 +44,7 @@ class PairReader(Protocol):
 
 def known_alignment(path: str) -> Alignment:
     """By the name of a corpus in its path; `unknown` for others."""
-    parts = [part.lower() for part in path.split("/")[-4:]]
+    parts = [part.lower() for part in path.split("/")[-6:]]
     for name, alignment in _ALIGNMENT:
         if any(part.startswith(name) for part in parts):
             return alignment

@@ -83,6 +83,7 @@ class PairCorpus:
     """What a reader found at a path.
 
     Attributes:
+        mask_classes: by their number in masks; empty where there are none.
         why: by what the reader recognised the path.
         unmatched: names of pictures without a partner.
         faults: pairs that were left out, and boxes that were dropped or cut.
@@ -95,3 +96,4 @@ class PairCorpus:
     unmatched: tuple[str, ...] = ()
     faults: tuple[PairFault, ...] = ()
     why: str = ""
+    mask_classes: tuple[str, ...] = ()

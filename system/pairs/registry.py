@@ -7,10 +7,28 @@ from dataclasses import replace
 from system.errors import ConfigError, DataError, FormatError
 from system.pairs import files
 from system.pairs.coco import CocoReader
+from system.pairs.flir import FlirReader
+from system.pairs.folders import FoldersReader
+from system.pairs.kaist import KaistReader
+from system.pairs.llvip import LlvipReader
+from system.pairs.mfnet import MfnetReader
+from system.pairs.msrs import MsrsReader
 from system.pairs.reader import PairReader
 from system.pairs.records import PairCorpus
+from system.pairs.subset import is_list, only_named, read_names
 
-READERS: tuple[PairReader, ...] = (CocoReader(),)
+# Asked in this order, the first that recognises a path has it: a file first, then layouts with telling folders. LLVIP
+# and MSRS are both two folders of plain names, LLVIP's with splits below, MSRS's with D or N in the names; two plain
+# folders come last, because both are also that.
+READERS: tuple[PairReader, ...] = (
+    CocoReader(),
+    FlirReader(),
+    KaistReader(),
+    MfnetReader(),
+    LlvipReader(),
+    MsrsReader(),
+    FoldersReader(),
+)
 
 
 def reader_named(name: str) -> PairReader:
@@ -30,28 +48,43 @@ def open_pairs(uri: str, reader: str = "auto") -> PairCorpus:
     """List the pairs at a path.
 
     Args:
-        uri: a folder of one of the known layouts, a COCO file (one split), or RGB_FOLDER::INFRARED_FOLDER.
-        reader: its name: only it is asked; "auto": all are, in the order of READERS, and the first that recognises the
-            path has it.
+        uri: a folder of one of the known layouts; a COCO file (one split); a text file of names in a corpus's folder or
+            one below (imageSets/train.txt); or RGB_FOLDER::INFRARED_FOLDER.
+        reader: its name: only it is asked; "auto": all are, in the order of READERS.
     Raises:
         ConfigError: unknown reader. FormatError: an empty folder, or no reader fits. DataError: nothing is at the path,
         or it holds no pair.
     """
     readers = READERS if reader == "auto" else (reader_named(reader),)
+    parts = [uri] if files.is_folder(uri) else uri.split("::")
     # Workers may run in another folder than the one that a relative path was typed in.
-    uri = "::".join(map(files.absolute, uri.split("::")))
-    for part in uri.split("::"):
+    parts = [files.absolute(part) for part in parts]
+    uri = "::".join(parts)
+    for part in parts:
         if files.is_folder(part):
             if not files.list_folder(part):
                 raise FormatError("empty_folder", f"{part}: expected pairs of pictures, found an empty folder")
         elif not files.is_file(part):
             raise DataError("missing_path", f"{part}: expected a folder or a COCO file, found nothing")
-    for candidate in readers:
-        why = candidate.recognise(uri)
-        if why is not None:
-            return _checked(replace(candidate.read(uri), why=why), uri)
+    names = read_names(uri) if is_list(uri) else None
+    roots = [uri] if names is None else [files.parent(uri), files.parent(files.parent(uri))]
+    for root in roots:
+        recognised = recognise(root, readers)
+        if recognised is not None:
+            found, why = recognised
+            corpus = replace(found.read(root), why=why)
+            return _checked(corpus if names is None else only_named(corpus, names, uri), uri)
     looked_for = "; ".join(f"{candidate.name}: {candidate.looks_for}" for candidate in readers)
-    raise FormatError("unknown_format", f"{uri}: no reader recognises this. Looked for: {looked_for}")
+    raise FormatError("unknown_format", f"{', '.join(roots)}: no reader recognises this. Looked for: {looked_for}")
+
+
+def recognise(uri: str, readers: tuple[PairReader, ...] = READERS) -> tuple[PairReader, str] | None:
+    """The first reader that recognises a path, and by what; None where there is none."""
+    for reader in readers:
+        why = reader.recognise(uri)
+        if why is not None:
+            return reader, why
+    return None
 
 
 def _checked(corpus: PairCorpus, uri: str) -> PairCorpus:

@@ -1,0 +1,169 @@
+"""FLIR ADAS, both of its layouts. The two cameras are not registered and see different fields of view.
+
+    2018   [train|val|video/]{RGB, thermal_8_bit or thermal_16_bit}/NAME and thermal_annotations.json beside them
+    2022   {images,video}_{rgb,thermal}_{train,val,test}/{data/NAME.jpg, coco.json},
+           rgb_to_thermal*.json {RGB name: thermal name}
+
+Boxes are those of the thermal pictures. Of the RGB pictures the middle in the thermal ones' shape is taken; registered
+copies of the corpus are two plain folders. Pictures that the map does not name are matched by their own names.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from system.errors import DataError
+from system.pairs import files
+from system.pairs.boxes import GivenBox, check_boxes
+from system.pairs.coco_file import CocoFile, read_coco
+from system.pairs.matching import Matched, match_names, names_below, split_of
+from system.pairs.records import Pair, PairCorpus, PairFault
+
+_NEW_FOLDER = re.compile(r"^(images|video)_(rgb|thermal)_(train|val|test)$")
+_THERMAL_FOLDERS = ("thermal_8_bit", "thermal_16_bit")
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A split: its two folders of pictures and the COCO file of the thermal ones, or ""."""
+
+    split: str
+    rgb: str
+    thermal: str
+    coco: str
+
+
+@dataclass
+class _Boxes:
+    """By thermal URI, over all parts. sizes: (width, height)."""
+
+    categories: list[str] = field(default_factory=list)
+    given: dict[str, list[GivenBox]] = field(default_factory=dict)
+    sizes: dict[str, tuple[int | None, int | None]] = field(default_factory=dict)
+    faults: list[PairFault] = field(default_factory=list)
+
+
+class FlirReader:
+    """Reads both layouts."""
+
+    name = "flir"
+    looks_for = "RGB beside thermal_8_bit or thermal_16_bit; or images_rgb_train/data beside images_thermal_train/data"
+
+    def recognise(self, uri: str) -> str | None:
+        parts = _parts(uri)
+        return (
+            f"{files.name(files.parent(parts[0].thermal))}/{files.name(parts[0].thermal)} is there" if parts else None
+        )
+
+    def read(self, uri: str) -> PairCorpus:
+        parts = _parts(uri)
+        matched = _match(parts, _thermal_names(uri))
+        boxes = _boxes(parts)
+        pairs = []
+        faults = [*matched.faults, *boxes.faults]
+        for pair_id, (rgb_uri, thermal_uri) in matched.names.items():
+            width, height = boxes.sizes.get(thermal_uri, (None, None))
+            checked = check_boxes(boxes.given.get(thermal_uri, ()), width, height, pair_id)
+            faults += checked.faults
+            pairs.append(
+                Pair(
+                    pair_id=pair_id,
+                    corpus=files.name(uri),
+                    rgb_uri=rgb_uri,
+                    infrared_uri=thermal_uri,
+                    boxes_xyxy=checked.boxes_xyxy,
+                    labels=checked.labels,
+                    is_ignored=checked.is_ignored,
+                    width=width,
+                    height=height,
+                    is_labelled=thermal_uri in boxes.sizes,
+                    crop_rgb=True,
+                    split=pair_id.split("/", 1)[0] if "/" in pair_id else "",
+                )
+            )
+        return PairCorpus(
+            files.name(uri), self.name, tuple(pairs), tuple(boxes.categories), matched.unmatched, tuple(faults)
+        )
+
+
+def _parts(uri: str) -> list[_Part]:
+    if not files.is_folder(uri):
+        return []
+    below = files.folders_in(uri)
+    new = {found.groups(): folder for name, folder in sorted(below.items()) if (found := _NEW_FOLDER.match(name))}
+    parts = []
+    for (kind, side, split), folder in new.items():
+        rgb = new.get((kind, "rgb", split))
+        if side == "thermal" and rgb is not None:
+            name = split if kind == "images" else f"{kind}_{split}"
+            parts.append(_Part(name, f"{rgb}/data", f"{folder}/data", f"{folder}/coco.json"))
+    if parts:
+        return [part for part in parts if files.is_folder(part.rgb) and files.is_folder(part.thermal)]
+    old = [("", uri, below)] if "RGB" in below else []
+    if not old:
+        splits = {name: folder for name, folder in sorted(below.items()) if split_of(f"{name}/")}
+        old = [(name, folder, files.folders_in(folder)) for name, folder in splits.items()]
+    for split, folder, held in old:
+        thermal = next((held[name] for name in _THERMAL_FOLDERS if name in held), None)
+        if "RGB" in held and thermal is not None:
+            parts.append(_Part(split, held["RGB"], thermal, f"{folder}/thermal_annotations.json"))
+    return parts
+
+
+def _thermal_names(uri: str) -> dict[str, str]:
+    """RGB stem -> thermal stem, of every rgb_to_thermal*.json at the root.
+
+    Raises:
+        DataError: one is not an object of names.
+    """
+    names: dict[str, str] = {}
+    for entry in files.list_folder(uri):
+        if not re.match(r"rgb_to_thermal.*\.json$", files.name(entry)):
+            continue
+        content = files.read_json(entry)
+        if not isinstance(content, dict) or not all(isinstance(value, str) for value in content.values()):
+            raise DataError("bad_annotation", f"{entry}: expected an object {{RGB name: thermal name}}")
+        names |= {files.stem(rgb): files.stem(thermal) for rgb, thermal in content.items()}
+    return names
+
+
+def _match(parts: Sequence[_Part], thermal_names: Mapping[str, str]) -> Matched:
+    rgb: list[tuple[str, str]] = []
+    thermal: list[tuple[str, str]] = []
+    for part in parts:
+        prefix = f"{part.split}/" if part.split else ""
+        rgb += [(prefix + thermal_names.get(stem, stem), uri) for stem, uri in names_below(part.rgb, depth=0)]
+        thermal += [(prefix + stem, uri) for stem, uri in names_below(part.thermal, depth=0)]
+    return match_names(rgb, thermal)
+
+
+def _boxes(parts: Sequence[_Part]) -> _Boxes:
+    """Boxes of all parts; a COCO file that cannot be read is a fault, and its pairs have none."""
+    found = _Boxes()
+    cocos: list[tuple[_Part, CocoFile]] = []
+    for part in parts:
+        if not files.is_file(part.coco):
+            continue
+        try:
+            cocos.append((part, read_coco(part.coco)))
+        except DataError as error:
+            found.faults.append(PairFault(part.split or "(all)", error.code, error.message, is_skipped=False))
+    # Files of one corpus may list other classes: numbers are given to the names of all.
+    used = {coco.categories[box.label] for _, coco in cocos for boxes in coco.boxes.values() for box in boxes}
+    found.categories = [name for name in dict.fromkeys(n for _, coco in cocos for n in coco.categories) if name in used]
+    place = {name: k for k, name in enumerate(found.categories)}
+    for part, coco in cocos:
+        for image in coco.images:
+            # Written as data/NAME or thermal_8_bit/NAME; only the name is used, so that no path can leave the folder.
+            uri = f"{part.thermal}/{files.name(image.file_name.replace(chr(92), '/'))}"
+            found.sizes[uri] = image.width, image.height
+            found.given[uri] = [
+                replace(box, label=place[coco.categories[box.label]]) for box in coco.boxes.get(image.number, ())
+            ]
+        found.faults += [
+            PairFault(f"{part.split}: image {number}", code, told, is_skipped=False)
+            for number, code, told in coco.faults
+        ]
+    return found

@@ -1,0 +1,66 @@
+"""Find partners by name: pictures of two folders whose relative paths agree but for the suffix."""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from system.pairs import files
+from system.pairs.records import PairFault
+
+# What makers append to tell the two pictures of a pair apart: 0001_rgb.png, 0001_ir.png.
+_MODALITY = re.compile(r"[_\-. ](rgb|visible|vis|vi|color|colour|infrared|ir|thermal|lwir|tir|preview)$", re.IGNORECASE)
+_SPLITS = ("train", "training", "val", "valid", "validation", "test", "video")
+
+
+@dataclass(frozen=True)
+class Matched:
+    """names: {name: (rgb URI, infrared URI)} in sorted order."""
+
+    names: Mapping[str, tuple[str, str]]
+    unmatched: tuple[str, ...]
+    faults: tuple[PairFault, ...]
+
+
+def match_names(rgb: Iterable[tuple[str, str]], infrared: Iterable[tuple[str, str]]) -> Matched:
+    """Match two lists of (name, URI).
+
+    Faults: `ambiguous_name`: two pictures of one side share a name; neither is used.
+    """
+    sides, faults = [], []
+    for side in (rgb, infrared):
+        by_name: dict[str, list[str]] = {}
+        for name, uri in side:
+            by_name.setdefault(name, []).append(uri)
+        sides.append(by_name)
+    both = sides[0].keys() & sides[1].keys()
+    names = {}
+    for name in sorted(both):
+        found = [*sides[0][name], *sides[1][name]]
+        if len(found) == 2:
+            names[name] = (found[0], found[1])
+        else:
+            told = f"expected one RGB and one infrared picture of this name, found {', '.join(found)}"
+            faults.append(PairFault(name, "ambiguous_name", told))
+    alone = [uri for side in sides for name, found in side.items() if name not in both for uri in found]
+    return Matched(names, tuple(sorted(alone)), tuple(faults))
+
+
+def names_below(folder: str, depth: int = 8) -> list[tuple[str, str]]:
+    """(relative path without suffix, URI) of every picture below a folder."""
+    return [
+        (posixpath.splitext(uri[len(folder.rstrip("/")) + 1 :])[0], uri) for uri in files.pictures_below(folder, depth)
+    ]
+
+
+def without_modality(names: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+    """The same, without the word for the modality at the end of a name."""
+    return [(_MODALITY.sub("", name), uri) for name, uri in names]
+
+
+def split_of(name: str) -> str:
+    """The first part of a relative path where it is a split's name, else ""."""
+    first = name.split("/", 1)[0]
+    return first if "/" in name and first.lower() in _SPLITS else ""

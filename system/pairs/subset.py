@@ -1,0 +1,60 @@
+"""A text file of names, one a line, as a part of the corpus that it lies in (imageSets/train.txt)."""
+
+from __future__ import annotations
+
+import posixpath
+from collections import Counter
+from dataclasses import replace
+
+from system.errors import DataError
+from system.pairs import files
+from system.pairs.records import PairCorpus
+
+_MAX_LIST_BYTES = 256 << 20
+_SIDES = ("visible", "lwir", "infrared", "images")
+
+
+def is_list(uri: str) -> bool:
+    """Whether a path is a text file."""
+    return uri.lower().endswith(".txt") and files.is_file(uri)
+
+
+def read_names(uri: str) -> list[str]:
+    """The names of a list, without suffixes and without the folders that tell the modality.
+
+    Raises:
+        DataError: it cannot be read, is no text or names nothing.
+    """
+    try:
+        lines = files.read_bytes(uri, _MAX_LIST_BYTES).decode("utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise DataError("bad_list", f"{uri}: expected a text file of names, one a line: {error}") from error
+    names = []
+    for line in lines:
+        word = line.strip().replace("\\", "/")
+        if word and not word.startswith(("#", "%")):
+            parts = [part for part in word.split("/") if part not in (*_SIDES, ".")]
+            base, suffix = posixpath.splitext("/".join(parts))
+            names.append(base if suffix.lower() in files.PICTURE_SUFFIXES else base + suffix)
+    if not names:
+        raise DataError("bad_list", f"{uri}: expected names of pairs, one a line, found none")
+    return names
+
+
+def only_named(corpus: PairCorpus, names: list[str], uri: str) -> PairCorpus:
+    """The pairs that a list names, by id or by its last part where that is unique; names without a pair are unmatched."""
+    by_id = {pair.pair_id: pair for pair in corpus.pairs}
+    stems = Counter(pair_id.rsplit("/", 1)[-1] for pair_id in by_id)
+    by_stem = {pair_id.rsplit("/", 1)[-1]: pair for pair_id, pair in by_id.items()}
+    pairs, alone = [], []
+    for name in dict.fromkeys(names):
+        pair = by_id.get(name) or (by_stem.get(name) if stems[name] == 1 else None)
+        if pair is None:
+            alone.append(name)
+        else:
+            pairs.append(replace(pair, split=files.stem(uri)))
+    chosen = {pair.pair_id for pair in pairs}
+    faults = tuple(fault for fault in corpus.faults if fault.pair_id in chosen)
+    return replace(
+        corpus, name=f"{corpus.name}/{files.stem(uri)}", pairs=tuple(pairs), unmatched=tuple(alone), faults=faults
+    )
