@@ -95,6 +95,13 @@ def build_vit(architecture: str, pretrained: bool = False, device: str = "cpu") 
     return model.eval()
 
 
+def twin(model: VisionTransformer) -> VisionTransformer:
+    """A second model on the same weights: what one adds to itself, the other does not have."""
+    other = build_vit(_architecture(model), device="meta")
+    other.load_state_dict(model.state_dict(), assign=True)
+    return other
+
+
 def vit_facts(model: VisionTransformer) -> VitFacts:
     """What a caller has to know of a model."""
     config: dict[str, Any] = timm.data.resolve_model_data_config(model)

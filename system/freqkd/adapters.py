@@ -91,7 +91,14 @@ class _LowRankUpdate(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, kept: Tensor | None, scale: float
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        a: Tensor,
+        b: Tensor,
+        kept: Tensor | None,
+        scale: float,
     ) -> Tensor:
         rows = x.reshape(-1, x.shape[-1])
         seen = rows if kept is None else rows * kept.view(rows.shape)

@@ -134,12 +134,15 @@ class Distiller:
         piece = self._piece(count)
         for start in range(0, count, piece):
             rows = slice(start, min(start + piece, count))
-            terms = self._losses(
-                infrared_NHWC[rows],
-                [features[rows] for features in teacher_features],
-                None if valid_NHW is None else valid_NHW[rows],
-                places[rows],
-            )
+            try:
+                terms = self._losses(
+                    infrared_NHWC[rows],
+                    [features[rows] for features in teacher_features],
+                    None if valid_NHW is None else valid_NHW[rows],
+                    places[rows],
+                )
+            except ModelError as error:
+                raise ModelError(f"step {self.steps_done + 1} of {self.total_steps}: {error}") from error
             share = (rows.stop - rows.start) / whole
             self._scaler.scale(terms["total"] * share).backward()
             for name, value in terms.items():

@@ -1,0 +1,166 @@
+"""Distil an infrared backbone from RGB, across the spectral gap."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from system.pipelines.ray_environment import leave_ray, set_ray_environment
+from system.report.console import ConsoleProgress, exit_with_code, print_figures
+
+app = typer.Typer(add_completion=False, rich_markup_mode="markdown", pretty_exceptions_enable=False)
+
+
+@app.command()
+def main(
+    pairs: Annotated[
+        list[str] | None, typer.Option(help="Folder of pairs, or a COCO file with `file_name2`. Repeatable.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for the student; must be new.")] = None,
+    recipe: Annotated[
+        str, typer.Option(help="Of the loss: `registered`, `reference`, `symmetric`, `radial`, `mse`, `cosine`, ...")
+    ] = "registered",
+    setting: Annotated[str, typer.Option(help="`vit-s`, or the paper's own `vit-l-paper`.")] = "vit-s",
+    reader: Annotated[str, typer.Option(help="Layout of the pairs, where it is not seen by itself.")] = "auto",
+    tower: Annotated[
+        str | None, typer.Option(help="`dinov2-packaged`, `timm:NAME` or `timm:NAME@FILE.safetensors`.")
+    ] = None,
+    teacher: Annotated[str | None, typer.Option(help="Another tower, as wide as the student.")] = None,
+    height: Annotated[
+        int | None, typer.Option(help="Pictures are resized to it, then padded to whole patches.")
+    ] = None,
+    width: Annotated[int | None, typer.Option()] = None,
+    blocks: Annotated[str | None, typer.Option(help="Matched, counted from 0: e.g. `3,6,8,9`.")] = None,
+    cutoff: Annotated[float | None, typer.Option(help="Share of the spectrum that is the low band, in (0, 1].")] = None,
+    rank: Annotated[int | None, typer.Option(help="Of the adapters; 0 trains full matrices.")] = None,
+    merge: Annotated[float | None, typer.Option(help="Factor of the update in `merged.safetensors`.")] = None,
+    epochs: Annotated[int | None, typer.Option()] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Pairs of one step, over all workers together.")] = None,
+    accumulate: Annotated[int | None, typer.Option(help="Pieces in which a worker computes its share.")] = None,
+    learning_rate: Annotated[float | None, typer.Option()] = None,
+    precision: Annotated[str | None, typer.Option(help="`fp32`, `bf16` or `fp16`.")] = None,
+    flip: Annotated[bool | None, typer.Option(help="Mirror half of the pairs.")] = None,
+    seed: Annotated[int, typer.Option()] = 0,
+    infrared_range: Annotated[
+        str | None,
+        typer.Option(help="16 bits: `LOW,HIGH` of raw values; percentiles of each picture, if not given."),
+    ] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Ray Train workers; they do not change what is learnt.")] = 1,
+    threads: Annotated[int, typer.Option("--worker-threads", min=1, help="CPUs of each of them.")] = 1,
+    gpu: Annotated[bool, typer.Option("--gpu", help="Give every worker a GPU.")] = False,
+    save_steps: Annotated[int, typer.Option(min=1, help="Between checkpoints, besides ends of epochs.")] = 200,
+    cache: Annotated[
+        str, typer.Option(help="Folder for the teacher's features, seen by every worker.")
+    ] = "out/teacher",
+    cache_gb: Annotated[float, typer.Option(min=0, help="Its bound; 0 keeps nothing.")] = 20.0,
+    licence: Annotated[str, typer.Option(help="Of the pictures, for the model card.")] = "not stated",
+    estimate: Annotated[bool, typer.Option("--estimate", help="Print memory and time, and train nothing.")] = False,
+    num_pairs: Annotated[int | None, typer.Option(help="For --estimate without --pairs.")] = None,
+    tflops: Annotated[
+        float, typer.Option(help="For --estimate: 10^12 operations a second that one worker really reaches.")
+    ] = 100.0,
+) -> None:
+    """Teach a backbone to see in infrared what it sees in RGB: low frequencies strictly, high ones loosely.
+
+    The teacher is frozen; the student is the same backbone with low-rank adapters. The same command after a kill goes
+    on at the last saved step: to the same bits with one worker, within 1e-4 with more. A pair that cannot be read is
+    skipped and counted. The folder holds adapters, merged weights for timm and transformers, curves, TensorBoard events
+    and a model card.
+
+    The last line of stdout is one JSON object: loss (mean over the last epoch: total, low, high, and of each block),
+    seconds, images, images_per_s, checkpoint, skipped, left_out, resumed_from. With --estimate: parameters, tokens,
+    operations, memory_bytes, seconds_per_epoch, seconds, cache_bytes.
+
+    Exit codes: 0 done; 2 a wrong option; 3 no readable pair; 5 the model, or a loss that is no number.
+    """
+    with exit_with_code():
+        set_ray_environment()
+        from system.errors import ConfigError
+        from system.freqkd.distiller import DistillConfig
+        from system.freqkd.estimate import estimate as estimate_training
+        from system.freqkd.losses import RECIPES
+        from system.freqkd.recipes import SETTINGS
+
+        if setting not in SETTINGS:
+            raise ConfigError(f"--setting {setting}: expected one of {', '.join(SETTINGS)}")
+        loss = RECIPES.get(recipe)
+        if loss is None:
+            known = ", ".join(name for name, value in RECIPES.items() if value is not None)
+            raise ConfigError(f"--recipe {recipe}: expected one of {known}")
+        given: dict[str, Any] = {
+            "tower": tower,
+            "teacher": teacher,
+            "height": height,
+            "width": width,
+            "blocks": _numbers("--blocks", blocks, int),
+            "rank": rank,
+            "merge_factor": merge,
+            "epochs": epochs,
+            "batch_size": batch_size,
+            "accumulate": accumulate,
+            "learning_rate": learning_rate,
+            "precision": precision,
+            "flip": flip,
+        }
+        values = SETTINGS[setting]().model_dump() | {key: value for key, value in given.items() if value is not None}
+        values |= {"seed": seed, "loss": loss.model_dump() | ({"cutoff": cutoff} if cutoff is not None else {})}
+        config = DistillConfig.parse(values, "options")
+        if estimate:
+            if not num_pairs and not pairs:
+                raise ConfigError("--estimate: give --num-pairs or --pairs")
+            print_figures(asdict(estimate_training(config, num_pairs or _count(pairs or [], reader), tflops, workers)))
+            return
+        if not pairs or out is None:
+            raise ConfigError("give --pairs and --out")
+        # Ray reads its settings when it is imported.
+        from system.training.distill import PairSource, distill
+        from system.training.distill_run import DistillRun
+
+        bounds = _numbers("--infrared-range", infrared_range, float)
+        run = DistillRun.parse(
+            {
+                "workers": workers,
+                "threads": threads,
+                "use_gpu": gpu,
+                "save_steps": save_steps,
+                "cache": str(Path(cache).absolute()),
+                "cache_gb": cache_gb,
+                "mapping": _mapping(bounds),
+            },
+            "options",
+        )
+        with ConsoleProgress("distilling", "steps") as progress:
+            result = distill(PairSource(tuple(pairs), reader, licence), config, run, out, progress)
+        leave_ray()
+        print_figures(result)
+
+
+def _numbers(option: str, text: str | None, kind: type) -> tuple[Any, ...] | None:
+    from system.errors import ConfigError
+
+    try:
+        return None if text is None else tuple(kind(part) for part in text.split(","))
+    except ValueError as error:
+        raise ConfigError(f"{option} {text}: expected numbers with commas between them") from error
+
+
+def _mapping(bounds: tuple[Any, ...] | None) -> Any:
+    from system.pairs.pixels import InfraredMapping
+
+    if bounds is None:
+        return InfraredMapping()
+    low, high = bounds if len(bounds) == 2 else (None, None)
+    return InfraredMapping.parse({"kind": "range", "low": low, "high": high}, "--infrared-range LOW,HIGH")
+
+
+def _count(pairs: list[str], reader: str) -> int:
+    from system.training.distill import PairSource, gather_pairs
+
+    return len(gather_pairs(PairSource(tuple(pairs), reader)).names)
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,220 @@
+"""Distil an infrared backbone from RGB: corpora in, a published folder out."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from system.backbones.vit import load_vit, refuse_blocks, vit_facts
+from system.errors import ConfigError, DataError
+from system.freqkd.adapters import add_adapters, load_adapter_state
+from system.freqkd.distiller import DistillConfig, Distiller
+from system.pairs.registry import open_pairs
+from system.pipelines.pair_stream import PairName
+from system.pipelines.resources import connect_to_ray
+from system.report.console import ConsoleProgress
+from system.store.runs import git_commit
+from system.training.certificate import library_versions, now
+from system.training.distill_publish import DistillRecord, write_student
+from system.training.distill_run import DistillProgress, DistillRun, distill_on_ray, position_of, steps_of_epoch
+from system.training.publish import publish, refuse_existing, unpublished
+from system.training.run import discard_run
+
+_SETTINGS = "settings.json"
+_LOOK_EVERY_S = 1.0
+
+
+@dataclass(frozen=True)
+class PairSource:
+    """uris: folders or COCO files. reader: of `open_pairs`. licence: of the pictures, in the user's words."""
+
+    uris: tuple[str, ...]
+    reader: str = "auto"
+    licence: str = "not stated"
+
+
+@dataclass(frozen=True)
+class GatheredPairs:
+    """names: in the order of the corpora. left_out: pictures without a partner and records that cannot be read."""
+
+    names: list[PairName]
+    counts: dict[str, int]
+    left_out: list[str]
+
+    def sha256(self) -> str:
+        """Of which pairs they are; not of their pixels."""
+        listed = [[name.pair_id, name.rgb_uri, name.infrared_uri] for name in self.names]
+        return hashlib.sha256(json.dumps(listed).encode()).hexdigest()
+
+
+def distill(
+    source: PairSource, config: DistillConfig, run: DistillRun, out: Path, progress: ConsoleProgress
+) -> dict[str, Any]:
+    """Train and publish at `out`; what can be refused is refused before anything is computed.
+
+    Returns:
+        Keys of the job's last line: loss, seconds, images, images_per_s, checkpoint, skipped, left_out, resumed_from.
+    Raises:
+        ConfigError, DataError, ModelError.
+    """
+    refuse_existing(out)
+    gathered = gather_pairs(source)
+    refuse_settings(config)
+    run_folder = out.with_name(f".{out.name}.training")
+    _claim(run_folder, config, gathered)
+    per_epoch = steps_of_epoch(config, len(gathered.names))
+    progress.phase(f"distilling on {len(gathered.names)} pairs, {config.epochs} epochs of {per_epoch} steps")
+    progress.expect(config.epochs * per_epoch)
+    for line in gathered.left_out[:5]:
+        progress.note(f"left out: {line}")
+    connect_to_ray()
+    logging.getLogger("ray.train").setLevel(logging.ERROR)
+    with _shown(run_folder, config.batch_size, progress):
+        state, trained = distill_on_ray(config, run, gathered.names, run_folder)
+    if not trained.images:
+        first = next(iter(trained.skipped.values()), "")
+        raise DataError("no_readable_pair", f"none of {len(gathered.names)} pairs could be read, e.g. {first}")
+    progress.phase("writing")
+    student = load_vit(config.tower)
+    add_adapters(student, config.rank, config.alpha, config.dropout, config.seed, max(config.blocks))
+    load_adapter_state(student, {k.removeprefix("now/"): v for k, v in state.items() if k.startswith("now/")})
+    record = DistillRecord(
+        config=config,
+        uris=source.uris,
+        licence=source.licence,
+        pairs=gathered.counts,
+        data_sha256=gathered.sha256(),
+        skipped=tuple(trained.skipped.values()),
+        left_out=len(gathered.left_out),
+        loss=last_losses(trained),
+        images=trained.images,
+        seconds=trained.seconds,
+        created=now(),
+        commit=git_commit() or "",
+        libraries=library_versions(),
+    )
+    folder = unpublished(out)
+    write_student(folder, student.eval(), record, trained.history)
+    publish(folder, out)
+    discard_run(run_folder)
+    return {
+        "loss": record.loss,
+        "pairs": len(gathered.names),
+        "epochs": config.epochs,
+        "steps": config.epochs * per_epoch,
+        "seconds": round(trained.seconds, 1),
+        "images": trained.images,
+        "images_per_s": round(trained.session_images / max(trained.session_seconds, 1e-9), 3),
+        "checkpoint": str(out),
+        "skipped": len(trained.skipped),
+        "left_out": len(gathered.left_out),
+        "resumed_from": trained.resumed_from,
+    }
+
+
+def gather_pairs(source: PairSource) -> GatheredPairs:
+    """List the pairs of all corpora.
+
+    Raises:
+        FormatError, DataError: a corpus cannot be listed, or none of them holds a pair.
+    """
+    names: list[PairName] = []
+    counts: dict[str, int] = {}
+    left_out: list[str] = []
+    for uri in source.uris:
+        corpus = open_pairs(uri, source.reader)
+        names += [
+            PairName(len(names) + k, pair.pair_id, pair.rgb_uri, pair.infrared_uri, pair.crop_rgb)
+            for k, pair in enumerate(corpus.pairs)
+        ]
+        counts[uri] = len(corpus.pairs)
+        left_out += [f"{uri}: no partner for {name}" for name in corpus.unmatched]
+        left_out += [f"{uri}: {f.pair_id}: {f.code}: {f.message}" for f in corpus.faults if f.is_skipped]
+    if not names:
+        why = f"; {len(left_out)} left out, e.g. {left_out[0]}" if left_out else ""
+        raise DataError("no_pairs", f"{', '.join(source.uris)}: no pair of an RGB and an infrared picture{why}")
+    return GatheredPairs(names, counts, left_out)
+
+
+def refuse_settings(config: DistillConfig) -> None:
+    """Find what does not fit before hours are spent, on weights that are only loaded where no shape is known otherwise.
+
+    Raises:
+        ConfigError, ModelError: blocks, rank, teacher and student of other widths or patches.
+    """
+    student = load_vit(config.tower)
+    Distiller(student, config, 1)
+    if config.teacher is None:
+        return
+    teacher = load_vit(config.teacher)
+    refuse_blocks(teacher, config.blocks)
+    ours, theirs = vit_facts(student), vit_facts(teacher)
+    if (ours.width, ours.patch) != (theirs.width, theirs.patch):
+        raise ConfigError(
+            f"teacher {config.teacher} has width {theirs.width} and patch {theirs.patch}, student {config.tower} width "
+            f"{ours.width} and patch {ours.patch}; features are matched one to one and need the same"
+        )
+
+
+def last_losses(progress: DistillProgress) -> dict[str, float]:
+    """Means over the last epoch: every loss, and `low` and `high` over all blocks where there are such."""
+    rows = [row for row in progress.history if row["epoch"] == progress.history[-1]["epoch"]]
+    steps = sum(row["steps"] for row in rows)
+    names = [name for name in rows[0] if name not in ("epoch", "step", "steps", "lr")]
+    means = {name: sum(row[name] * row["steps"] for row in rows) / steps for name in names}
+    bands: dict[str, list[float]] = {}
+    for name, value in means.items():
+        if "/" in name:
+            bands.setdefault(name.split("/")[0], []).append(value)
+    return {band: sum(values) / len(values) for band, values in bands.items()} | means
+
+
+def _claim(folder: Path, config: DistillConfig, gathered: GatheredPairs) -> None:
+    """Begin a run folder, or check that it is of this very training."""
+    settings = {"config": config.model_dump(mode="json", exclude={"merge_factor"}), "data": gathered.sha256()}
+    text = json.dumps(settings, indent=1, sort_keys=True)
+    file = folder / _SETTINGS
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if file.is_file() and file.read_text("utf-8") != text:
+            before = json.loads(file.read_text("utf-8"))
+            now_told = json.loads(text)
+            differing = sorted(k for k in now_told["config"] if before["config"].get(k) != now_told["config"][k])
+            differing += ["pairs"] if before["data"] != settings["data"] else []
+            raise ConfigError(
+                f"{folder}: holds an unfinished training with other settings ({', '.join(differing)}); repeat that "
+                "command, choose another --out, or delete the folder"
+            )
+        file.write_text(text, "utf-8")
+    except OSError as error:
+        raise ConfigError(f"{folder}: cannot be written: {error.strerror}") from error
+
+
+@contextmanager
+def _shown(run_folder: Path, batch_size: int, progress: ConsoleProgress) -> Iterator[None]:
+    """Show how far the workers are while they run."""
+    ended = threading.Event()
+
+    def look() -> None:
+        shown_steps, shown_bad = position_of(run_folder)
+        progress.advanced(shown_steps, 0, 0)
+        while not ended.wait(_LOOK_EVERY_S):
+            steps, bad = position_of(run_folder)
+            if steps > shown_steps:
+                progress.advanced(steps - shown_steps, bad - shown_bad, (steps - shown_steps) * batch_size)
+                shown_steps, shown_bad = steps, bad
+
+    watcher = threading.Thread(target=look, daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        watcher.join()

@@ -1,0 +1,248 @@
+"""One distillation on Ray Train: any number of workers, continued after a kill from the last step that was saved.
+
+A position is (epoch, steps done in it). The order of an epoch, its mirrored pairs and its dropout come from (seed,
+epoch, step, place in the batch), never from who computes them.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import ray.train
+import torch
+import torch.distributed
+from ray.train.torch import TorchTrainer, get_device
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from system.backbones.vit import load_vit, twin
+from system.config import FrozenConfig
+from system.errors import ModelError
+from system.freqkd.distiller import DistillConfig, Distiller, order_of
+from system.pairs.pixels import InfraredMapping
+from system.pipelines.pair_stream import PairName, StreamConfig, stream_steps, trainer_cpus
+from system.pipelines.teacher_cache import TeacherCache
+from system.training.distill_teacher import Lesson, PairTeacher
+
+_TENSORS, _PROGRESS, _POSITION = "state.safetensors", "progress.json", "position.json"
+_PROBLEM = "problem.txt"
+# Rows of the curve, about.
+_CURVE_ROWS = 500
+
+
+class DistillRun(FrozenConfig):
+    """Where and on what a training runs; none of it changes what is learnt.
+
+    workers, threads, use_gpu, max_failures: of Ray Train. save_steps: between checkpoints, besides the ends of epochs.
+    cache: folder of teacher features, seen by every worker; cache_gb: its bound, 0 for none.
+    """
+
+    workers: int = 1
+    threads: int = 1
+    use_gpu: bool = False
+    max_failures: int = 3
+    save_steps: int = 200
+    cache: str = "out/teacher"
+    cache_gb: float = 20.0
+    mapping: InfraredMapping = InfraredMapping()
+
+
+@dataclass
+class DistillProgress:
+    """How far a training is.
+
+    epoch: whole epochs done; step: steps done of the next. history: {"epoch", "step", "steps", "lr", loss...}, means
+    over `steps` steps that end at `step`, counted from the start. open_row: the one that is being filled.
+    images: pairs learnt from; seconds: of training, over all attempts; session_...: of the last attempt.
+    skipped: {pair number: why it could not be read}. resumed_from: "epoch E, step S" of the last attempt, or None.
+    """
+
+    epoch: int = 0
+    step: int = 0
+    history: list[dict[str, float]] = field(default_factory=list)
+    open_row: dict[str, float] = field(default_factory=dict)
+    images: int = 0
+    seconds: float = 0.0
+    session_images: int = 0
+    session_seconds: float = 0.0
+    skipped: dict[str, str] = field(default_factory=dict)
+    resumed_from: dict[str, int] | None = None
+
+    def add(self, step: int, epoch: int, losses: dict[str, float], rows_every: int, is_last: bool) -> None:
+        """Note a step's losses; `step` counts from 1."""
+        if losses:
+            row = self.open_row or {"steps": 0.0}
+            self.open_row = {name: row.get(name, 0.0) + value for name, value in losses.items()}
+            self.open_row["steps"] = row["steps"] + 1
+        row = self.open_row
+        if row and (step % rows_every == 0 or is_last):
+            means = {name: value / row["steps"] for name, value in row.items() if name != "steps"}
+            self.history.append({"epoch": float(epoch), "step": float(step), "steps": row["steps"]} | means)
+            self.open_row = {}
+
+
+def distill_on_ray(
+    config: DistillConfig, run: DistillRun, pairs: list[PairName], run_folder: Path
+) -> tuple[dict[str, Tensor], DistillProgress]:
+    """Train, or go on where an earlier call with the same folder was killed.
+
+    Args:
+        run_folder: where progress is kept, seen by every worker.
+    Returns:
+        (state of the `Distiller`, progress) at the end.
+    Raises:
+        ModelError: the loss became no number, or workers died more often than `max_failures`.
+    """
+    (run_folder / _PROBLEM).unlink(missing_ok=True)
+    trainer = TorchTrainer(
+        _worker,
+        train_loop_config={"config": config, "run": run, "pairs": pairs, "folder": str(run_folder.absolute())},
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=run.workers,
+            use_gpu=run.use_gpu,
+            resources_per_worker={"CPU": trainer_cpus(run.threads)} | ({"GPU": 1} if run.use_gpu else {}),
+        ),
+        run_config=ray.train.RunConfig(
+            name="ray",
+            storage_path=str(run_folder.absolute()),
+            failure_config=ray.train.FailureConfig(max_failures=run.max_failures),
+            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
+        ),
+    )
+    try:
+        result = trainer.fit()
+    except ray.train.TrainingFailedError as error:
+        raise ModelError(_told(error)) from error
+    assert result.checkpoint is not None
+    with result.checkpoint.as_directory() as folder:
+        state, progress = _load(Path(folder))
+    if progress.epoch < config.epochs:
+        raise ModelError(f"{run_folder}: the training ended in epoch {progress.epoch + 1}, before its time")
+    return state, progress
+
+
+def position_of(run_folder: Path) -> tuple[int, int]:
+    """(steps done, pairs that could not be read) of a running training, for a bar; (0, 0) where nothing is known."""
+    try:
+        found = json.loads((run_folder / _POSITION).read_text("utf-8"))
+        return int(found["steps"]), int(found["skipped"])
+    except (OSError, ValueError, KeyError):
+        return 0, 0
+
+
+def steps_of_epoch(config: DistillConfig, pairs: int) -> int:
+    """Optimiser steps of one epoch."""
+    return math.ceil(pairs / config.batch_size)
+
+
+def _worker(spec: dict[str, Any]) -> None:
+    """What every worker runs."""
+    config: DistillConfig = spec["config"]
+    run: DistillRun = spec["run"]
+    pairs: list[PairName] = spec["pairs"]
+    torch.set_num_threads(run.threads)
+    problem = Path(spec["folder"]) / _PROBLEM
+    if problem.is_file():
+        # Ray tries again whatever failed; another attempt would end the same.
+        raise ModelError(problem.read_text("utf-8"))
+    context = ray.train.get_context()
+    rank, world = context.get_world_rank(), context.get_world_size()
+    device = get_device()
+    assert isinstance(device, torch.device)
+    student = load_vit(config.tower).to(device)
+    teacher = twin(student) if config.teacher is None else load_vit(config.teacher).to(device)
+    epoch_steps = steps_of_epoch(config, len(pairs))
+    total = config.epochs * epoch_steps
+    distiller = Distiller(student, config, total)
+    max_bytes = int(run.cache_gb * 1e9)
+    teach = PairTeacher(teacher, config, TeacherCache(Path(run.cache), PairTeacher.space(teacher, config), max_bytes))
+    progress = DistillProgress()
+    if (saved := ray.train.get_checkpoint()) is not None:
+        with saved.as_directory() as folder:
+            state, progress = _load(Path(folder))
+        distiller.restore(state)
+        progress.resumed_from = {"epoch": progress.epoch, "step": progress.step}
+        progress.session_images, progress.session_seconds = 0, 0.0
+    stream = StreamConfig((config.height, config.width), run.mapping, tasks=max(1, 2 // world))
+    sum_up = torch.distributed.all_reduce if world > 1 else None
+    rows_every = max(1, total // _CURVE_ROWS)
+    clock_s = time.monotonic()
+    while progress.epoch < config.epochs:
+        order = order_of(config.seed, progress.epoch, len(pairs))
+        steps = []
+        for k in range(progress.step, epoch_steps):
+            batch = list(enumerate(pairs[n] for n in order[k * config.batch_size : (k + 1) * config.batch_size]))
+            steps.append((k, batch[rank::world]))
+        for data in stream_steps(steps, stream):
+            lesson = teach(data, progress.epoch)
+            count = torch.tensor(len(data.places), device=device)
+            if sum_up is not None:
+                sum_up(count)
+            done = progress.epoch * epoch_steps + data.step + 1
+            try:
+                losses = _step(distiller, lesson, data.places, int(count), sum_up)
+            except ModelError as error:
+                problem.write_text(f"epoch {progress.epoch + 1}, {error}", "utf-8")
+                raise ModelError(problem.read_text("utf-8")) from error
+            is_last = data.step + 1 == epoch_steps
+            progress.add(done, progress.epoch + 1, losses, rows_every, is_last)
+            progress.skipped |= {str(number): problem for number, problem in data.problems.items()}
+            progress.step = data.step + 1
+            progress.images += int(count)
+            progress.session_images += int(count)
+            spent_s, clock_s = time.monotonic() - clock_s, time.monotonic()
+            progress.seconds += spent_s
+            progress.session_seconds += spent_s
+            if rank == 0:
+                _note(Path(spec["folder"]), done, len(progress.skipped))
+            if is_last:
+                progress.epoch, progress.step = progress.epoch + 1, 0
+            if is_last or done % run.save_steps == 0:
+                _report(distiller, progress, rank, world)
+
+
+def _step(distiller: Distiller, lesson: Lesson, places: list[int], count: int, sum_up: Any) -> dict[str, float]:
+    """A step none of whose pairs could be read passes without one."""
+    if not count:
+        distiller.steps_done += 1
+        return {}
+    return distiller.step(lesson.infrared_NHWC, lesson.teacher, lesson.valid_NHW, places, count, sum_up)
+
+
+def _report(distiller: Distiller, progress: DistillProgress, rank: int, world: int) -> None:
+    if world > 1:
+        everybody: list[dict[str, str]] = [{}] * world
+        torch.distributed.all_gather_object(everybody, progress.skipped)
+        for skipped in everybody:
+            progress.skipped |= skipped
+    row = {"epoch": float(progress.epoch), "step": float(progress.step)}
+    if rank:
+        ray.train.report(row)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        save_file(distiller.state(), Path(folder) / _TENSORS)
+        (Path(folder) / _PROGRESS).write_text(json.dumps(vars(progress)), "utf-8")
+        ray.train.report(row, checkpoint=ray.train.Checkpoint.from_directory(folder))
+
+
+def _load(folder: Path) -> tuple[dict[str, Tensor], DistillProgress]:
+    return load_file(folder / _TENSORS), DistillProgress(**json.loads((folder / _PROGRESS).read_text("utf-8")))
+
+
+def _note(folder: Path, steps: int, skipped: int) -> None:
+    draft = folder / f"{_POSITION}.part"
+    draft.write_text(json.dumps({"steps": steps, "skipped": skipped}), "utf-8")
+    os.replace(draft, folder / _POSITION)
+
+
+def _told(error: BaseException) -> str:
+    """The worker's own words, without Ray's frames around them."""
+    lines = [line for line in str(error).splitlines() if "Error: " in line]
+    return lines[-1].split("Error: ", 1)[1] if lines else str(error)

@@ -1,0 +1,239 @@
+"""One step of distillation, its schedule, its estimate, and what it refuses."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+
+from system.backbones.vit import twin
+from system.errors import ConfigError, ModelError
+from system.freqkd.adapters import adapter_state
+from system.freqkd.distiller import DistillConfig, Distiller, is_flipped, loss_names, order_of, teacher_features
+from system.freqkd.estimate import estimate, meta_student
+from system.freqkd.losses import LossConfig
+from system.freqkd.recipes import vit_l_paper
+from system.pipelines.teacher_cache import TeacherCache, kept_as, key_of
+
+BANDED = LossConfig(kind="freqkd")
+SMALL = DistillConfig(
+    height=48, width=64, blocks=(1, 3), rank=4, batch_size=4, learning_rate=3e-3, loss=BANDED, tower="timm:test_vit"
+)
+
+
+def vit():
+    torch.manual_seed(0)
+    return timm.create_model("test_vit", num_classes=0, dynamic_img_size=True).eval()
+
+
+def pictures(seed: int, count: int = 4) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, 256, (count, 48, 64, 3), dtype=torch.uint8, generator=generator)
+
+
+INFRARED = pictures(1)
+TAUGHT = teacher_features(vit(), pictures(2), (1, 3))
+
+
+def run(steps: int, config: DistillConfig = SMALL, total: int = 20, **changes: object) -> Distiller:
+    distiller = Distiller(vit(), config.model_copy(update=changes), total)
+    for _ in range(steps):
+        distiller.step(INFRARED, TAUGHT)
+    return distiller
+
+
+def same(a: Distiller, b: Distiller) -> bool:
+    ours, theirs = adapter_state(a.student), adapter_state(b.student)
+    return all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_the_loss_falls_and_is_told_by_band_and_block():
+    distiller = Distiller(vit(), SMALL, 30)
+    losses = [distiller.step(INFRARED, TAUGHT) for _ in range(30)]
+    assert losses[-1]["total"] < 0.8 * losses[0]["total"]
+    assert set(losses[0]) == {"total", "low/1", "high/1", "low/3", "high/3", "lr"}
+    assert [name for name in losses[0] if name != "lr"] == loss_names(SMALL)
+
+
+def test_the_same_steps_give_the_same_bits_and_another_seed_others():
+    assert same(run(3), run(3)) and not same(run(3), run(3, seed=1))
+
+
+def test_a_restored_training_goes_on_to_the_same_bits():
+    whole, first, second = run(6), run(3), run(0)
+    second.restore(first.state())
+    assert same(first, second)
+    for _ in range(3):
+        second.step(INFRARED, TAUGHT)
+    assert same(whole, second) and second.steps_done == 6
+
+
+def test_pieces_and_shares_of_a_batch_give_the_gradient_of_the_whole():
+    whole, pieces = run(2), run(2, accumulate=3)
+    for name, tensor in adapter_state(whole.student).items():
+        torch.testing.assert_close(adapter_state(pieces.student)[name], tensor, rtol=1e-3, atol=1e-5)
+    # Two workers' shares of one batch: each sees its own sums, which add up to those of the whole batch.
+    seen: list[torch.Tensor] = []
+    for rank in range(2):
+        share = Distiller(vit(), SMALL, 20)
+        rows = list(range(rank, 4, 2))
+        share.step(INFRARED[rows], [f[rows] for f in TAUGHT], None, rows, 4, lambda tensor: seen.append(tensor.clone()))
+    one = Distiller(vit(), SMALL, 20)
+    alone: list[torch.Tensor] = []
+    one.step(INFRARED, TAUGHT, None, range(4), 4, lambda tensor: alone.append(tensor.clone()))
+    torch.testing.assert_close(seen[0] + seen[2], alone[0], rtol=1e-6, atol=1e-9)
+    torch.testing.assert_close(seen[1] + seen[3], alone[1], rtol=1e-4, atol=1e-7)
+
+
+def test_an_empty_share_takes_part_in_the_step_of_the_others():
+    distiller = Distiller(vit(), SMALL, 20)
+    none = [f[:0] for f in TAUGHT]
+    losses = distiller.step(INFRARED[:0], none, None, [], 4, lambda tensor: tensor.add_(0.0))
+    assert losses["total"] == 0 and distiller.steps_done == 1
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_half_precision_learns_about_the_same(precision: str):
+    half, whole = (Distiller(vit(), SMALL.model_copy(update={"precision": p}), 9) for p in (precision, "fp32"))
+    ours, theirs = ([d.step(INFRARED, TAUGHT)["total"] for _ in range(4)] for d in (half, whole))
+    assert ours == pytest.approx(theirs, rel=0.05) and ours[-1] < ours[0]
+    again = Distiller(vit(), half.config, 9)
+    again.restore(half.state())
+    assert again.step(INFRARED, TAUGHT)["total"] == half.step(INFRARED, TAUGHT)["total"]
+
+
+def test_the_rate_warms_up_within_a_tenth_and_ends_at_its_lowest():
+    long, short = Distiller(vit(), SMALL, 100_000), Distiller(vit(), SMALL, 100)
+    assert long.learning_rate(0) == pytest.approx(0.01 * 3e-3)
+    assert long.learning_rate(499) < 3e-3 == pytest.approx(long.learning_rate(500))
+    assert short.learning_rate(10) == pytest.approx(3e-3)
+    assert short.learning_rate(100) == pytest.approx(1e-7)
+    rates = [short.learning_rate(step) for step in range(10, 101)]
+    assert rates == sorted(rates, reverse=True)
+
+
+def test_patches_that_do_not_count_change_nothing():
+    valid = torch.ones(4, 3, 4, dtype=torch.bool)
+    valid[:, :, 0] = False
+    config = SMALL.model_copy(update={"loss": LossConfig(kind="mse")})
+    spoilt = [f.clone() for f in TAUGHT]
+    for features in spoilt:
+        features[..., 0] = 1e3
+    totals = [Distiller(vit(), config, 9).step(INFRARED, taught, valid)["total"] for taught in (TAUGHT, spoilt)]
+    assert totals[0] == pytest.approx(totals[1], rel=1e-6)
+
+
+def test_a_loss_that_is_no_number_names_the_step_and_what_to_try():
+    distiller = run(2)
+    broken = [f * math.nan for f in TAUGHT]
+    with pytest.raises(ModelError, match=r"step 3 of 20: .*(learning rate|broken pictures)"):
+        distiller.step(INFRARED, broken)
+
+
+def test_what_does_not_fit_is_refused():
+    with pytest.raises(ConfigError, match=r"blocks 1,40: expected at least one, each in 0\.\."):
+        Distiller(vit(), SMALL.model_copy(update={"blocks": (1, 40)}), 1)
+    with pytest.raises(ConfigError, match="1 block weights for 2 blocks"):
+        Distiller(vit(), SMALL.model_copy(update={"block_weights": (1.0,)}), 1)
+    with pytest.raises(ModelError, match=r"step 1 of 9: block 1: the student's features are \[4, 64"):
+        Distiller(vit(), SMALL, 9).step(INFRARED, [f[:, :32] for f in TAUGHT])
+    for values, words in (
+        ({"loss": {"cutoff": 1.5}}, "loss.cutoff"),
+        ({"blocks": ()}, "blocks"),
+        ({"epoch": 1}, "epoch"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            DistillConfig.parse(values, "options")
+
+
+def test_orders_and_flips_depend_on_seed_and_epoch_alone():
+    assert sorted(order_of(0, 1, 50)) == list(range(50))
+    assert order_of(0, 1, 50) == order_of(0, 1, 50) != order_of(0, 2, 50) != order_of(1, 1, 50)
+    flips = [is_flipped(0, 0, pair) for pair in range(1000)]
+    assert 430 < sum(flips) < 570 and flips != [is_flipped(0, 1, pair) for pair in range(1000)]
+
+
+def test_the_papers_setting_can_be_built_and_its_cost_told_without_weights():
+    model = meta_student(vit_l_paper())
+    assert next(model.parameters()).device.type == "meta"
+    told = estimate(vit_l_paper(), pairs=50_000, tflops=100, workers=4)
+    assert told.tokens == 37 * 46 + 1 and told.parameters == pytest.approx(304e6, rel=0.01)
+    # Of each of 24 blocks: qkv d + 3d, fc1 and fc2 d + 4d each.
+    assert told.trained_parameters == 24 * 64 * 1024 * (4 + 5 + 5)
+    assert estimate(vit_l_paper(), 50_000, 100, 1).seconds_per_epoch == pytest.approx(4 * told.seconds_per_epoch)
+    for values in ({"blocks": (7, 24)}, {"tower": "timm:resnet18"}):
+        with pytest.raises(ConfigError):
+            estimate(vit_l_paper().model_copy(update=values), 10, 100)
+    with pytest.raises(ConfigError, match="expected more than 0"):
+        estimate(vit_l_paper(), 10, 0)
+
+
+def test_the_estimate_of_activations_is_what_backward_keeps():
+    kept: dict[int, int] = {}
+
+    def note(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    distiller = Distiller(vit(), SMALL, 9)
+    weights = {parameter.untyped_storage().data_ptr() for parameter in distiller.student.parameters()}
+    held: list[torch.Tensor] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: held.append(t) or note(t), lambda t: t):
+        distiller.step(INFRARED, TAUGHT)
+    measured = sum(size for place, size in kept.items() if place not in weights)
+    assert estimate(SMALL, 4, 1).activation_bytes == pytest.approx(measured, rel=0.25)
+
+
+def test_flops_are_those_that_torch_counts():
+    from torch.utils.flop_counter import FlopCounterMode
+
+    model = vit()
+    with FlopCounterMode(display=False) as counted:
+        teacher_features(model, INFRARED[:1], (1, 3))
+    told = estimate(SMALL, 4, 1)
+    assert told.teacher_operations == pytest.approx(counted.get_total_flops(), rel=0.1)
+
+
+def test_cached_features_come_back_as_they_were_kept_and_the_oldest_go_first(tmp_path: Path):
+    cache = TeacherCache(tmp_path, "a teacher", 100_000)
+    keys = [key_of(pictures(seed, 1)[0]) for seed in range(40)]
+    assert len(set(keys)) == 40 and key_of(pictures(0, 1)[0].flip(1)) not in keys
+    features = kept_as([torch.randn(8, 16, 16), torch.full((4, 2, 2), 1e6)])
+    assert cache.get(keys[0]) is None
+    for key in keys:
+        cache.put(key, features)
+        cache.get(keys[0])
+    again = TeacherCache(tmp_path, "a teacher", 100_000)
+    found = again.get(keys[0])
+    assert found is not None and all(torch.equal(a, b) for a, b in zip(found, features, strict=True))
+    assert again.get(keys[1]) is None and again.get(keys[-1]) is not None
+    assert sum(file.stat().st_size for file in tmp_path.rglob("*.safetensors")) <= 100_000
+    assert TeacherCache(tmp_path, "another", 100_000).get(keys[0]) is None
+
+
+def test_a_damaged_or_removed_file_of_the_cache_is_computed_again(tmp_path: Path):
+    cache = TeacherCache(tmp_path, "a teacher", 10**6)
+    cache.put("aa11", [torch.ones(2)])
+    file = next(tmp_path.rglob("*.safetensors"))
+    file.write_bytes(file.read_bytes()[:20])
+    assert cache.get("aa11") is None
+    cache.put("aa11", [torch.ones(2)])
+    assert cache.get("aa11") is not None
+    file.unlink()
+    assert cache.get("aa11") is None and (cache.hits, cache.misses) == (1, 2)
+    off = TeacherCache(tmp_path / "off", "a teacher", 0)
+    off.put("aa11", [torch.ones(2)])
+    assert off.get("aa11") is None and not (tmp_path / "off").exists()
+
+
+def test_a_twin_of_the_student_teaches_before_and_after_it_has_learnt():
+    student = vit()
+    teacher = twin(student)
+    before = teacher_features(teacher, INFRARED, (1, 3))
+    distiller = Distiller(student, SMALL, 9)
+    distiller.step(INFRARED, TAUGHT)
+    assert all(torch.equal(a, b) for a, b in zip(before, teacher_features(teacher, INFRARED, (1, 3)), strict=True))
