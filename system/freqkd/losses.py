@@ -7,7 +7,7 @@
     low, high  one band alone
     freqkd     low_weight * MSE of the low bands + high_weight * MSE of log1p|.| of the high bands
 
-Standardised: the mean over places is subtracted from each channel, then each place is divided by its norm over channels.
+Standardised: each channel's mean over places is subtracted, then each place is divided by its norm over channels.
 Blocks are summed with their weights. All is computed in float32 at least, whatever the features are.
 Legend: B pictures, C channels, H x W tokens.
 Source: FreqKD, arXiv 2606.11572.
@@ -25,18 +25,15 @@ from torch import Tensor
 
 from system.config import FrozenConfig
 from system.errors import ConfigError, ModelError
-from system.freqkd.bands import BandShape, split_bands
-
-# Of a place's norm: where there is nothing (a constant map), nothing is blown up.
-_MIN_NORM = 1e-6
-_RESPONSE_TEMPERATURE = 1.0
+from system.freqkd.band_loss import MIN_NORM, BandLoss, BandLossTerms
+from system.freqkd.bands import BandShape, low_band, split_bands
 
 
 class LossConfig(FrozenConfig):
     """Which loss, and its values.
 
     bands: as `system.freqkd.bands`. high: how high bands are matched, by logarithm of magnitudes or as they are.
-    signed_log: sign(x) log1p|x| instead of log1p|x|, which forgets the sign. cutoff: share of each frequency axis called low.
+    signed_log: sign(x) log1p|x| instead of log1p|x|, which forgets the sign. cutoff: share of each axis called low.
     register_pairs: each pair is registered before it is matched, see `system.freqkd.registration`.
     """
 
@@ -90,7 +87,7 @@ def distillation_loss(
 
     Args:
         student, teacher: [B, C, H, W] for each block.
-        valid_BHW: bool, places that count; all, if None. Others are left out of means and are zero when bands are split.
+        valid_BHW: bool, places that count; all, if None. Others are zero where bands are split.
         block_weights: one for each block; 1 each, if None.
     Raises:
         ConfigError: another number of weights than of blocks. ModelError: shapes differ, or a feature is no number.
@@ -100,13 +97,12 @@ def distillation_loss(
     total = torch.zeros((), device=student[0].device)
     with torch.autocast(student[0].device.type, enabled=False):
         for block, (ours, theirs, weight) in enumerate(zip(student, teacher, weights, strict=True)):
+            # The response is that of the last block alone.
             if config.kind == "response" and block + 1 < len(student):
                 continue
-            terms = _terms(_precise(ours), _precise(theirs).detach(), config, valid_BHW)
-            factors = {"low": config.low_weight, "high": config.high_weight}
-            for name, value in terms.items():
-                parts[f"{name}/{block}"] = value.detach()
-                total = total + weight * factors.get(name, 1.0) * value
+            value, terms = _block_loss(_precise(ours), _precise(theirs).detach(), config, valid_BHW)
+            total = total + weight * value
+            parts |= {f"{name}/{block}": part.detach() for name, part in terms.items()}
     if not torch.isfinite(total):
         _name_culprit(student, teacher)
     return LossTerms(total, parts)
@@ -120,48 +116,83 @@ def standardise(features_BCHW: Tensor, valid_BHW: Tensor | None = None) -> Tenso
         valid = valid_BHW[:, None].to(features_BCHW.dtype)
         mean = (features_BCHW * valid).sum(dim=(2, 3), keepdim=True) / valid.sum(dim=(2, 3), keepdim=True).clamp_min(1)
         centred = (features_BCHW - mean) * valid
-    return centred / torch.linalg.vector_norm(centred, dim=1, keepdim=True).clamp_min(_MIN_NORM)
+    return centred / torch.linalg.vector_norm(centred, dim=1, keepdim=True).clamp_min(MIN_NORM)
 
 
-def _terms(student: Tensor, teacher: Tensor, config: LossConfig, valid_BHW: Tensor | None) -> dict[str, Tensor]:
-    if config.kind == "cosine":
-        cosine_BHW = torch.nn.functional.cosine_similarity(student, teacher, dim=1, eps=_MIN_NORM)
-        return {"cosine": _mean((1 - cosine_BHW)[:, None], valid_BHW)}
-    if config.kind == "response":
-        return {"response": _response(student, teacher, valid_BHW)}
-    ours, theirs = standardise(student, valid_BHW), standardise(teacher, valid_BHW)
+def _block_loss(
+    student: Tensor, teacher: Tensor, config: LossConfig, valid_BHW: Tensor | None
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """(what is minimised, its parts without their weights)."""
+    if config.kind in ("low", "high", "freqkd"):
+        return _banded_loss(student, teacher, config, valid_BHW)
     if config.kind == "mse":
-        return {"mse": _mean((ours - theirs) ** 2, valid_BHW)}
-    (low_s, high_s), (low_t, high_t) = (split_bands(f, config.cutoff, config.bands) for f in (ours, theirs))
-    terms = {}
-    if config.kind != "high":
-        terms["low"] = _mean((low_s - low_t) ** 2, valid_BHW)
-    if config.kind != "low":
-        if config.high == "log":
-            high_s, high_t = (_compress(high, config.signed_log) for high in (high_s, high_t))
-        terms["high"] = _mean((high_s - high_t) ** 2, valid_BHW)
-    return terms
+        values = (standardise(student, valid_BHW) - standardise(teacher, valid_BHW)).square()
+    elif config.kind == "cosine":
+        values = 1 - torch.nn.functional.cosine_similarity(student, teacher, dim=1, eps=MIN_NORM)[:, None]
+    else:
+        values = _divergence(student, teacher)
+    value = _mean(values if valid_BHW is None else values * valid_BHW[:, None], valid_BHW)
+    return value, {config.kind: value}
 
 
-def _response(student: Tensor, teacher: Tensor, valid_BHW: Tensor | None) -> Tensor:
-    ours, theirs = (
-        torch.nn.functional.layer_norm(f.movedim(1, -1), f.shape[1:2]).div(_RESPONSE_TEMPERATURE).log_softmax(-1)
-        for f in (student, teacher)
+def _banded_loss(
+    student: Tensor, teacher: Tensor, config: LossConfig, valid_BHW: Tensor | None
+) -> tuple[Tensor, dict[str, Tensor]]:
+    low_weight = None if config.kind == "high" else config.low_weight
+    high_weight = None if config.kind == "low" else config.high_weight
+    if config.bands == "reference":
+        total, low, high = _published_loss(student, teacher, config, valid_BHW, low_weight, high_weight)
+    else:
+        band = low_band(*student.shape[2:], config.cutoff, config.bands, student.dtype, student.device)
+        terms = BandLossTerms(band, low_weight, high_weight, config.high == "log", config.signed_log)
+        total, low, high = BandLoss.apply(student, teacher, valid_BHW, terms)
+    parts = {"low": low} if low_weight is not None else {}
+    return total, parts | ({"high": high} if high_weight is not None else {})
+
+
+def _published_loss(
+    student: Tensor,
+    teacher: Tensor,
+    config: LossConfig,
+    valid_BHW: Tensor | None,
+    low_weight: float | None,
+    high_weight: float | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    (low_s, high_s), (low_t, high_t) = (
+        split_bands(standardise(features, valid_BHW), config.cutoff, config.bands) for features in (student, teacher)
     )
-    divergence_BHW = (theirs.exp() * (theirs - ours)).sum(-1)
-    return _mean(divergence_BHW[:, None], valid_BHW)
+    total = low = high = student.new_zeros(())
+    if low_weight is not None:
+        low = _mean((low_s - low_t).square(), valid_BHW)
+        total = total + low_weight * low
+    if high_weight is not None:
+        if config.high == "log":
+            high_s, high_t = (_compressed(band, config.signed_log) for band in (high_s, high_t))
+        difference = high_s - high_t
+        high = _mean((difference if valid_BHW is None else difference * valid_BHW[:, None]).square(), valid_BHW)
+        total = total + high_weight * high
+    return total, low, high
 
 
-def _compress(high: Tensor, signed: bool) -> Tensor:
-    return torch.log1p(high.clamp_min(0)) - torch.log1p((-high).clamp_min(0)) if signed else torch.log1p(high.abs())
+def _divergence(student: Tensor, teacher: Tensor) -> Tensor:
+    """KL(teacher || student) at each place, [B, 1, H, W]."""
+    ours, theirs = (
+        torch.nn.functional.layer_norm(f.movedim(1, -1), f.shape[1:2]).log_softmax(dim=-1) for f in (student, teacher)
+    )
+    return (theirs.exp() * (theirs - ours)).sum(-1)[:, None]
+
+
+def _compressed(high: Tensor, is_signed: bool) -> Tensor:
+    # One of the two logarithms is zero; unlike sign(x) log1p|x|, their slope at zero is not lost.
+    return high.clamp_min(0).log1p() - (-high).clamp_min(0).log1p() if is_signed else high.abs().log1p()
 
 
 def _mean(values_BCHW: Tensor, valid_BHW: Tensor | None) -> Tensor:
+    """Over pictures, of the sum over places divided by the number of valid ones."""
     if valid_BHW is None:
         return values_BCHW.mean()
-    valid = valid_BHW[:, None].to(values_BCHW.dtype)
-    counts_B = valid.sum(dim=(1, 2, 3)).clamp_min(1) * values_BCHW.shape[1]
-    return ((values_BCHW * valid).sum(dim=(1, 2, 3)) / counts_B).mean()
+    counts_B = valid_BHW.sum(dim=(1, 2)).clamp_min(1) * values_BCHW.shape[1]
+    return (values_BCHW.sum(dim=(1, 2, 3)) / counts_B).mean()
 
 
 def _precise(features: Tensor) -> Tensor:
