@@ -25,8 +25,12 @@ def main(
     height: Annotated[int, typer.Option(help="Pictures are resized to it.")] = 238,
     width: Annotated[int, typer.Option(help="Pictures are resized to it.")] = 322,
     teacher: Annotated[
-        str, typer.Option(help="The untouched backbone whose RGB features are to be found.")
-    ] = "dinov2-packaged",
+        str | None,
+        typer.Option(
+            help="The untouched backbone whose RGB features are to be found; without it, a distilled folder's own, "
+            "else dinov2-packaged."
+        ),
+    ] = None,
     classes: Annotated[
         str, typer.Option(help="Comma-separated; all of which both sets show an object, if not given.")
     ] = "",

@@ -274,9 +274,10 @@ def prepare_registered(bench: Bench, drift_px: int, seed: int, blocks: Sequence[
 
 
 def pad_valid(valid_HW: Tensor, patch: int) -> Tensor:
-    """Up to whole patches, as pictures are; what is padded is not known."""
+    """Up to whole patches, as pictures are; a patch at the edge counts where its part of the picture does."""
     height, width = valid_HW.shape
-    return torch.nn.functional.pad(valid_HW, (0, -width % patch, 0, -height % patch), value=False)
+    edges = (0, -width % patch, 0, -height % patch)
+    return torch.nn.functional.pad(valid_HW[None, None].float(), edges, mode="replicate")[0, 0] > 0
 
 
 def pooled_gallery(config: DistillConfig, test: ProbeSet, block: int) -> Tensor:

@@ -6,22 +6,25 @@ Legend: N pictures, H x W pixels, h x w patches, C channels, K classes, P patche
 from __future__ import annotations
 
 import hashlib
+import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import Field
+from safetensors import SafetensorError, safe_open
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
-from system.backbones.loading import DINOV2
+from system.backbones.loading import DINOV2, TIMM
 from system.backbones.vit import block_features, load_vit, normalise, pad_to_patch, refuse_blocks, vit_facts, vit_hash
 from system.config import FrozenConfig
-from system.errors import ConfigError, DataError
+from system.errors import ConfigError, DataError, ModelError
 from system.freqkd.probe import (
     IGNORED,
     PRESENT,
@@ -39,6 +42,7 @@ from system.pairs.pixels import read_pair
 from system.pairs.records import Pair, PairCorpus
 from system.pairs.registry import open_pairs
 from system.pairs.resize import fit_pair, scale_boxes
+from system.training.distill_publish import DISTILL_NAME, MERGED_NAME, DistillRecord
 
 Bytes = NDArray[np.uint8]
 # A picture in twenty may be unreadable; more, and the figure is of another corpus.
@@ -50,7 +54,8 @@ class ProbeConfig(FrozenConfig):
     """block: whose output is probed, counted from 0. height, width: pictures are resized to it.
 
     max_train_pictures: more are thinned evenly, in their order, so that all their patches fit into memory; test
-    pictures never are. rounds: bootstrap draws of test pictures. teacher: whose RGB features are to be found.
+    pictures never are. rounds: bootstrap draws of test pictures. teacher: whose RGB features are to be found; None for
+    the backbone's own where it is a folder of a distilled one, else for dinov2-packaged.
     threads: of torch; 0 for as many as there are CPUs.
     """
 
@@ -60,7 +65,7 @@ class ProbeConfig(FrozenConfig):
     classes: tuple[str, ...] = ()
     max_train_pictures: int = Field(default=1200, ge=2)
     rounds: int = Field(default=1000, ge=1, le=100_000)
-    teacher: str = DINOV2
+    teacher: str | None = None
     threads: int = Field(default=0, ge=0, le=1024)
 
 
@@ -149,7 +154,8 @@ def probe_backbone(
     """Fit a probe on the boxes of one set of pairs, read it on another.
 
     Args:
-        backbone, config.teacher: of `load_vit`. train, test: of `open_pairs`; their classes are matched by name.
+        backbone: of `load_vit`, or the folder of a distilled one. train, test: of `open_pairs`; their classes are
+            matched by name.
         say: told what happens now.
     Returns:
         What jobs/probe_backbone.py prints; all figures in points of 100, intervals of 95 %.
@@ -159,13 +165,14 @@ def probe_backbone(
     started_s = time.monotonic()
     if config.threads:
         torch.set_num_threads(config.threads)
-    model = load_vit(backbone)
-    teacher = model if config.teacher == backbone else load_vit(config.teacher)
+    name, own_teacher = named_backbone(backbone)
+    model, of_teacher = load_vit(name), config.teacher or own_teacher
+    teacher = model if of_teacher == name else load_vit(of_teacher)
     for vit in (model, teacher):
         refuse_blocks(vit, [config.block])
     if vit_facts(model).width != vit_facts(teacher).width:
         raise ConfigError(
-            f"{backbone} is {vit_facts(model).width} wide and the teacher {config.teacher} {vit_facts(teacher).width}; "
+            f"{backbone} is {vit_facts(model).width} wide and the teacher {of_teacher} {vit_facts(teacher).width}; "
             "name with --teacher the backbone that it was distilled from"
         )
     size = (config.height, config.width)
@@ -180,7 +187,7 @@ def probe_backbone(
     return {
         "backbone": backbone,
         "backbone_hash": vit_hash(model),
-        "teacher": config.teacher,
+        "teacher": of_teacher,
         "block": config.block,
         "size": list(size),
         **figures(judged, draw_pictures(len(judge.pairs), config.rounds, seed=0)),
@@ -197,6 +204,26 @@ def probe_backbone(
         "faults": [*learn.faults, *judge.faults][:20],
         "seconds": round(time.monotonic() - started_s, 1),
     }
+
+
+def named_backbone(text: str) -> tuple[str, str]:
+    """(name for `load_vit`, name of its teacher) of a name, or of a folder that jobs/distill_freqkd.py wrote.
+
+    Raises:
+        ModelError: the folder does not hold a distilled backbone.
+    """
+    folder = Path(text)
+    if not folder.is_dir():
+        return text, DINOV2
+    try:
+        record = DistillRecord.parse(json.loads((folder / DISTILL_NAME).read_text("utf-8")), str(folder))
+        with safe_open(folder / MERGED_NAME, "pt") as held:
+            architecture = (held.metadata() or {})["architecture"]
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        raise ModelError(
+            f"{folder}: expected {DISTILL_NAME} and {MERGED_NAME} of jobs/distill_freqkd.py: {error}"
+        ) from error
+    return f"{TIMM}{architecture}@{folder / MERGED_NAME}", record.config.teacher or record.config.tower
 
 
 def figures(judged: Judged, counts_BN: Floats) -> dict[str, Any]:

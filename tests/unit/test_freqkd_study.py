@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from system.errors import ConfigError, DataError
 from system.freqkd.distiller import DistillConfig
@@ -87,11 +88,11 @@ def test_a_drifted_picture_is_moved_and_its_edge_repeated():
     assert np.array_equal(drifted(picture, np.array([[0, 0]])), picture)
 
 
-def test_what_is_padded_is_not_known():
-    import torch
-
-    padded = pad_valid(torch.ones(20, 28, dtype=torch.bool), 14)
-    assert padded.shape == (28, 28) and padded[:20].all() and not padded[20:].any()
+def test_a_padded_patch_counts_where_its_part_of_the_picture_does():
+    valid = torch.ones(20, 28, dtype=torch.bool)
+    valid[:, :2] = False
+    padded = pad_valid(valid, 14)
+    assert padded.shape == (28, 28) and not padded[:, :2].any() and padded[:, 2:].all()
 
 
 def test_a_difference_that_no_draw_changes_has_no_width_though_each_arm_has():
