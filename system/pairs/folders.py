@@ -57,7 +57,7 @@ class FoldersReader:
 
 
 def two_sides(uri: str) -> list[tuple[str, str, str]]:
-    """[(split or "", RGB folder, infrared folder)] of a folder or of the splits directly below; empty if there are none."""
+    """[(split or "", RGB folder, infrared folder)] of a folder or of its splits; empty if there are none."""
     if not files.is_folder(uri):
         return []
     below = files.folders_in(uri)

@@ -24,7 +24,7 @@ from PIL import Image, ImageFile, UnidentifiedImageError
 from pydantic import Field, model_validator
 
 from system.config import FrozenConfig
-from system.errors import DataError
+from system.errors import ConfigError, DataError
 from system.pairs import files
 from system.pairs.records import Pair
 
@@ -70,6 +70,21 @@ class InfraredMapping(FrozenConfig):
     high_percentile: float = Field(default=99.5, ge=0, le=100)
     low: float = Field(default=0.0, allow_inf_nan=False)
     high: float = Field(default=65535.0, allow_inf_nan=False)
+
+    @classmethod
+    def of_option(cls, text: str | None) -> InfraredMapping:
+        """From `LOW,HIGH`, as on a command line; percentiles where nothing is given.
+
+        Raises:
+            ConfigError: it is no rising pair of numbers.
+        """
+        if text is None:
+            return cls()
+        try:
+            low, high = (float(part) for part in text.split(","))
+        except ValueError as error:
+            raise ConfigError(f"infrared range {text!r}: expected LOW,HIGH in raw values, e.g. 7000,9000") from error
+        return cls.parse({"kind": "range", "low": low, "high": high}, "infrared range")
 
     @model_validator(mode="after")
     def _rises(self) -> Self:

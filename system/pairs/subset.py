@@ -42,7 +42,7 @@ def read_names(uri: str) -> list[str]:
 
 
 def only_named(corpus: PairCorpus, names: list[str], uri: str) -> PairCorpus:
-    """The pairs that a list names, by id or by its last part where that is unique; names without a pair are unmatched."""
+    """The pairs that a list names, by id or its last part; names without a pair are unmatched."""
     by_id = {pair.pair_id: pair for pair in corpus.pairs}
     stems = Counter(pair_id.rsplit("/", 1)[-1] for pair_id in by_id)
     by_stem = {pair_id.rsplit("/", 1)[-1]: pair for pair_id, pair in by_id.items()}
