@@ -38,7 +38,7 @@ def main(
     epochs: options.Epochs = 20,
     patience: options.Patience = 6,
     batch_size: options.BatchSize = 32,
-    learning_rate: options.LearningRate = 1e-3,
+    learning_rate: options.LearningRate = 3e-4,
     threads: options.Threads = 1,
 ) -> None:
     """Upgrade a head in four ways with several seeds, and measure on test scenes what became of its siblings.

@@ -14,7 +14,7 @@ from types import ModuleType
 
 import numpy as np
 
-from system.demo.config import STEP_S, Hazard, SceneConfig
+from system.demo.config import HAZARDS, STEP_S, Hazard, SceneConfig
 from system.demo.town import Town
 from system.demo.traffic import Traffic, Way, run_traffic
 from system.errors import DataError
@@ -23,7 +23,7 @@ from system.miner.encounter import time_to_collision
 
 _REACTION_S = 0.9
 _HARD_BRAKING_MPS2 = 7.5
-_MOST_TRIES = 60
+_TRIES_OF_A_KIND = 20
 _DANGEROUS_TTC_S = 1.5
 
 
@@ -50,19 +50,24 @@ class _Candidate:
 def stage(town: Town, folder: Path, config: SceneConfig) -> Drive:
     """Drive a scene, its hazard staged; traffic that offers no occasion for it is replaced by other traffic.
 
+    A town that never offers one, as one without a fitting junction, gets the next kind of hazard.
+
     Raises:
-        DataError: `no_candidate`, where none of the tries offered one.
+        DataError: `no_candidate`, where none of the tries offered any.
     """
-    for attempt in range(_MOST_TRIES):
+    kinds = [config.hazard]
+    if config.hazard != "none":
+        first = HAZARDS.index(config.hazard)
+        kinds = [*HAZARDS[first:], *HAZARDS[:first]]
+    for attempt in range(_TRIES_OF_A_KIND * len(kinds)):
         seed = config.seed + 7919 * attempt
         plain = run_traffic(town, folder, seed, config.seconds)
         egos = _driving_egos(plain, config.seconds)
-        drive = (
-            _try(config.hazard, town, folder, config.model_copy(update={"seed": seed}), plain, egos) if egos else None
-        )
+        kind = kinds[attempt // _TRIES_OF_A_KIND]
+        drive = _try(kind, town, folder, config.model_copy(update={"seed": seed}), plain, egos) if egos else None
         if drive is not None and not _collides(drive) and _is_dangerous(drive):
             return drive
-    raise DataError("no_candidate", f"{config.name}: {_MOST_TRIES} seeds of traffic offered no {config.hazard}")
+    raise DataError("no_candidate", f"{config.name}: {_TRIES_OF_A_KIND} seeds of traffic each offered no {kinds}")
 
 
 def _is_dangerous(drive: Drive) -> bool:

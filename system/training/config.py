@@ -14,7 +14,9 @@ class TrainConfig(FrozenConfig):
     batch_size: scenes of one step, over all workers together, so that their number does not change the result.
     learning_rate: peak, after a linear warm-up over `warmup_share` of the steps; then half a cosine down to zero.
     weight_decay: of AdamW. clip_norm: of the gradient of all parameters together.
-    seed: of the order of the scenes.
+    hidden_cells: share of the seen bird's-eye cells that attention may not read in a training step, another draw for
+        each scene and step. Without it heads learn scenes by heart within three epochs.
+    seed: of the order of the scenes and of the hidden cells.
     workers, threads_per_worker, use_gpu: of Ray Train. max_failures: dead workers until the run gives up.
     """
 
@@ -25,6 +27,7 @@ class TrainConfig(FrozenConfig):
     warmup_share: float = Field(default=0.05, ge=0, lt=1)
     weight_decay: float = Field(default=0.05, ge=0, le=10)
     clip_norm: float = Field(default=1.0, gt=0)
+    hidden_cells: float = Field(default=0.5, ge=0, lt=1)
     seed: int = Field(default=0, ge=0)
     workers: int = Field(default=1, ge=1, le=1024)
     threads_per_worker: int = Field(default=1, ge=1, le=256)

@@ -113,13 +113,18 @@ class Trainer:
         generator = torch.Generator().manual_seed(hash((config.seed, epoch)) % (1 << 62))
         order = torch.randperm(len(self._train), generator=generator)
         steps = math.ceil(len(order) / config.batch_size)
+        cells = self._train.features.tokens.is_seen_NK.shape[1]
         sums: dict[str, Tensor] = {}
         for step in range(steps):
             rate = self._rate((epoch - 1) * steps + step, config.epochs * steps)
             for group in self._optimizer.param_groups:
                 group["lr"] = rate
             batch = order[step * config.batch_size : (step + 1) * config.batch_size]
-            losses = self._step(self._train.rows(batch[self._rank :: self._world]), f"epoch {epoch}, step {step + 1}")
+            # Drawn for the whole batch, so that it does not depend on the number of workers.
+            draw = torch.rand(len(batch), cells, generator=generator)
+            mine = slice(self._rank, None, self._world)
+            data = self._train.rows(batch[mine]).with_hidden_cells(config.hidden_cells, draw[mine])
+            losses = self._step(data, f"epoch {epoch}, step {step + 1}")
             for name, pair in losses.items():
                 sums[name] = sums.get(name, torch.zeros(2)) + pair.cpu()
         return {"epoch": float(epoch), "lr": rate} | _means("train", sums)

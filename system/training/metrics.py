@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import rankdata
-from sklearn.metrics import average_precision_score, roc_auc_score
+from sklearn.metrics import roc_auc_score
 
 from system.labels.table import PRESENT
 
@@ -60,12 +60,19 @@ def bootstrap(
 
 
 def average_precision(scores_N: Floats, values_N: NDArray[np.int8]) -> float:
-    """AP of one tag over the scenes where it is known; NaN without both kinds."""
+    """AP of one tag over the scenes where it is known; NaN without both kinds.
+
+    As scikit-learn's, which takes twenty times as long; a bootstrap asks for a hundred thousand.
+    """
     known = values_N >= 0
-    wanted = values_N[known] == PRESENT
-    if not wanted.any() or wanted.all():
+    wanted, scores = values_N[known] == PRESENT, scores_N[known]
+    if not wanted.any() or wanted.all() or np.isnan(scores).any():
         return float("nan")
-    return float(average_precision_score(wanted, scores_N[known]))
+    order = np.argsort(-scores, kind="stable")
+    # Scenes with one score are found together.
+    ends = np.r_[np.flatnonzero(np.diff(scores[order])), len(order) - 1]
+    hits = np.cumsum(wanted[order])[ends]
+    return float((np.diff(hits, prepend=0) * hits / (ends + 1)).sum() / hits[-1])
 
 
 def mean_average_precision(scores_NK: Floats, values_NK: NDArray[np.int8], tags: Sequence[int]) -> float:

@@ -51,6 +51,18 @@ class TrainingSet:
         stream = None if self.stream_NKD is None else self.stream_NKD[keep]
         return TrainingSet(self.features.rows(keep), self.targets.rows(keep), stream)
 
+    def with_hidden_cells(self, share: float, draw_NK: Tensor) -> TrainingSet:
+        """The same, each seen cell hidden from attention with a probability; a scene keeps at least one.
+
+        Args:
+            draw_NK: uniform in [0, 1).
+        """
+        tokens = self.features.tokens
+        seen = tokens.is_seen_NK
+        kept = seen & (draw_NK.to(seen.device) >= share)
+        kept = torch.where(kept.any(-1, keepdim=True), kept, seen)
+        return replace(self, features=replace(self.features, tokens=replace(tokens, is_seen_NK=kept)))
+
     def to(self, device: torch.device) -> TrainingSet:
         """The same in another memory."""
         targets = Targets(**{name: tensor.to(device) for name, tensor in vars(self.targets).items()})
