@@ -21,8 +21,11 @@ def main(
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for the student; must be new.")] = None,
     recipe: Annotated[
-        str, typer.Option(help="Of the loss: `registered`, `reference`, `symmetric`, `radial`, `mse`, `cosine`, ...")
-    ] = "registered",
+        str | None,
+        typer.Option(
+            help="Of the loss: `registered` (the default; `reference` with `vit-l-paper`), `symmetric`, `mse`, ..."
+        ),
+    ] = None,
     setting: Annotated[str, typer.Option(help="`vit-s`, or the paper's own `vit-l-paper`.")] = "vit-s",
     reader: Annotated[str, typer.Option(help="Layout of the pairs, where it is not seen by itself.")] = "auto",
     tower: Annotated[
@@ -86,7 +89,8 @@ def main(
 
         if setting not in SETTINGS:
             raise ConfigError(f"--setting {setting}: expected one of {', '.join(SETTINGS)}")
-        loss = RECIPES.get(recipe)
+        start = SETTINGS[setting]()
+        loss = start.loss if recipe is None else RECIPES.get(recipe)
         if loss is None:
             known = ", ".join(name for name, value in RECIPES.items() if value is not None)
             raise ConfigError(f"--recipe {recipe}: expected one of {known}")
@@ -105,7 +109,7 @@ def main(
             "precision": precision,
             "flip": flip,
         }
-        values = SETTINGS[setting]().model_dump() | {key: value for key, value in given.items() if value is not None}
+        values = start.model_dump() | {key: value for key, value in given.items() if value is not None}
         values |= {"seed": seed, "loss": loss.model_dump() | ({"cutoff": cutoff} if cutoff is not None else {})}
         config = DistillConfig.parse(values, "options")
         if estimate:

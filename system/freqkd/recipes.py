@@ -6,15 +6,17 @@ from collections.abc import Callable
 
 from system.backbones.loading import TIMM
 from system.freqkd.distiller import DistillConfig
-from system.freqkd.losses import LossConfig
+from system.freqkd.losses import RECIPES, LossConfig
 
 
 def vit_s() -> DistillConfig:
     """The packaged ViT-S/14 at half of the paper's size, blocks at the paper's depths; for a machine without GPU.
 
-    Block 9 is the last: the package tuned those beyond it for another task.
+    Block 9 is the last: the package tuned those beyond it for another task. The loss is the documented default.
     """
-    return DistillConfig()
+    loss = RECIPES["registered"]
+    assert loss is not None
+    return DistillConfig(loss=loss)
 
 
 def vit_l_paper() -> DistillConfig:

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import ray
+
 from system.backbones.vit import load_vit, refuse_blocks, vit_facts
 from system.errors import ConfigError, DataError
 from system.freqkd.adapters import add_adapters, load_adapter_state
@@ -75,6 +77,11 @@ def distill(
     for line in gathered.left_out[:5]:
         progress.note(f"left out: {line}")
     connect_to_ray()
+    wanted, found = run.workers * run.threads, int(ray.cluster_resources().get("CPU", 0))
+    if wanted > found:
+        progress.note(
+            f"the cluster has {found} CPUs, {run.workers} workers want {wanted}: they wait until there are more"
+        )
     logging.getLogger("ray.train").setLevel(logging.ERROR)
     with _shown(run_folder, config.batch_size, progress):
         state, trained = distill_on_ray(config, run, gathered.names, run_folder)
@@ -208,7 +215,9 @@ def _shown(run_folder: Path, batch_size: int, progress: ConsoleProgress) -> Iter
         while not ended.wait(_LOOK_EVERY_S):
             steps, bad = position_of(run_folder)
             if steps > shown_steps:
-                progress.advanced(steps - shown_steps, bad - shown_bad, (steps - shown_steps) * batch_size)
+                progress.advanced(steps - shown_steps, 0, (steps - shown_steps) * batch_size)
+                if bad > shown_bad:
+                    progress.note(f"{bad} pairs could not be read and are skipped")
                 shown_steps, shown_bad = steps, bad
 
     watcher = threading.Thread(target=look, daemon=True)

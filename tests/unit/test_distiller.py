@@ -9,9 +9,9 @@ import pytest
 import timm
 import torch
 
-from system.backbones.vit import twin
+from system.backbones.vit import block_features, load_vit, normalise, twin, vit_facts
 from system.errors import ConfigError, ModelError
-from system.freqkd.adapters import adapter_state
+from system.freqkd.adapters import adapter_parameters, adapter_state
 from system.freqkd.distiller import DistillConfig, Distiller, is_flipped, loss_names, order_of, teacher_features
 from system.freqkd.estimate import estimate, meta_student
 from system.freqkd.losses import LossConfig
@@ -237,3 +237,43 @@ def test_a_twin_of_the_student_teaches_before_and_after_it_has_learnt():
     distiller = Distiller(student, SMALL, 9)
     distiller.step(INFRARED, TAUGHT)
     assert all(torch.equal(a, b) for a, b in zip(before, teacher_features(teacher, INFRARED, (1, 3)), strict=True))
+
+
+def test_the_export_gives_timm_and_transformers_the_same_features(tmp_path: Path):
+    from safetensors.torch import load_file
+    from transformers import AutoModel
+
+    from system.training.distill_publish import DistillRecord, write_student
+
+    config = DistillConfig(height=60, width=80, blocks=(0, 2), rank=4)
+    student = load_vit(config.tower)
+    Distiller(student, config, 1)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in adapter_parameters(student).values():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.05)
+    record = DistillRecord(
+        config=config, uris=("pairs",), licence="research only", pairs={"pairs": 4}, data_sha256="0" * 64, skipped=(),
+        left_out=0, loss={"total": 1.0}, images=4, seconds=1.0, created="", commit="", libraries={},
+    )  # fmt: skip
+    history = [
+        {"epoch": 1.0, "step": float(k), "steps": 1.0, "total": 1.0 / k, "low/0": 1.0, "lr": 1e-4} for k in (1, 2)
+    ]
+    write_student(tmp_path, student.eval(), record, history)
+    ours = load_vit(f"timm:vit_small_patch14_dinov2@{tmp_path}/merged.safetensors")
+    images = normalise(pictures(3, 1).repeat(1, 2, 2, 1)[:, :70, :84], vit_facts(ours))
+    expected = block_features(ours, images, [11])[0].flatten(2).transpose(1, 2)
+    theirs = AutoModel.from_pretrained(tmp_path / "transformers").eval()
+    plain = timm.create_model("vit_small_patch14_dinov2", num_classes=0, img_size=(70, 84)).eval()
+    plain.load_state_dict(load_file(tmp_path / "merged.safetensors") | load_file(tmp_path / "positions.safetensors"))
+    native = timm.create_model(
+        "vit_small_patch14_dinov2", num_classes=0, checkpoint_path=str(tmp_path / "merged.safetensors")
+    )
+    with torch.no_grad():
+        hidden = theirs(images, output_hidden_states=True).hidden_states[-1][:, 1:]
+        unnormed = plain.forward_intermediates(images, indices=[11], norm=False, intermediates_only=True)[0]
+    torch.testing.assert_close(hidden, expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(unnormed.flatten(2).transpose(1, 2), expected, rtol=1e-4, atol=1e-4)
+    assert torch.equal(native.blocks[2].mlp.fc1.weight, ours.blocks[2].mlp.fc1.weight)
+    card = (tmp_path / "README.md").read_text()
+    assert "research only" in card and (tmp_path / "curves.png").stat().st_size > 5000
