@@ -66,7 +66,7 @@ def find_duplicates(
         digests_N: uint64 [N], `pixel_digest`.
         most: so many are returned at most.
     """
-    bytes_NB = np.ascontiguousarray(hashes_NW.astype(">u8")).view(np.uint8).reshape(len(hashes_NW), -1)
+    bytes_NB = np.ascontiguousarray(hashes_NW.astype(">u8")).view(np.uint8).reshape(len(hashes_NW), 16)
     found: dict[tuple[int, int], int] = {}
     for band in range(_BANDS):
         turned = np.roll(bytes_NB, -2 * band, axis=1)

@@ -241,7 +241,7 @@ def _sheet(
         if strip
     ]
     path = out / f"contact_sheet_{number + 1}_{re.sub(r'[^A-Za-z0-9_.-]+', '_', corpus.name)}.jpg"
-    path.write_bytes(draw_sheet(sheet_title(corpus, figures), cells))
+    path.write_bytes(draw_sheet(sheet_title(corpus, figures, len(cells)), cells))
     return str(path)
 
 

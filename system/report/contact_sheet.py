@@ -40,7 +40,7 @@ def draw_strip(
     small = [
         cv2.resize(image, size, interpolation=cv2.INTER_AREA).astype(np.uint8) for image in (rgb_HWC, infrared_HWC)
     ]
-    panels = [Image.fromarray(image) for image in small]
+    panels = [Image.fromarray(small[0]), Image.fromarray(stretched(small[1]))]
     for panel in panels:
         _draw_boxes(ImageDraw.Draw(panel), boxes_xyxy * (PANEL_WIDTH / width), is_ignored)
     panels.append(Image.fromarray(edge_overlay(small[0], small[1])))
@@ -48,6 +48,13 @@ def draw_strip(
     for k, panel in enumerate(panels):
         strip.paste(panel, (k * PANEL_WIDTH, 0))
     return _jpeg(strip)
+
+
+def stretched(image_HWC: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """For the eye only: infrared often fills a part of its range, and would be black on a sheet."""
+    low, high = np.percentile(image_HWC, (0.5, 99.5))
+    scaled = (image_HWC.astype(np.float32) - low) / max(float(high - low), 1.0)
+    return (np.clip(scaled, 0, 1) * 255).astype(np.uint8)
 
 
 def edge_overlay(rgb_HWC: NDArray[np.uint8], infrared_HWC: NDArray[np.uint8]) -> NDArray[np.uint8]:

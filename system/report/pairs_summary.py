@@ -17,6 +17,7 @@ from system.pairs.registration import CONFIDENT
 
 _MOST_NAMED = 5
 _MOST_SIZES = 10
+_SHIFT_KEYS = ("confident", "median_dx_px", "median_dy_px", "p50_px", "p90_px", "drift_p50_px", "drift_p90_px")
 
 
 class Seen:
@@ -76,14 +77,15 @@ def summarise(uris: Sequence[str], corpora: Sequence[PairCorpus], seen: Sequence
     }
 
 
-def sheet_title(corpus: PairCorpus, figures: dict[str, Any]) -> str:
-    """Two lines over a contact sheet."""
+def sheet_title(corpus: PairCorpus, figures: dict[str, Any], shown: int) -> str:
+    """Two lines over a contact sheet of `shown` pairs."""
     shift = figures["shift"]
+    which = "all pairs" if shown >= figures["readable"] else "first half spread evenly, second half farthest off"
     return (
         f"{corpus.name}: {figures['pairs']} pairs, read as {corpus.reader} ({corpus.why}); "
         f"{figures['unmatched']} unmatched, {figures['unreadable']} unreadable\n"
-        f"{shift['confident']} confident shifts: median dx {shift['median_dx_px']}, dy {shift['median_dy_px']} px; "
-        "edges: RGB red, infrared cyan, both white. First half spread evenly, second half farthest off"
+        f"{shift['confident']} confident shifts: median dx {shift['median_dx_px']}, dy {shift['median_dy_px']} px. "
+        f"Infrared stretched. Edges: RGB red, infrared cyan, both white. Shown: {which}"
     )
 
 
@@ -133,14 +135,14 @@ def _shift(seen: Seen) -> dict[str, Any]:
     """Of the pairs whose shift is to be believed: the common shift, and how far single pairs lie from it."""
     confident = seen.shifts_N3[seen.shifts_N3[:, 2] >= CONFIDENT, :2]
     if not len(confident):
-        return {"confident": 0, "median_dx_px": None, "median_dy_px": None, "p50_px": None, "p90_px": None}
+        return dict.fromkeys(_SHIFT_KEYS) | {"confident": 0}
     middle = np.median(confident, axis=0)
     spread = np.hypot(*(confident - middle).T)
     length = np.hypot(*confident.T)
     return {
         "confident": len(confident),
-        "median_dx_px": round(float(middle[0]), 1),
-        "median_dy_px": round(float(middle[1]), 1),
+        "median_dx_px": round(float(middle[0]), 1) + 0.0,
+        "median_dy_px": round(float(middle[1]), 1) + 0.0,
         "p50_px": round(float(np.percentile(length, 50)), 1),
         "p90_px": round(float(np.percentile(length, 90)), 1),
         "drift_p50_px": round(float(np.percentile(spread, 50)), 1),
