@@ -245,7 +245,7 @@ def prepare_registered(bench: Bench, drift_px: int, seed: int, blocks: Sequence[
             moved = bench.train.rgb_NHWC[rows].copy()
             for k, n in enumerate(rows):
                 shift = estimate_token_shift(
-                    [torch.from_numpy(plain[block][0, n]).float() for block in config.blocks],
+                    [torch.from_numpy(plain[block][0, n].astype(np.float32)) for block in config.blocks],
                     [features[k] for features in student],
                 )
                 confident_N[n] = shift.is_confident

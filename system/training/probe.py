@@ -279,7 +279,8 @@ def _fit(model: VisionTransformer, train: ProbeSet, classes: Sequence[str], bloc
 def encode(model: VisionTransformer, images_NHWC: Bytes, block: int) -> Tensor:
     """What a block adds up to, float32 [N, C, h, w]."""
     facts = vit_facts(model)
-    pixels = pad_to_patch(normalise(torch.from_numpy(np.ascontiguousarray(images_NHWC)), facts), facts.patch)
+    # A copy: arrays that Ray shares are read-only, of which torch warns.
+    pixels = pad_to_patch(normalise(torch.from_numpy(images_NHWC.copy()), facts), facts.patch)
     return block_features(model, pixels, [block])[0]
 
 
