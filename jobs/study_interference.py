@@ -47,8 +47,8 @@ def main(
     stream besides, with the siblings' own weights frozen; `unfrozen` trains everything.
 
     The last line of stdout is one JSON object: head, scenes, and arms {arm: max_abs_change, sibling_metric_drop
-    {mean, low, high} relative to before, siblings, head_metric_gain, trained_parameters, seeds}. The same lies in
-    study.json, drawn in study.png.
+    {mean, low, high} in points, of errors as a share, siblings, head_metric_gain, trained_parameters, seeds}. The same
+    lies in study.json, drawn in study.png.
 
     Exit codes: 0 done; 2 a wrong option; 3 unreadable input or no test scene; 5 the model.
     """

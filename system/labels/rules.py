@@ -30,6 +30,7 @@ class Rule(FrozenConfig):
     tags: tuple[str, ...] | None = None
     present: dict[str, tuple[str, ...]] = Field(default_factory=dict)
     absent: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+    ignored: tuple[str, ...] = ()
     complete: tuple[str, ...] = ()
 
     @model_validator(mode="after")
@@ -57,6 +58,8 @@ class Rule(FrozenConfig):
         if self.origin == "tags":
             return any(word in window.truth_tags for word in words)
         text = _NEGATION.sub("", window.description.lower())
+        for phrase in self.ignored:
+            text = text.replace(phrase, "")
         return any(re.search(rf"\b{re.escape(word)}", text) for word in words)
 
 

@@ -9,11 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from system.errors import ConfigError
-from system.labels.table import PRESENT, Labels
+from system.labels.table import ABSENT, PRESENT, Labels
 
 
 def split_by_group(
-    labels: Labels, shares: Mapping[str, float], seed: int = 0, fixed: Mapping[str, str] | None = None
+    labels: Labels,
+    shares: Mapping[str, float],
+    seed: int = 0,
+    fixed: Mapping[str, str] | None = None,
+    own_NL: NDArray[np.int8] | None = None,
 ) -> dict[str, NDArray[np.intp]]:
     """Divide scenes into parts.
 
@@ -24,6 +28,7 @@ def split_by_group(
     Args:
         shares: part -> share of the scenes; they sum to 1.
         fixed: group -> part, where an earlier split has decided. The shares are of the other groups' scenes.
+        own_NL: values of a user's own tags.
     Returns:
         part -> rising indices of its scenes.
     Raises:
@@ -38,7 +43,7 @@ def split_by_group(
     parts: dict[str, list[int]] = {part: [] for part in (*shares, *decided.values())}
     for group, part in decided.items():
         parts[part] += members.pop(group)
-    kinds_NF = _kinds(labels)
+    kinds_NF = _kinds(labels, own_NL)
     held = {group: kinds_NF[rows].sum(0) for group, rows in members.items()}
     total = np.maximum(np.sum(list(held.values()), axis=0), 1) if held else np.ones(1)
     got = {part: np.zeros_like(total, dtype=np.float64) for part in shares}
@@ -52,13 +57,16 @@ def split_by_group(
     return {part: np.array(sorted(rows), dtype=np.intp) for part, rows in parts.items()}
 
 
-def _kinds(labels: Labels) -> NDArray[np.bool_]:
+def _kinds(labels: Labels, own_NL: NDArray[np.int8] | None) -> NDArray[np.bool_]:
     """What can be learnt from each scene, [N, F]; what no picture shows teaches neither tags nor risk."""
     seen = labels.has_pictures_N[:, None]
     risk = np.isfinite(labels.risk_N).reshape(-1, 1)
     path = np.isfinite(labels.future_NT2).all((1, 2)).reshape(-1, 1)
     present = labels.values_NK == PRESENT
-    return np.concatenate([np.ones_like(seen), seen, seen & risk, path, seen & present], axis=1)
+    kinds = [np.ones_like(seen), seen, seen & risk, path, seen & present]
+    if own_NL is not None:
+        kinds += [seen & (own_NL == PRESENT), seen & (own_NL == ABSENT)]
+    return np.concatenate(kinds, axis=1)
 
 
 def _draw(group: str, seed: int) -> str:

@@ -167,13 +167,13 @@ def read_given(path: str | Path, tags: Sequence[str]) -> dict[str, dict[str, boo
     Returns:
         scene or log id -> tag -> present. A log's id labels all of its scenes.
     Raises:
-        DataError: a column is missing, a tag unknown, or a value neither yes nor no: which line.
+        DataError: a column is missing, a tag unknown, a value neither yes nor no, or two lines contradict: which line.
     """
     try:
         size = Path(path).stat().st_size
         if size > MAX_CSV_BYTES:
             raise DataError("too_large", f"{path}: {size} bytes, expected at most {MAX_CSV_BYTES}")
-        rows = list(csv.DictReader(Path(path).read_text("utf-8").splitlines()))
+        rows = list(csv.DictReader(Path(path).read_text("utf-8-sig").splitlines()))
     except OSError as error:
         raise DataError("damaged_labels", f"{path}: cannot be read: {error.strerror}") from error
     except (UnicodeDecodeError, csv.Error) as error:
@@ -188,7 +188,12 @@ def read_given(path: str | Path, tags: Sequence[str]) -> dict[str, dict[str, boo
         word = (row["value"] or "").strip().lower()
         if word not in _TRUE | _FALSE:
             raise DataError("impossible_value", f"{path} line {line}: value {word!r}, expected 1 or 0")
-        given[row["scene_id"]][row["tag"]] = word in _TRUE
+        earlier = given[row["scene_id"]].setdefault(row["tag"], word in _TRUE)
+        if earlier != (word in _TRUE):
+            told = f"{row['tag']} of {row['scene_id']} is {word!r}, and an earlier line says otherwise"
+            raise DataError("contradiction", f"{path} line {line}: {told}")
+    if not given:
+        raise DataError("damaged_labels", f"{path}: expected rows of scene_id, tag, value below the header; found none")
     return dict(given)
 
 

@@ -62,6 +62,12 @@ class LiftedScenes:
     tokens: BevTokens
     ego_N3: Tensor
 
+    def to(self, device: torch.device) -> LiftedScenes:
+        """The same in another memory."""
+        tokens = BevTokens(**{name: tensor.to(device) for name, tensor in vars(self.tokens).items()})
+        moved = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return LiftedScenes(tokens=tokens, **moved)
+
     def __len__(self) -> int:
         return len(self.counts_N)
 

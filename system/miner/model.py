@@ -9,7 +9,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, cast
 
 import torch
 from safetensors import SafetensorError
@@ -132,7 +132,7 @@ class SceneMiner(nn.Module):
     @property
     def heads(self) -> dict[str, Head]:
         """Every head by its name, in the order of their answers."""
-        return {name: getattr(self, name) for name in HEADS} | {h.name: self.own[h.name] for h in self.own_heads}
+        return {name: getattr(self, name) for name in HEADS} | {h.name: self.own_head(h.name) for h in self.own_heads}
 
     def add_reader(self, head: str) -> StreamReader:
         """Upgrade a head: give it one more reader, which adds nothing before it is trained.
@@ -150,6 +150,10 @@ class SceneMiner(nn.Module):
         reader.to(self.words.prompts_KE.device).requires_grad_(False).eval()
         return reader
 
+    def own_head(self, name: str) -> OwnTagHead:
+        """A user's own head."""
+        return cast(OwnTagHead, self.own[f"head_{name}"])
+
     def add_own_head(self, own_head: OwnHead) -> Head:
         """Give the model a head for a user's own questions; without a reader it answers 0.5.
 
@@ -165,7 +169,8 @@ class SceneMiner(nn.Module):
             )
         config = self.config
         head = OwnTagHead(config.stream_dim, len(own_head.tags), config.attention_heads, config.head_parameters)
-        self.own[own_head.name] = head
+        # A ModuleDict refuses the names of its own methods.
+        self.own[f"head_{own_head.name}"] = head.eval()
         self.own_heads = (*self.own_heads, own_head)
         return head
 
@@ -210,6 +215,7 @@ class SceneMiner(nn.Module):
 
     def features_of(self, lifted: LiftedScenes) -> SceneFeatures:
         """What the heads read, from what the tower knows: zero-shot tags depend on the taxonomy."""
+        lifted = lifted.to(self.words.prompts_KE.device)
         counts = lifted.counts_N.tolist()
         with torch.no_grad():
             return SceneFeatures(
@@ -256,7 +262,7 @@ class SceneMiner(nn.Module):
         if head == "risk":
             known = has_pictures if self.has_risk_head else torch.zeros_like(has_pictures)
             return (torch.where(known, self.risk(stream_NKD, is_read, features.ego_N3), torch.nan),)
-        return (torch.where(has_pictures[:, None], self.own[head](stream_NKD, is_read), torch.nan),)
+        return (torch.where(has_pictures[:, None], self.own_head(head)(stream_NKD, is_read), torch.nan),)
 
     def forward(self, batch: SceneBatch) -> SceneOutputs:
         return self.answer(self.encode(batch))

@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from system.backbones.loading import describe_tower
 from system.errors import DataError
 from system.miner.taxonomy import Taxonomy
@@ -16,10 +14,19 @@ from system.report.console import ConsoleProgress
 from system.store.runs import git_commit
 from system.training.certificate import library_versions, now
 from system.training.config import TrainConfig
-from system.training.examples import Examples, SourceConfig, gather, groups_of, split_examples
+from system.training.examples import (
+    Examples,
+    SourceConfig,
+    gather,
+    groups_of,
+    known_scenes,
+    logs_of,
+    split_examples,
+)
 from system.training.publish import publish, refuse_existing, unpublished, write_card, write_history
 from system.training.records import Training, TrainingRecord
 from system.training.run import Recipe, Trained, discard_run, train_on_ray
+from system.training.task import BASE_HEADS
 
 
 @dataclass(frozen=True)
@@ -93,6 +100,7 @@ def describe_training(
         logs=source.logs,
         tower=source.tower,
         parts=groups_of(parts),
+        log_parts=logs_of(parts),
         scenes={part: len(rows) for part, rows in parts.items()},
         left_out=len(examples.faults),
         data_sha256=examples.sha256(),
@@ -107,12 +115,11 @@ def describe_training(
 
 
 def _refuse_nothing_to_learn(parts: dict[str, Examples]) -> None:
-    labels = parts["train"].labels
-    with_risk = int((np.isfinite(labels.risk_N) & labels.has_pictures_N).sum())
-    with_future = int(np.isfinite(labels.future_NT2).all((1, 2)).sum())
-    if not with_risk and not with_future:
+    for part in ("train", "val"):
+        if any(known_scenes(head, parts[part]) for head in BASE_HEADS):
+            continue
         raise DataError(
             "nothing_to_learn",
-            f"none of the {len(labels)} training scenes has tracks of road users and pictures, or an ego path of 3 s "
+            f"none of the {len(parts[part])} scenes of part {part} has tracks and pictures, or an ego path of 3 s "
             "beyond its end: a base learns risk and forecast from these. Add logs that have them, as the demo logs do",
         )

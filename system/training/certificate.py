@@ -19,10 +19,10 @@ from system.backbones.loading import load_tower
 from system.backbones.runtime import Runtime
 from system.errors import GuardError, ModelError
 from system.miner.guard import Fingerprint, Shares, answer_share, fingerprint_shares, refuse_moved
-from system.miner.identity import WEIGHTS_NAME
+from system.miner.identity import WEIGHTS_NAME, saved_model_id
 from system.miner.model import SceneMiner
 from system.miner.scene_batch import SceneFeatures
-from system.training.records import PROBE_NAME, Certificate, SiblingOutput, read_certificate
+from system.training.records import CERTIFICATE_NAME, PROBE_NAME, Certificate, SiblingOutput, read_certificate
 
 # The numbers of workers that share the probe's batches.
 WORLDS = (1, 2)
@@ -59,6 +59,8 @@ def fingerprint_saved(folder: Path, tower: str, probe_folder: Path, leave_out: I
         ModelError: the model or the probe is damaged.
     """
     left_out = tuple(leave_out)
+    # Workers may run in another folder.
+    folder, probe_folder = folder.absolute(), probe_folder.absolute()
     asked: Any = ray.remote(num_cpus=_THREADS)(_answer_saved)
     tasks = [
         [asked.remote(str(folder), tower, str(probe_folder), rank, world, left_out) for rank in range(world)]
@@ -115,7 +117,7 @@ def verify_certificate(folder: Path, base: Path | None = None) -> Certificate:
         base: the model that it grew from, where that is at hand; it is then asked too.
     Raises:
         ModelError: a file is missing or not the one that was certified.
-        GuardError: an answer is not what the certificate says: which.
+        GuardError: an answer is not what the certificate says, or it says nothing of one: which.
     """
     certificate = read_certificate(folder)
     wanted = {
@@ -125,8 +127,13 @@ def verify_certificate(folder: Path, base: Path | None = None) -> Certificate:
     for file, expected in wanted.items():
         if (actual := _sha256_of(file)) != expected:
             raise ModelError(f"{file}: not the file that was certified: expected SHA-256 {expected}, got {actual}")
-    for model in (folder, *([base] if base is not None else [])):
-        found = {SiblingOutput(**vars(f)) for f in fingerprint_saved(model, certificate.tower, folder)}
+    models = {folder: certificate.model_id} | ({base: certificate.base_model_id} if base is not None else {})
+    for model, model_id in models.items():
+        if (actual := saved_model_id(model, certificate.tower_id)) != model_id:
+            raise ModelError(f"{model}: not the model that was certified: expected id {model_id}, got {actual}")
+        answers = fingerprint_saved(model, certificate.tower, folder, leave_out=[certificate.head])
+        found = {SiblingOutput(**vars(answer)) for answer in answers}
+        _refuse_gaps(certificate, found, folder)
         _refuse_differences(certificate, found, model)
     return certificate
 
@@ -151,6 +158,21 @@ def _answer_saved(
         return answer_share(miner, load_probe(Path(probe_folder)), rank, world, leave_out)
     except ModelError as error:
         return str(error)
+
+
+def _refuse_gaps(certificate: Certificate, found: set[SiblingOutput], folder: Path) -> None:
+    """A certificate speaks of every answer of every sibling, or of nothing."""
+    expected, told = ({_question(answer) for answer in answers} for answers in (found, certificate.siblings))
+    if gaps := sorted(expected - told):
+        head, output, dtype, size, workers = gaps[0]
+        raise GuardError(
+            f"{folder / CERTIFICATE_NAME}: says nothing of {len(gaps)} of {len(expected)} outputs, the first of head "
+            f"{head!r} (output {output}, {dtype}, batches of {size}, {workers} workers)"
+        )
+
+
+def _question(answer: SiblingOutput) -> tuple[str, int, str, int, int]:
+    return answer.head, answer.output, answer.dtype, answer.batch_size, answer.workers
 
 
 def _refuse_differences(certificate: Certificate, found: set[SiblingOutput], model: Path) -> None:

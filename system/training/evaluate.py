@@ -32,7 +32,7 @@ from system.miner.hardness import HardnessWeights, fuse, percentile_ranks
 from system.miner.lift import LiftedScenes
 from system.miner.model import SceneMiner
 from system.report.console import ConsoleProgress
-from system.training.examples import Examples, SourceConfig, gather
+from system.training.examples import Examples, SourceConfig, decided_parts, gather
 from system.training.metrics import (
     Floats,
     Interval,
@@ -113,7 +113,6 @@ class Evaluator:
         self._miner = SceneMiner.load(model, self._tower)
         self._source, self._progress, self._rounds = source, progress, rounds
         self._record = read_training(model)
-        self.parts = self._record.parts() if self._record else {}
         self._probes: dict[str, list[Any]] = {}
         self._thresholds: dict[str, Floats] = {}
         self._taught: list[int] = []
@@ -129,7 +128,8 @@ class Evaluator:
             DataError: no scene is left.
         """
         whole = gather(self._source.model_copy(update={"logs": tuple(logs)}), self._miner.taxonomy, self._progress)
-        fresh = [n for n, group in enumerate(whole.labels.groups) if self.parts.get(group, "test") == "test"]
+        parts = decided_parts(whole.labels, self._record)
+        fresh = [n for n, group in enumerate(whole.labels.groups) if parts.get(group, "test") == "test"]
         if not fresh:
             raise DataError("no_scenes", f"the model has learnt from every group of {', '.join(logs)}; none is left")
         examples = whole.rows(np.array(fresh, dtype=np.intp))
@@ -161,9 +161,10 @@ class Evaluator:
         except DataError as error:
             self._notes.append(f"the training logs are not at hand: no linear probes, thresholds of 0.5 ({error})")
             return
-        groups = examples.labels.groups
+        parts = decided_parts(examples.labels, self._record)
+        of = [parts.get(group) for group in examples.labels.groups]
         rows = {
-            part: np.flatnonzero([self.parts.get(group) == part for group in groups] & examples.labels.has_pictures_N)
+            part: np.flatnonzero([name == part for name in of] & examples.labels.has_pictures_N)
             for part in ("train", "val")
         }
         lifted = examples.lifted()
@@ -176,6 +177,9 @@ class Evaluator:
         train = values[rows["train"]]
         both = (train == PRESENT).any(0) & (train == ABSENT).any(0)
         self._taught = [int(k) for k in np.flatnonzero(both)]
+        if not len(rows["val"]):
+            self._notes.append("no validation scene has pictures: thresholds of 0.5")
+            return
         val = examples.rows(rows["val"])
         for name, scores in self._answers(val.lifted()).tags.items():
             self._thresholds[name] = choose_thresholds(scores, val.labels.values_NK)

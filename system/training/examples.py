@@ -24,6 +24,7 @@ from system.pipelines.feature_cache import FeatureCache
 from system.pipelines.features import cache_features
 from system.pipelines.labelling import label_logs
 from system.report.console import ConsoleProgress
+from system.training.records import TrainingRecord, furthest
 
 # Of the scenes that are not kept for tests.
 _VALIDATION_SHARE = 0.15 / 0.85
@@ -128,7 +129,7 @@ def split_examples(
     """
     validation = (1 - test_share) * _VALIDATION_SHARE
     shares = {"train": 1 - test_share - validation, "val": validation} | ({"test": test_share} if test_share else {})
-    parts = {"test": np.zeros(0, np.intp)} | split_by_group(examples.labels, shares, seed, fixed)
+    parts = {"test": np.zeros(0, np.intp)} | split_by_group(examples.labels, shares, seed, fixed, examples.own_NL)
     if not len(parts["train"]) or not len(parts["val"]):
         raise DataError(
             "too_few_groups",
@@ -141,6 +142,41 @@ def split_examples(
 def groups_of(parts: Mapping[str, Examples]) -> dict[str, str]:
     """group -> part."""
     return {group: part for part, examples in parts.items() for group in examples.labels.groups}
+
+
+def logs_of(parts: Mapping[str, Examples]) -> dict[str, str]:
+    """Name of a log -> part."""
+    return {name: part for part, examples in parts.items() for name in _log_names(examples.labels)}
+
+
+def decided_parts(labels: Labels, record: TrainingRecord | None) -> dict[str, str]:
+    """group -> part, for the groups of which a model has seen anything, whatever rules named its groups then."""
+    if record is None:
+        return {}
+    by_group, by_log = record.parts(), record.log_parts()
+    decided: dict[str, str] = {}
+    for group, log in zip(labels.groups, _log_names(labels), strict=True):
+        for part in (by_group.get(group), by_log.get(log)):
+            if part is not None:
+                decided[group] = furthest(decided.get(group, part), part)
+    return decided
+
+
+def known_scenes(head: str, examples: Examples, is_own: bool = False) -> int:
+    """How many scenes tell a head anything."""
+    labels = examples.labels
+    if head == "risk":
+        return int((np.isfinite(labels.risk_N) & labels.has_pictures_N).sum())
+    if head == "forecast":
+        return int(np.isfinite(labels.future_NT2).all((1, 2)).sum())
+    values = examples.own_NL if is_own else labels.values_NK
+    return int(((values != UNKNOWN).any(1) & labels.has_pictures_N).sum())
+
+
+def _log_names(labels: Labels) -> list[str]:
+    """`source/log`, without the digest of where a list of pictures lies: a moved one is no other."""
+    pairs = zip(labels.sources, labels.log_ids, strict=True)
+    return [f"{source}/{log_id.partition('@')[0]}" for source, log_id in pairs]
 
 
 def _own_values(labels: Labels, own: Mapping[str, Mapping[str, bool]], head: OwnHead | None) -> NDArray[np.int8]:

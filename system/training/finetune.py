@@ -7,8 +7,6 @@ import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from system.backbones.loading import describe_tower, load_tower
 from system.backbones.runtime import Runtime
 from system.config import FrozenConfig
@@ -23,7 +21,7 @@ from system.report.console import ConsoleProgress
 from system.training.base import describe_training
 from system.training.certificate import certify, choose_probe, save_probe
 from system.training.config import TrainConfig
-from system.training.examples import Examples, SourceConfig, gather, split_examples
+from system.training.examples import Examples, SourceConfig, decided_parts, gather, known_scenes, split_examples
 from system.training.publish import publish, refuse_existing, unpublished, write_card, write_history
 from system.training.records import CERTIFICATE_NAME, TrainingRecord, read_training, write_record
 from system.training.run import Recipe, discard_run, train_on_ray
@@ -84,8 +82,14 @@ def finetune_head(
     base_id = SceneMiner.load(upgrade.base, load_tower(source.tower, Runtime())).model_id
     examples = gather(source, saved.taxonomy, progress, own_head)
     earlier = read_training(upgrade.base)
-    parts = split_examples(examples, earlier.parts() if earlier else {}, source.test_share)
+    parts = split_examples(examples, decided_parts(examples.labels, earlier), source.test_share)
     positives = _refuse_untaught(upgrade.head, own_head, saved.taxonomy, parts["train"], upgrade.leave_out)
+    if not known_scenes(upgrade.head, parts["val"], own_head is not None):
+        raise DataError(
+            "nothing_to_judge",
+            f"head {upgrade.head!r}: nothing is known of the {len(parts['val'])} validation scenes, by which the epoch "
+            "is chosen; add labelled logs of other groups",
+        )
     recipe = Recipe(
         tower=source.tower,
         taxonomy=saved.taxonomy,
@@ -190,11 +194,9 @@ def _refuse_untaught(
     """Training scenes with each tag that the head learns; refuse what nothing can teach."""
     labels = train.labels
     if head == "risk":
-        known = int((np.isfinite(labels.risk_N) & labels.has_pictures_N).sum())
-        return _refuse_none(known, head, "tracks of road users and pictures")
+        return _refuse_none(known_scenes(head, train), head, "tracks of road users and pictures")
     if head == "forecast":
-        known = int(np.isfinite(labels.future_NT2).all((1, 2)).sum())
-        return _refuse_none(known, head, "an ego path of 3 s beyond its end")
+        return _refuse_none(known_scenes(head, train), head, "an ego path of 3 s beyond its end")
     names, values = (own_head.tags, train.own_NL) if own_head is not None else (taxonomy.names, labels.values_NK)
     seen = values[labels.has_pictures_N]
     present, absent = (seen == PRESENT).sum(0), (seen == ABSENT).sum(0)

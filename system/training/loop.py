@@ -167,6 +167,11 @@ class Trainer:
                     sums[name] = sums.get(name, torch.zeros(2)) + torch.stack([x.double().cpu() for x in pair])
         row |= _means("val", sums)
         loss = sum(self._task.weights[name] * _mean(pair) for name, pair in sums.items() if pair[1] > 0)
+        if not math.isfinite(loss):
+            told = ", ".join(f"{name} {value:.4g}" for name, value in _means("val", sums).items())
+            raise ModelError(
+                f"epoch {self.progress.epoch}: the validation loss is no number ({told}); try a lower --learning-rate"
+            )
         row["val/total"] = loss
         self.progress.history.append(row)
         if loss < self.progress.best_loss:

@@ -7,13 +7,11 @@ is unknown and adds nothing to either. Legend: N scenes, K tags, L own tags, M m
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import cast
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from system.miner.heads import OwnTagHead
 from system.miner.model import SceneMiner
 from system.miner.scene_batch import SceneFeatures
 from system.miner.stream import readable
@@ -34,14 +32,14 @@ def head_loss(miner: SceneMiner, head: str, data: TrainingSet) -> Summed:
     """
     known = _known(head, data).nonzero().flatten()
     if not len(known):
-        return torch.zeros(()), torch.zeros(())
+        nothing = data.features.ego_N3.new_zeros(())
+        return nothing, nothing
     data = data.rows(known)
     stream = miner.stream(data.features.tokens) if data.stream_NKD is None else data.stream_NKD
     is_read = readable(data.features.tokens.is_seen_NK)
     if head in _LOSSES:
         return _LOSSES[head](miner, stream, is_read, data.features, data.targets)
-    own = cast(OwnTagHead, miner.own[head])
-    return tag_loss(own.logits(stream, is_read), data.targets.own_NL)
+    return tag_loss(miner.own_head(head).logits(stream, is_read), data.targets.own_NL)
 
 
 def _known(head: str, data: TrainingSet) -> Tensor:

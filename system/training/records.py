@@ -19,7 +19,8 @@ class Training(FrozenConfig):
     """One training in the history of a model.
 
     head: what was trained; "base" for the stream with its first heads.
-    parts: group -> train, val or test, so that no later training or evaluation mixes them.
+    parts: group -> train, val or test, so that no later training or evaluation mixes them. log_parts: the same of each
+    log, since other rules name other groups.
     scenes: of each part. data_sha256: of their ids and labels. figures: what was measured at the end.
     """
 
@@ -31,6 +32,7 @@ class Training(FrozenConfig):
     logs: tuple[str, ...]
     tower: str
     parts: dict[str, str]
+    log_parts: dict[str, str] = Field(default_factory=dict)
     scenes: dict[str, int]
     left_out: int
     data_sha256: str
@@ -51,12 +53,24 @@ class TrainingRecord(FrozenConfig):
 
     def parts(self) -> dict[str, str]:
         """group -> part, of all trainings; one that any has learnt from counts as such."""
-        order = {"test": 0, "val": 1, "train": 2}
-        merged: dict[str, str] = {}
-        for training in self.trainings:
-            for group, part in training.parts.items():
-                merged[group] = max(merged.get(group, part), part, key=lambda name: order.get(name, 2))
-        return merged
+        return _merged([training.parts for training in self.trainings])
+
+    def log_parts(self) -> dict[str, str]:
+        """`source/log` -> part, likewise."""
+        return _merged([training.log_parts for training in self.trainings])
+
+
+def furthest(*parts: str) -> str:
+    """Of parts, the one in which most is learnt."""
+    return max(parts, key=lambda part: {"test": 0, "val": 1}.get(part, 2))
+
+
+def _merged(records: list[dict[str, str]]) -> dict[str, str]:
+    merged: dict[str, str] = {}
+    for record in records:
+        for name, part in record.items():
+            merged[name] = furthest(merged.get(name, part), part)
+    return merged
 
 
 class SiblingOutput(FrozenConfig):

@@ -34,7 +34,7 @@ from system.miner.model import SceneMiner, Tower
 from system.report.console import ConsoleProgress
 from system.training.certificate import choose_probe
 from system.training.config import TrainConfig
-from system.training.examples import Examples, SourceConfig, gather, split_examples
+from system.training.examples import Examples, SourceConfig, decided_parts, gather, split_examples
 from system.training.loop import Trainer
 from system.training.metrics import (
     Interval,
@@ -52,7 +52,7 @@ from system.training.task import HeadTask, Task
 ARMS = ("ours", "adapter_random", "adapter_zero", "unfrozen")
 # The field's figure of each head; of errors, less is better.
 METRICS = {"embedding": "ndcg_at_10", "tags": "tag_map", "risk": "risk_spearman", "forecast": "min_ade_m"}
-_LESS_IS_BETTER = frozenset({"min_ade_m"})
+_ERRORS = frozenset({"min_ade_m"})
 _SETTINGS, _RESULT, _PLOT = "settings.json", "study.json", "study.png"
 
 Answers = dict[str, tuple[Tensor, ...]]
@@ -87,10 +87,14 @@ class Run:
     after: dict[str, float]
 
     def drop(self, head: str) -> float:
-        """How much worse a head became, relative to what it was: 0.1 is a tenth."""
+        """How much worse a head became: in points of a figure within [-1, 1], and as a share of an error in metres.
+
+        NaN where the figure is not defined.
+        """
         before, after = self.before[head], self.after[head]
-        change = after - before if METRICS[head] in _LESS_IS_BETTER else before - after
-        return change / max(abs(before), 1e-9)
+        if METRICS[head] in _ERRORS:
+            return (after - before) / max(before, 1e-9)
+        return before - after
 
 
 def study_interference(
@@ -109,7 +113,7 @@ def study_interference(
     taxonomy = SceneMiner.load(study.base, tower).taxonomy
     examples = gather(source, taxonomy, progress)
     record = read_training(study.base)
-    parts = split_examples(examples, record.parts() if record else {}, source.test_share)
+    parts = split_examples(examples, decided_parts(examples.labels, record), source.test_share)
     if not len(parts["test"]):
         raise DataError("no_scenes", "every group of these logs was learnt from by the base; add others to test on")
     _claim(out, study, config, parts)
@@ -138,7 +142,8 @@ def summarise(runs: Sequence[Run], study: StudyConfig, scenes: Mapping[str, int]
         mine = [run for run in runs if run.arm == arm]
         siblings = [head for head in HEADS if head != study.head and any(np.isfinite(run.before[head]) for run in mine)]
         drops = {head: np.array([run.drop(head) for run in mine]) for head in siblings}
-        every = np.mean(list(drops.values()), axis=0) if drops else np.full(len(mine), np.nan)
+        # The mean over the siblings whose figure is defined in that run.
+        every = np.array([_mean_known([drop[n] for drop in drops.values()]) for n in range(len(mine))])
         gain = np.array([-run.drop(study.head) for run in mine])
         arms[arm] = {
             "max_abs_change": max(run.max_abs_change for run in mine),
@@ -287,6 +292,11 @@ def _largest_change(before: Tensor, after: Tensor) -> float:
     return float((before - after)[known].abs().max()) if known.any() else 0.0
 
 
+def _mean_known(values: Sequence[float]) -> float:
+    known = [value for value in values if np.isfinite(value)]
+    return float(np.mean(known)) if known else float("nan")
+
+
 def _over_seeds(values: Any) -> dict[str, float | None]:
     interval: Interval = bootstrap(lambda draw: float(np.mean(values[draw])), len(values))
     told = interval.as_json()
@@ -353,7 +363,7 @@ def _plot(result: Mapping[str, Any], file: Path) -> None:
         axis.bar(where, means, width * 0.9, yerr=reach, capsize=2, label=arm, error_kw={"linewidth": 1})
     axis.axhline(0, color="0.3", linewidth=0.8)
     axis.set_xticks(range(len(bars)), [f"{head}\n{METRICS[head.split(' ')[0]]}" for head in bars])
-    axis.set_ylabel("change for the better (%)")
+    axis.set_ylabel("change for the better (points of 100; of errors %)")
     axis.set_title(f"An upgrade of head {result['head']!r}: mean and 95 % over seeds")
     axis.legend(frameon=False)
     figure.savefig(file, dpi=110)

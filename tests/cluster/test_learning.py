@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import signal
@@ -16,6 +17,7 @@ from safetensors.numpy import load_file, save_file
 from typer.testing import CliRunner
 
 from jobs import finetune_head
+from system.miner.identity import saved_model_id
 from system.store.location import StoreLocation
 from system.store.schema import SCENES
 from tests.cluster.conftest import Head
@@ -157,6 +159,27 @@ def test_a_moved_sibling_or_another_file_is_not_verified(house: Path, head: Head
     save_file(tensors, moved / "model.safetensors")
     done = run_job("verify_certificate", "--model", moved, env=head.env)
     assert done.code == 5 and "not the file that was certified" in done.stderr
+
+    # Whoever changes the hashes too is told by the model's id, and then by the answers.
+    weights_sha256 = hashlib.sha256((moved / "model.safetensors").read_bytes()).hexdigest()
+    _change(moved / "config.json", weights_sha256=weights_sha256)
+    _change(moved / "certificate.json", checkpoint_sha256=weights_sha256)
+    done = run_job("verify_certificate", "--model", moved, env=head.env)
+    assert done.code == 5 and "not the model that was certified" in done.stderr
+    described = json.loads((moved / "config.json").read_text())
+    _change(moved / "certificate.json", model_id=saved_model_id(moved, described["tower_id"]))
+    done = run_job("verify_certificate", "--model", moved, env=head.env)
+    assert done.code == 7 and "the first of head 'forecast'" in done.stderr
+
+    # And whoever leaves out the answers that moved is told so.
+    siblings = json.loads((moved / "certificate.json").read_text())["siblings"]
+    _change(moved / "certificate.json", siblings=[s for s in siblings if s["head"] != "forecast"])
+    done = run_job("verify_certificate", "--model", moved, env=head.env)
+    assert done.code == 7 and "says nothing of" in done.stderr
+
+
+def _change(file: Path, **values: object) -> None:
+    file.write_text(json.dumps(json.loads(file.read_text()) | values))
 
 
 def test_the_study_shows_that_only_ours_moves_nobody_and_goes_on(house: Path, head: Head):

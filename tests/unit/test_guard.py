@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -152,16 +153,46 @@ class DrawsNumbers(WritesToTheStream):
         return F.dropout(self.inner(stream_NKD, is_read_NK, extra_NX), 0.5, training=True)
 
 
-def test_a_head_that_writes_to_the_stream_is_refused_by_name():
+class WritesUnseen(WritesToTheStream):
+    def forward(self, stream_NKD, is_read_NK, extra_NX=None):
+        stream_NKD.numpy()[0] += 1e-3
+        return self.inner(stream_NKD, is_read_NK, extra_NX)
+
+
+class WritesToAWeight(WritesToTheStream):
+    def __init__(self, inner: nn.Module, sibling: nn.Parameter) -> None:
+        super().__init__(inner)
+        self.sibling = (sibling,)
+
+    def forward(self, stream_NKD, is_read_NK, extra_NX=None):
+        self.sibling[0].data += 1e-3
+        return self.inner(stream_NKD, is_read_NK, extra_NX)
+
+
+class DrawsFromNumpy(WritesToTheStream):
+    def forward(self, stream_NKD, is_read_NK, extra_NX=None):
+        return self.inner(stream_NKD, is_read_NK, extra_NX) + np.random.rand()
+
+
+@pytest.mark.parametrize("sabotage", [WritesToTheStream, WritesUnseen])
+def test_a_head_that_writes_to_the_stream_is_refused_by_name(sabotage):
     model = base()
-    model.risk.readers[0] = WritesToTheStream(model.risk.readers[0])
-    with pytest.raises(GuardError, match="'risk' writes to the shared stream in place"):
+    model.risk.readers[0] = sabotage(model.risk.readers[0]).eval()
+    with pytest.raises(GuardError, match="'risk' writes to the shared stream"):
         refuse_side_effects(model, "risk", probe(model))
 
 
-def test_a_head_that_draws_random_numbers_is_refused_by_name():
+def test_a_head_that_writes_to_a_weight_of_another_is_refused_by_name():
     model = base()
-    model.risk.readers[0] = DrawsNumbers(model.risk.readers[0])
+    model.risk.readers[0] = WritesToAWeight(model.risk.readers[0], model.forecast.readers[0].queries).eval()
+    with pytest.raises(GuardError, match=r"'risk' writes to forecast\.readers\.0\.queries"):
+        refuse_side_effects(model, "risk", probe(model))
+
+
+@pytest.mark.parametrize("sabotage", [DrawsNumbers, DrawsFromNumpy])
+def test_a_head_that_draws_random_numbers_is_refused_by_name(sabotage):
+    model = base()
+    model.risk.readers[0] = sabotage(model.risk.readers[0]).eval()
     with pytest.raises(GuardError, match="'risk' draws random numbers"):
         refuse_side_effects(model, "risk", probe(model))
 
@@ -181,6 +212,13 @@ def test_a_batch_norm_in_training_mode_that_others_read_is_refused_by_name():
     refuse_side_effects(model, "risk", probe(model))
     model.stream.norm.train()
     with pytest.raises(GuardError, match=r"stream\.norm is in training mode"):
+        refuse_side_effects(model, "risk", probe(model))
+
+
+def test_a_batch_norm_in_training_mode_of_the_head_itself_is_refused_by_name():
+    model = base()
+    model.risk.readers[0].norm_in = nn.BatchNorm1d(4).train()
+    with pytest.raises(GuardError, match=r"risk\.readers\.0\.norm_in is in training mode"):
         refuse_side_effects(model, "risk", probe(model))
 
 

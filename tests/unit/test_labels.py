@@ -229,3 +229,23 @@ def test_real_logs_are_labelled_without_fault(data_root: Path):
     assert all(row.values()["dusk"] == (row.group == "camvid/0001TP") for row in frames)
     scenes = [row for row in done.rows if row.source.startswith("nuscenes")]
     assert len({row.group for row in scenes}) > 1 and any("pedestrian" in row.values() for row in scenes)
+
+
+def test_labels_of_a_user_are_read_from_a_spreadsheet_and_contradictions_are_named(tmp_path: Path):
+    table = tmp_path / "own.csv"
+    table.write_bytes("scene_id,tag,value\na,deer,1\n".encode("utf-8-sig"))
+    assert read_given(table, ["deer"]) == {"a": {"deer": True}}
+    table.write_text("scene_id,tag,value\na,deer,1\na,deer,0\n")
+    with pytest.raises(DataError, match="line 3: deer of a is '0'"):
+        read_given(table, ["deer"])
+    table.write_text("scene_id,tag,value\n")
+    with pytest.raises(DataError, match="found none"):
+        read_given(table, ["deer"])
+
+
+def test_a_users_own_rare_tag_reaches_every_part_of_a_split():
+    labels = _labels([f"drive-{n}" for n in range(12)], {})
+    own_NL = np.zeros((12, 1), np.int8)
+    own_NL[[1, 4, 7]] = PRESENT
+    parts = split_by_group(labels, {"train": 0.7, "val": 0.15, "test": 0.15}, own_NL=own_NL)
+    assert all((own_NL[rows] == PRESENT).sum() == 1 for rows in parts.values())

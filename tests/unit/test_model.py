@@ -137,11 +137,12 @@ def test_risk_is_unknown_until_there_is_a_trained_head():
 
 def test_a_users_own_head_answers_its_own_tags_and_no_name_is_taken_twice(tmp_path: Path):
     model = trained()
+    model.add_own_head(OwnHead(name="train", tags=("tram",)))  # also what a module's own method is called
     model.add_own_head(OwnHead(name="animals", tags=("deer", "dog")))
     model.add_reader("animals").out.bias.data[:] = torch.tensor([1.0, -1.0])
     outputs = model(fake_batch([2, 0]))
-    assert model.own_tags == ("deer", "dog") and outputs.own_probabilities_NL.shape == (2, 2)
-    assert outputs.own_probabilities_NL[0, 0] > 0.5 > outputs.own_probabilities_NL[0, 1]
+    assert model.own_tags == ("tram", "deer", "dog") and outputs.own_probabilities_NL.shape == (2, 3)
+    assert outputs.own_probabilities_NL[0, 1] > 0.5 > outputs.own_probabilities_NL[0, 2]
     assert outputs.own_probabilities_NL[1].isnan().all()
     model.save(tmp_path / "m")
     assert_same(outputs, SceneMiner.load(tmp_path / "m", FakeTower())(fake_batch([2, 0])))
