@@ -18,5 +18,5 @@ def luminance(rgb_HWC: NDArray[np.uint8]) -> float:
 
 
 def light_of_luminance(value: float) -> Light:
-    """A guess: tunnels, shade and streets lit brightly are taken for the other."""
+    """A guess: lit streets and pictures brightened by their makers (RoadScene) are taken for day, tunnels for night."""
     return "night" if value < NIGHT_BELOW else "day"

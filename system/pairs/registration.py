@@ -6,8 +6,9 @@ are correlated in the Fourier domain, partly whitened (phase correlation whitens
 edgeless frequencies speak as loud as edges), added up, and the highest peak is read to a fraction of a pixel.
 
 One translation for the whole picture: parallax (near things shifted more than far ones), rotation and scale are not
-seen, and where both cameras see little in common (an unlit night) the answer is wrong, mostly with low confidence.
-Measured on 182 + 42 pairs of MSRS: `tests/unit/test_pairs_registration.py`.
+seen. Shifts of up to 14 px put into real pairs were found within 2 px, against the pair's own shift before, in 95 % of
+75 pairs of MSRS (day and night alike) and in all of 30 of RoadScene. `confidence` tells unrelated pictures apart and
+picks the few wrong answers out; it is no error in pixels.
 Legend: H x W pixels, K orientation channels.
 """
 
@@ -61,8 +62,8 @@ class PixelShift:
 
 
 CONFIDENT = 0.5
-# Unrelated pictures reach 4 to 6, the highest of thousands of values; see the measurement named above.
-_BELIEVED_PEAK = 8.0
+# Of 224 pairs of MSRS, 6 answers of peaks from 8 to 9.5 lay over 8 px off the others; of the 128 higher ones none.
+_BELIEVED_PEAK = 9.6
 
 
 def estimate_shift(rgb_HWC: NDArray[np.uint8], infrared_HWC: NDArray[np.uint8], max_shift: float = 0.05) -> PixelShift:
@@ -96,7 +97,9 @@ def estimate_shift(rgb_HWC: NDArray[np.uint8], infrared_HWC: NDArray[np.uint8], 
         return PixelShift(0.0, 0.0, 0.0, 0.0)
     x, y, peak = _highest(surface)
     factor_x, factor_y = width / rgb_HW.shape[1], height / rgb_HW.shape[0]
-    return PixelShift(x * factor_x, y * factor_y, _confidence(peak), peak)
+    # Repeating fronts of houses answer at the end of the search, where the true peak may lie beyond.
+    is_at_end = max(abs(x), abs(y)) >= surface.shape[0] // 2 - 1
+    return PixelShift(x * factor_x, y * factor_y, 0.0 if is_at_end else _confidence(peak), peak)
 
 
 def _grey(image: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -57,6 +57,14 @@ def test_unrelated_and_empty_pictures_are_not_believed():
     assert not estimate_shift(*noise).is_confident
 
 
+def test_answers_at_the_end_of_the_search_are_not_believed():
+    """As of repeating windows in MSRS' nights, which answered at 31 px with a high peak."""
+    image = scene(4)
+    found = estimate_shift(cut(image, 0, 0), cut(image, 14, 0), max_shift=0.05)
+    assert not found.is_confident
+    assert estimate_shift(cut(image, 0, 0), cut(image, 14, 0), max_shift=0.1).is_confident
+
+
 def test_wrong_sizes_and_ranges_are_refused():
     image = scene(3)
     with pytest.raises(DataError, match="one size"):
