@@ -38,7 +38,7 @@ class BandLossTerms:
 
 
 class BandLoss(torch.autograd.Function):
-    """(student_BCHW, teacher_BCHW, valid_BHW or None, terms) -> (total, low, high); the total is differentiable."""
+    """(student_BCHW, teacher_BCHW, valid_BHW or None, terms) -> (total, low, high); total alone is differentiable."""
 
     @staticmethod
     def forward(
