@@ -49,7 +49,8 @@ def test_every_pair_is_counted_and_what_is_wrong_is_named(head: Head, tmp_path: 
     table = pq.read_table(out / "pairs.parquet")
     assert len(table) == 21 and sorted(filter(None, table["code"].to_pylist())) == ["size_mismatch", "truncated_image"]
     (sheet,) = figures["sheets"]
-    assert Image.open(sheet).width > 1000
+    with Image.open(sheet) as picture:
+        assert picture.width > 1000
     assert json.loads((out / "summary.json").read_text())["pairs"] == 21
     assert "alone.png" in (out / "faults.jsonl").read_text()
 
