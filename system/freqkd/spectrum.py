@@ -33,11 +33,16 @@ LEAST_TOKENS = 8
 
 @dataclass(frozen=True, eq=False)
 class RadialBands:
-    """masks_BHW: bool, as fft2 lays frequencies. shell_HW: int64, the shell of each of them. radii_R: of shells."""
+    """masks_BHV: bool, as rfft2 lays frequencies, V = W // 2 + 1. shell_HV: int64, the shell of each of them.
 
-    masks_BHW: Tensor
-    shell_HW: Tensor
+    count_V: how many of the whole spectrum's frequencies a column stands for. radii_R: of shells. size: H, W.
+    """
+
+    masks_BHV: Tensor
+    shell_HV: Tensor
+    count_V: Tensor
     radii_R: Tensor
+    size: tuple[int, int]
 
 
 def radial_bands(height: int, width: int) -> RadialBands:
@@ -51,16 +56,24 @@ def radial_bands(height: int, width: int) -> RadialBands:
             f"feature maps of {height}x{width} tokens: expected at least {LEAST_TOKENS} a side to tell low from high "
             "frequencies; use larger pictures"
         )
-    down, right = (torch.fft.fftfreq(side, 1 / side, dtype=torch.float64) for side in (height, width))
-    cycles_HW = (down[:, None].square() + right[None, :].square()).sqrt()
+    down = torch.fft.fftfreq(height, 1 / height, dtype=torch.float64)
+    right = torch.fft.rfftfreq(width, 1 / width, dtype=torch.float64)
+    cycles_HV = (down[:, None].square() + right[None, :].square()).sqrt()
     unit = min(height // 2, width // 2)
-    radius_HW = cycles_HW / unit
-    shell_HW = cycles_HW.round().long()
+    shell_HV = cycles_HV.round().long()
+    is_own_mirror = (right == 0) | (2 * right == width)
     return RadialBands(
-        masks_BHW=torch.stack([radius_HW <= LOW_RADIUS, radius_HW >= HIGH_RADIUS]),
-        shell_HW=shell_HW,
-        radii_R=torch.arange(int(shell_HW.max()) + 1) / unit,
+        masks_BHV=torch.stack([cycles_HV <= LOW_RADIUS * unit, cycles_HV >= HIGH_RADIUS * unit]),
+        shell_HV=shell_HV,
+        count_V=torch.where(is_own_mirror, 1.0, 2.0),
+        radii_R=torch.arange(int(shell_HV.max()) + 1) / unit,
+        size=(height, width),
     )
+
+
+def spectrum_of(features_NCHW: Tensor) -> Tensor:
+    """The half spectrum that belongs to real features, [N, C, H, V]."""
+    return torch.fft.rfft2(features_NCHW, norm="ortho")
 
 
 def prepare(features_NCHW: Tensor, preparation: Preparation) -> Tensor:
@@ -73,11 +86,10 @@ def prepare(features_NCHW: Tensor, preparation: Preparation) -> Tensor:
     return standardise(features_NCHW)
 
 
-def band_maps(spectrum_NCHW: Tensor, bands: RadialBands) -> list[Tensor]:
-    """The part of a map in each band, [N, C, H, W] real, from its `fft2(norm="ortho")`."""
-    # The masks are symmetric about zero, so what they keep of a real map's spectrum is that of a real map.
-    masks = bands.masks_BHW.to(spectrum_NCHW.device)
-    return [torch.fft.ifft2(spectrum_NCHW * mask_HW, norm="ortho").real for mask_HW in masks]
+def band_maps(spectrum_NCHV: Tensor, bands: RadialBands) -> list[Tensor]:
+    """The part of a map in each band, [N, C, H, W], from its spectrum."""
+    masks = bands.masks_BHV.to(spectrum_NCHV.device)
+    return [torch.fft.irfft2(spectrum_NCHV * mask_HV, s=bands.size, norm="ortho") for mask_HV in masks]
 
 
 def band_distances(teacher_NCHW: Tensor, student_NCHW: Tensor) -> Tensor:
@@ -99,14 +111,15 @@ def band_distances(teacher_NCHW: Tensor, student_NCHW: Tensor) -> Tensor:
     )
 
 
-def shell_energies(teacher_NCHW: Tensor, student_NCHW: Tensor, bands: RadialBands) -> Tensor:
+def shell_energies(teacher_NCHV: Tensor, student_NCHV: Tensor, bands: RadialBands) -> Tensor:
     """Energy in every shell of two spectra's difference, of the teacher's and of the student's, [N, R, 3].
 
     nmse at a radius is the first over the second; the sums of all shells are the maps' own squared norms (Parseval).
     """
-    shells = bands.shell_HW.to(teacher_NCHW.device).flatten()
+    shells = bands.shell_HV.to(teacher_NCHV.device).flatten()
+    count_V = bands.count_V.to(teacher_NCHV.device)
     found = []
-    for spectrum in (teacher_NCHW - student_NCHW, teacher_NCHW, student_NCHW):
-        power_NP = (spectrum.real.square() + spectrum.imag.square()).sum(dim=1).flatten(1)
+    for spectrum in (teacher_NCHV - student_NCHV, teacher_NCHV, student_NCHV):
+        power_NP = ((spectrum.real.square() + spectrum.imag.square()).sum(dim=1) * count_V).flatten(1)
         found.append(power_NP.new_zeros(len(power_NP), len(bands.radii_R)).index_add_(1, shells, power_NP))
     return torch.stack(found, dim=2)

@@ -98,7 +98,7 @@ def analyze_spectrum(config: SpectrumConfig, out: Path, progress: ConsoleProgres
         controls=controls,
         example_block=tower.blocks[len(tower.blocks) * 3 // 4],
         mapping=config.mapping,
-        examples=tuple(n for n, _ in _evenly(chosen, config.examples or 1))[: config.examples],
+        examples=tuple(number for _, (number, _) in _evenly(chosen, config.examples)) if config.examples else (),
         threads=pool.threads,
         use_gpu=pool.gpus_per_actor > 0,
     )

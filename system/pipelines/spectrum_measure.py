@@ -5,6 +5,7 @@ Legend: N pairs, K comparisons (infrared, then controls), L blocks, B bands, M m
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,7 +16,7 @@ from timm.models.vision_transformer import VisionTransformer
 
 from system.backbones.vit import block_features, normalise, vit_facts
 from system.freqkd.controls import Control
-from system.freqkd.similarity import hsic, some_places, squared_bandwidth, squared_mmd
+from system.freqkd.similarity import SIMILARITIES, relate, some_places
 from system.freqkd.spectrum import (
     BANDS,
     METRICS,
@@ -25,12 +26,13 @@ from system.freqkd.spectrum import (
     band_maps,
     prepare,
     shell_energies,
+    spectrum_of,
 )
 
 # Places of a map that CKA and MMD are estimated from: their cost grows with the square.
 PLACES = 256
-# HSIC of both, of RGB, of the other; squared MMD; squared norms of RGB and of the other.
-RELATIONS = ("hsic", "hsic_rgb", "hsic_other", "mmd", "energy_rgb", "energy_other")
+# The last two: squared norms in the band.
+RELATIONS = (*SIMILARITIES, "energy_rgb", "energy_other")
 _MAX_FEATURE_BYTES = 192 << 20
 
 
@@ -59,8 +61,8 @@ def measure_pairs(
         numbers: of the pairs, the seeds of noise.
     """
     facts = vit_facts(model)
-    a_picture = 4 * facts.width * len(blocks) * bands.shell_HW.numel()
-    at_a_time = max(1, _MAX_FEATURE_BYTES // a_picture)
+    a_pair = 4 * facts.width * len(blocks) * math.prod(bands.size) * (2 + len(controls))
+    at_a_time = max(1, _MAX_FEATURE_BYTES // a_pair)
     parts = []
     for k in range(0, len(rgb_NHWC), at_a_time):
         rgb, infrared = rgb_NHWC[k : k + at_a_time], infrared_NHWC[k : k + at_a_time]
@@ -82,23 +84,24 @@ def _measure(
     blocks: Sequence[int],
     bands: RadialBands,
 ) -> Measured:
-    ours = features_of(model, rgb_NHWC, blocks)
+    features = [features_of(model, pictures, blocks) for pictures in (rgb_NHWC, *others)]
     shape = (len(rgb_NHWC), len(others), len(blocks), len(BANDS))
     distances = np.zeros((len(rgb_NHWC), len(PREPARATIONS), *shape[1:], len(METRICS)), np.float32)
     relations = np.zeros((*shape, len(RELATIONS)), np.float32)
     curves = np.zeros((*shape[:3], len(bands.radii_R), 3), np.float32)
-    for k, pictures in enumerate(others):
-        theirs = features_of(model, pictures, blocks)
-        for block, (rgb, other) in enumerate(zip(ours, theirs, strict=True)):
-            for a, preparation in enumerate(PREPARATIONS):
-                spectra = [torch.fft.fft2(prepare(features, preparation), norm="ortho") for features in (rgb, other)]
-                maps = list(zip(*(band_maps(spectrum, bands) for spectrum in spectra), strict=True))
-                for b, (first, second) in enumerate(maps):
-                    distances[:, a, k, block, b] = band_distances(first, second).cpu()
-                    if preparation == "standardised":
-                        relations[:, k, block, b] = _relations(first, second).cpu()
+    for n in range(len(blocks)):
+        for a, preparation in enumerate(PREPARATIONS):
+            # RGB first, then the others; of each, its spectrum and its map in each band.
+            spectra = [spectrum_of(prepare(of_picture[n], preparation)) for of_picture in features]
+            maps = [band_maps(spectrum, bands) for spectrum in spectra]
+            for b in range(len(BANDS)):
+                for k in range(len(others)):
+                    distances[:, a, k, n, b] = band_distances(maps[0][b], maps[k + 1][b]).cpu()
                 if preparation == "standardised":
-                    curves[:, k, block] = shell_energies(spectra[0], spectra[1], bands).cpu()
+                    relations[:, :, n, b] = _relations([of_picture[b] for of_picture in maps]).cpu()
+            if preparation == "standardised":
+                for k in range(len(others)):
+                    curves[:, k, n] = shell_energies(spectra[0], spectra[k + 1], bands).cpu()
     return Measured(distances, relations, curves)
 
 
@@ -109,18 +112,9 @@ def features_of(model: VisionTransformer, images_NHWC: NDArray[np.uint8], blocks
     return block_features(model, normalise(pixels, vit_facts(model)), blocks)
 
 
-def _relations(rgb_NCHW: torch.Tensor, other_NCHW: torch.Tensor) -> torch.Tensor:
-    rgb, other = some_places(rgb_NCHW, PLACES), some_places(other_NCHW, PLACES)
-    # One width for all comparisons with a picture: their MMDs can then be compared.
-    width = squared_bandwidth(rgb)
-    return torch.stack(
-        [
-            hsic(rgb, other),
-            hsic(rgb, rgb),
-            hsic(other, other),
-            squared_mmd(rgb, other, width),
-            rgb_NCHW.square().sum(dim=(1, 2, 3)),
-            other_NCHW.square().sum(dim=(1, 2, 3)),
-        ],
-        dim=1,
-    )
+def _relations(maps: Sequence[torch.Tensor]) -> torch.Tensor:
+    """[N, K, 6] of one band's maps, RGB's first."""
+    places = [some_places(band_NCHW, PLACES) for band_NCHW in maps]
+    energies = [band_NCHW.square().sum(dim=(1, 2, 3)) for band_NCHW in maps]
+    pairs_NK2 = torch.stack([torch.stack([energies[0], energy], dim=1) for energy in energies[1:]], dim=1)
+    return torch.cat([relate(places[0], places[1:]), pairs_NK2], dim=2)

@@ -147,14 +147,14 @@ class MeasureActor:
         """JPEGs: RGB, its low and its high band, infrared and its bands."""
         import torch
 
-        from system.freqkd.spectrum import band_maps, prepare
+        from system.freqkd.spectrum import band_maps, prepare, spectrum_of
         from system.pipelines.spectrum_measure import features_of
         from system.report.spectrum_pictures import draw_bands
 
         pictures = np.stack([rgb_HWC, infrared_HWC])
         with torch.no_grad():
             (features,) = features_of(self._model, pictures, [self._settings.example_block])
-            spectrum = torch.fft.fft2(prepare(features, "standardised"), norm="ortho")
+            spectrum = spectrum_of(prepare(features, "standardised"))
             maps = [part.cpu().numpy() for part in band_maps(spectrum, self._bands)]
         return draw_bands(pictures, maps)
 

@@ -39,7 +39,7 @@ def summarise(
         "blocks": list(blocks),
         **{f"ratio_{name}": headline[name] for name in METRICS},
         "paper_ratio": PAPER_RATIO,
-        "agreement": {name: agreement(name, headline[name]) for name in METRICS},
+        "agreement": {name: agreement(headline[name]) for name in METRICS},
         "verdict": _verdict({name: headline[name] for name in METRICS}),
         "preparations": _preparations(sums),
         "ratios": {
@@ -74,14 +74,16 @@ def summarise(
     }
 
 
-def agreement(metric: str, ratio: Mapping[str, float | None]) -> dict[str, Any]:
-    """Whether a ratio agrees with the paper's, and in words what it says instead."""
+def agreement(ratio: Mapping[str, float | None]) -> dict[str, Any]:
+    """Whether a ratio lies within a fifth of the paper's, and in words what it says instead."""
     value, low, high = (ratio[key] for key in ("value", "low", "high"))
     if value is None or low is None or high is None:
         return {"agrees": False, "told": "not known"}
-    agrees = low <= PAPER_RATIO * (1 + PAPER_TOLERANCE) and high >= PAPER_RATIO * (1 - PAPER_TOLERANCE)
+    agrees = abs(value / PAPER_RATIO - 1) <= PAPER_TOLERANCE
     if agrees:
         told = f"agrees with the paper's {PAPER_RATIO}x"
+    elif low <= PAPER_RATIO <= high:
+        told = f"too few pairs to tell it from the paper's {PAPER_RATIO}x"
     elif high < 1:
         told = f"says the opposite of the paper's {PAPER_RATIO}x: the low band differs more"
     elif low <= 1:
@@ -98,7 +100,7 @@ def _verdict(ratios: Mapping[str, Mapping[str, float | None]]) -> str:
     names = {"mse": "MSE", "nmse": "NMSE", "cosine": "1 - cosine"}
     return " ".join(
         f"{names[metric]}: {'not known' if ratio['value'] is None else format(ratio['value'], '.2f')}, "
-        f"{agreement(metric, ratio)['told']}."
+        f"{agreement(ratio)['told']}."
         for metric, ratio in ratios.items()
     )
 
@@ -137,7 +139,7 @@ def _preparations(sums: PairSums) -> dict[str, Any]:
     for a, preparation in enumerate(PREPARATIONS):
         ratios = _ratios(distances[:, a])[:, INFRARED]
         each = {metric: interval(ratios[:, m]) for m, metric in enumerate(METRICS)}
-        found[preparation] = {metric: ratio | agreement(metric, ratio) for metric, ratio in each.items()}
+        found[preparation] = {metric: ratio | agreement(ratio) for metric, ratio in each.items()}
     return found
 
 
