@@ -20,6 +20,8 @@ PAPER_TOLERANCE = 0.2
 HEADLINE = PREPARATIONS.index("standardised")
 ALL_METRICS = (*METRICS, "cka", "mmd")
 INFRARED = 0
+# Of a split: the draws of fewer pairs tell nothing.
+LEAST_PAIRS = 5
 Array = NDArray[np.float64]
 
 
@@ -39,6 +41,7 @@ def summarise(
         "blocks": list(blocks),
         **{f"ratio_{name}": headline[name] for name in METRICS},
         "paper_ratio": PAPER_RATIO,
+        "least_pairs": LEAST_PAIRS,
         "agreement": {name: agreement(headline[name]) for name in METRICS},
         "verdict": _verdict({name: headline[name] for name in METRICS}),
         "preparations": _preparations(sums),
@@ -182,6 +185,8 @@ def _curves(
 
 def _part(sums: PairSums) -> dict[str, Any]:
     metrics = _metrics(sums)[:, INFRARED]
+    if sums.pairs < LEAST_PAIRS:
+        metrics = metrics[:1]
     mean = metrics.mean(axis=1)
     ratios = mean[:, 1] / _known(mean[:, 0])
     return {

@@ -51,6 +51,7 @@ def render_spectrum(result: Mapping[str, Any], examples: Sequence[SpectrumExampl
         band_bars=band_bars,
         ratio_dots=ratio_dots,
         reading=_reading(result),
+        least_pairs=result["least_pairs"],
     )
 
 
@@ -90,6 +91,14 @@ def _reading(result: Mapping[str, Any]) -> list[str]:
                 f"In the {band} band infrared differs by NMSE {gap:.2f}; the strongest control there, {worst}, by "
                 f"{known[worst]:.2f}."
             )
+    spread = {name: row["mmd"]["low"]["value"] for name, row in result["bands"].items()}
+    others = {name: value for name, value in spread.items() if name != "infrared" and value is not None}
+    if others and spread["infrared"] is not None:
+        worst = max(others, key=lambda name: others[name])
+        told.append(
+            f"Wherever they lie, low-band features of infrared are spread differently by MMD² "
+            f"{spread['infrared']:.3f}; of the controls, {worst} by {others[worst]:.3f} at most."
+        )
     return told
 
 

@@ -166,11 +166,11 @@ def _axis(left: float, right: float, y: Callable[[float], float], ceiling: float
 
 
 def _nice(value: float) -> float:
-    """The next of 1, 2, 4, 6 and 8 times a power of ten."""
+    """The next round number: what an axis ends at."""
     if not value > 0:
         return 1.0
     power = 10 ** math.floor(math.log10(value))
-    return next(factor * power for factor in (1, 2, 4, 6, 8, 10) if value <= factor * power * 1.0001)
+    return next(factor * power for factor in (1, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 10) if value <= factor * power * 1.0001)
 
 
 def _svg(height: float, label: str, parts: Sequence[Any]) -> Markup:
