@@ -85,7 +85,9 @@ def test_a_killed_distillation_ends_where_the_unbroken_one_does(house: Path, hea
     command = [sys.executable, str(ROOT / "jobs" / "distill_freqkd.py"), *arguments]
     process = subprocess.Popen(command, cwd=ROOT, env=head.env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline_s = time.monotonic() + 180
-    while time.monotonic() < deadline_s and not list(house.glob(f".{out}.training/ray/checkpoint_*")):
+    # A checkpoint's folder is there before Ray knows it; only what its list names is gone on from.
+    listed = house / f".{out}.training" / "ray" / "checkpoint_manager_snapshot.json"
+    while time.monotonic() < deadline_s and not (listed.is_file() and "checkpoint_2" in listed.read_text()):
         time.sleep(0.1)
     process.send_signal(signal.SIGKILL)
     process.wait(30)
