@@ -15,12 +15,12 @@ from torch.nn import functional as F
 
 from system.backbones.vit import vit_facts, vit_hash
 from system.freqkd.distiller import DistillConfig, is_flipped, teacher_features
-from system.freqkd.registration import estimate_token_shift, shift_picture, valid_tokens
+from system.freqkd.registration import register_pair, shift_picture, valid_tokens
 from system.pipelines.pair_stream import StepPairs
 from system.pipelines.teacher_cache import TeacherCache, kept_as, key_of
 
 # Raise whenever the same pictures would be registered otherwise.
-_REGISTRATION_VERSION = 1
+_REGISTRATION_VERSION = 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,9 +84,8 @@ class PairTeacher:
         known = self._cache.get(key)
         if known is None:
             both = [[f[0] for f in self._asked(picture[None])] for picture in (rgb_HWC, infrared_HWC)]
-            found = estimate_token_shift(both[0], both[1])
-            patch = self._facts.patch
-            known = [torch.tensor([round(float(found.dy_tokens) * patch), round(float(found.dx_tokens) * patch)])]
+            found = register_pair(rgb_HWC, infrared_HWC, both[0], both[1], self._facts.patch)
+            known = [torch.tensor([found.dy_px, found.dx_px])]
             self._cache.put(key, known)
         dy_px, dx_px = known[0].tolist()
         return int(dy_px), int(dx_px)
