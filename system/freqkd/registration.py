@@ -28,25 +28,15 @@ _LEAST_TOKENS = 0.25
 # anything from 4 to 8 does as well.
 _FEATURES_FOR_EDGES = 5.0
 _LEAST_GAIN = 2.0
-_LEAST_FEATURE_GAIN = 0.002
-
-
-@dataclass(frozen=True)
-class FeatureShift:
-    """Moving the RGB picture by (dy, dx) tokens, downwards and to the right, lays it onto the infrared picture.
-
-    gain: mean cosine of features there, less that without a translation. is_confident: dy and dx are exactly 0 if not.
-    """
-
-    dy_tokens: float
-    dx_tokens: float
-    gain: float
-    is_confident: bool
 
 
 @dataclass(frozen=True)
 class PictureShift:
-    """The same in whole pixels; gain in standard deviations of the agreement over all translations tried."""
+    """Moving the RGB picture by (dy, dx) pixels, downwards and to the right, lays it onto the infrared picture.
+
+    gain: of the agreement over that without a translation, in standard deviations over all translations tried.
+    is_confident: dy and dx are exactly 0 if not.
+    """
 
     dy_px: int
     dx_px: int
@@ -85,28 +75,6 @@ def register_pair(
     if gain < _LEAST_GAIN or (dy_px**2 + dx_px**2) ** 0.5 < _LEAST_TOKENS * patch + 0.5:
         return PictureShift(0, 0, gain, False)
     return PictureShift(dy_px, dx_px, gain, True)
-
-
-def estimate_token_shift(
-    teacher: Sequence[Tensor], student: Sequence[Tensor], max_shift_tokens: float = MAX_SHIFT_TOKENS
-) -> FeatureShift:
-    """The translation that best aligns a pair by its features alone, where pictures are not at hand; coarser.
-
-    Args:
-        teacher, student: as `register_pair`.
-    Raises:
-        ModelError: features differ in shape or are no numbers.
-    """
-    _refuse_misfit(teacher, student)
-    down, right = _reach(teacher[0], max_shift_tokens)
-    score_ST = feature_agreement(teacher, student, down, right)
-    row, column = divmod(int(score_ST.argmax()), score_ST.shape[1])
-    gain = float(score_ST[row, column] - score_ST[down, right])
-    dy = row - down + _vertex(score_ST[:, column], row)
-    dx = column - right + _vertex(score_ST[row], column)
-    if (dy**2 + dx**2) ** 0.5 < _LEAST_TOKENS or (gain < _LEAST_FEATURE_GAIN and (row, column) != (down, right)):
-        return FeatureShift(0.0, 0.0, gain, False)
-    return FeatureShift(dy, dx, gain, True)
 
 
 def shift_picture(rgb_HWC: Tensor, dy_px: int, dx_px: int) -> tuple[Tensor, Tensor]:
@@ -172,15 +140,6 @@ def _reach(features: Tensor, max_shift_tokens: float) -> tuple[int, int]:
 def _standard(values_ST: Tensor) -> Tensor:
     spread = values_ST.std(correction=0)
     return (values_ST - values_ST.mean()) / spread if spread > 1e-12 else torch.zeros_like(values_ST)
-
-
-def _vertex(scores: Tensor, place: int) -> float:
-    """Where between its neighbours a parabola through three scores is highest, in -0.5..0.5."""
-    if place in (0, len(scores) - 1):
-        return 0.0
-    before, at, after = (float(score) for score in scores[place - 1 : place + 2])
-    bend = before - 2 * at + after
-    return max(-0.5, min(0.5, 0.5 * (before - after) / bend)) if bend < 0 else 0.0
 
 
 def _refuse_misfit(teacher: Sequence[Tensor], student: Sequence[Tensor]) -> None:

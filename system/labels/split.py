@@ -22,8 +22,8 @@ def split_by_group(
     """Divide scenes into parts.
 
     Groups are dealt out one by one, those with the rarest things to learn from first, each to the part that lacks most
-    of what the group holds, so that rare tags, risk and paths reach every part where there are enough groups.
-    Deterministic.
+    of what the group holds, so that rare tags, risk and paths reach every part where there are enough groups. A part
+    takes no group that is larger than what it still has room for, where another has the room. Deterministic.
 
     Args:
         shares: part -> share of the scenes; they sum to 1.
@@ -47,11 +47,15 @@ def split_by_group(
     held = {group: kinds_NF[rows].sum(0) for group, rows in members.items()}
     total = np.maximum(np.sum(list(held.values()), axis=0), 1) if held else np.ones(1)
     got = {part: np.zeros_like(total, dtype=np.float64) for part in shares}
-    for group in sorted(members, key=lambda group: (-float((held[group] / total).max()), _draw(group, seed))):
+    order = sorted(members, key=lambda group: (-float((held[group] / total).max()), _draw(group, seed)))
+    for left, group in zip(range(len(order), 0, -1), order, strict=True):
         # How empty a part is, relative to what it should hold: so a tag of three groups reaches three parts.
         weight = held[group] / total
         lack = {part: float((weight * (1 - got[part] / (share * total))).sum()) for part, share in shares.items()}
-        chosen = max(shares, key=lambda part: (lack[part], part))
+        empty = [part for part in shares if not got[part][0]]
+        roomy = [part for part, share in shares.items() if (got[part] + held[group] <= share * total)[:2].all()]
+        among = empty if left <= len(empty) else roomy or list(shares)
+        chosen = max(among, key=lambda part: (lack[part], part))
         got[chosen] += held[group]
         parts[chosen] += members[group]
     return {part: np.array(sorted(rows), dtype=np.intp) for part, rows in parts.items()}

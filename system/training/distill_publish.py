@@ -7,15 +7,10 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import torch
 from safetensors.torch import save_file
 from timm.layers import resample_abs_pos_embed
 from timm.models.vision_transformer import VisionTransformer
-from torch.utils.tensorboard import SummaryWriter
 
 from system.backbones.dinov2_layout import is_dinov2, to_transformers, transformers_config
 from system.backbones.vit import vit_facts
@@ -104,19 +99,23 @@ def _write_positions(folder: Path, student: VisionTransformer, config: DistillCo
 
 def _write_history(folder: Path, history: Sequence[Mapping[str, float]]) -> None:
     """Losses of bands and blocks as numbers, as a picture and for TensorBoard."""
+    # All three take seconds to import, and workers import this module too.
+    from matplotlib import colormaps
+    from matplotlib.figure import Figure
+    from torch.utils.tensorboard import SummaryWriter
+
     (folder / HISTORY_NAME).write_text(json.dumps(list(history), indent=1) + "\n", "utf-8")
     names = [name for name in history[0] if name not in _NOT_LOSSES]
     bands = list(dict.fromkeys(name.split("/")[0] for name in names))
-    figure, axes = plt.subplots(
-        1, len(bands) + 1, figsize=(4.2 * (len(bands) + 1), 3.4), squeeze=False, layout="constrained"
-    )
+    figure = Figure(figsize=(4.2 * (len(bands) + 1), 3.4), layout="constrained")
+    axes = figure.subplots(1, len(bands) + 1, squeeze=False)
     steps = [row["step"] for row in history]
     ends = [a["step"] for a, b in itertools.pairwise(history) if a["epoch"] != b["epoch"]]
     for axis, band in zip(axes[0], [*bands, "lr"], strict=True):
         lines = [name for name in names if name.split("/")[0] == band] or ["lr"]
         for k, name in enumerate(lines):
             label = f"block {name.split('/')[1]}" if "/" in name else name
-            color = plt.get_cmap("viridis")(k / max(1, len(lines))) if len(lines) > 1 else "#4477aa"
+            color = colormaps["viridis"](k / max(1, len(lines))) if len(lines) > 1 else "#4477aa"
             marker = "." if len(history) < 60 else None
             axis.plot(steps, [row[name] for row in history], color=color, label=label, marker=marker, linewidth=1.2)
         for end in ends[:50]:
@@ -127,7 +126,6 @@ def _write_history(folder: Path, history: Sequence[Mapping[str, float]]) -> None
         if len(lines) > 1:
             axis.legend(frameon=False, fontsize="small")
     figure.savefig(folder / CURVES_NAME, dpi=110)
-    plt.close(figure)
     with SummaryWriter(str(folder / TENSORBOARD_NAME)) as writer:
         for row in history:
             for name in (*names, "lr"):

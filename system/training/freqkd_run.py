@@ -31,7 +31,7 @@ from system.errors import ModelError
 from system.freqkd.adapters import adapter_state, add_adapters, load_adapter_state, merge
 from system.freqkd.distiller import DistillConfig, Distiller, is_flipped, order_of, teacher_features
 from system.freqkd.probe import draw_pictures
-from system.freqkd.registration import estimate_token_shift, shift_picture, valid_tokens
+from system.freqkd.registration import register_pair, shift_picture, valid_tokens
 from system.training.freqkd_arms import Arm, drift_shifts, drifted
 from system.training.probe import ProbeSet, figures, judge_backbone, pooled
 
@@ -214,7 +214,7 @@ def prepare_plain(bench: Bench, blocks: Sequence[int]) -> None:
 
 
 def prepare_registered(bench: Bench, drift_px: int, seed: int, blocks: Sequence[int]) -> dict[str, Any]:
-    """Find each drifted pair's shift from features alone, and encode the RGB pictures moved by it.
+    """Find each drifted pair's shift from features and edges, and encode the RGB pictures moved by it.
 
     Pairs whose shift is none keep the features of `prepare_plain`.
 
@@ -244,12 +244,15 @@ def prepare_registered(bench: Bench, drift_px: int, seed: int, blocks: Sequence[
             student = _encoded(_loaded(config.tower), infrared_NHWC[rows], config.blocks)
             moved = bench.train.rgb_NHWC[rows].copy()
             for k, n in enumerate(rows):
-                shift = estimate_token_shift(
+                shift = register_pair(
+                    torch.from_numpy(moved[k]),
+                    torch.from_numpy(infrared_NHWC[n]),
                     [torch.from_numpy(plain[block][0, n].astype(np.float32)) for block in config.blocks],
                     [features[k] for features in student],
+                    patch,
                 )
                 confident_N[n] = shift.is_confident
-                estimated_N2[n] = round(shift.dy_tokens * patch), round(shift.dx_tokens * patch)
+                estimated_N2[n] = shift.dy_px, shift.dx_px
                 picture, valid_HW = shift_picture(torch.from_numpy(moved[k]), *map(int, estimated_N2[n]))
                 moved[k] = picture.numpy()
                 for side, valid in enumerate((valid_HW, valid_HW.flip(1))):

@@ -7,12 +7,6 @@ import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
-from torch.utils.tensorboard import SummaryWriter
-
 from system.errors import ConfigError, ModelError
 from system.miner.model import SceneMiner
 from system.training.records import CERTIFICATE_NAME, RECORD_NAME, Training, TrainingRecord, write_record
@@ -50,9 +44,14 @@ def publish(folder: Path, out: Path) -> None:
 
 def write_history(folder: Path, history: Sequence[Mapping[str, float]], best_epoch: int) -> None:
     """Learning curves as numbers, as a picture and for TensorBoard."""
+    # Both take seconds to import, and workers import this module too.
+    from matplotlib.figure import Figure
+    from torch.utils.tensorboard import SummaryWriter
+
     (folder / HISTORY_NAME).write_text(json.dumps(list(history), indent=1) + "\n", "utf-8")
     names = sorted({name.split("/", 1)[1] for row in history for name in row if "/" in name})
-    figure, axes = plt.subplots(1, len(names), figsize=(4.2 * len(names), 3.2), squeeze=False, layout="constrained")
+    figure = Figure(figsize=(4.2 * len(names), 3.2), layout="constrained")
+    axes = figure.subplots(1, len(names), squeeze=False)
     for axis, name in zip(axes[0], names, strict=True):
         for part, color in (("train", "#4477aa"), ("val", "#cc6677")):
             points = [(row["epoch"], row[f"{part}/{name}"]) for row in history if f"{part}/{name}" in row]
@@ -62,7 +61,6 @@ def write_history(folder: Path, history: Sequence[Mapping[str, float]], best_epo
         axis.set(title=name, xlabel="epoch", ylabel="loss")
         axis.legend(frameon=False)
     figure.savefig(folder / CURVES_NAME, dpi=110)
-    plt.close(figure)
     with SummaryWriter(str(folder / TENSORBOARD_NAME)) as writer:
         for row in history:
             for name, value in row.items():

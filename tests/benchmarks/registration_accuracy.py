@@ -1,7 +1,7 @@
 """How well pairs that drifted apart are registered: infrared pictures of a real corpus are moved by known amounts.
 
 Each pair's infrared picture is moved by a random translation, up to a drift in both directions, and the pair registered
-by `register_pair`, and by features alone. The error is the distance from what was injected, so it includes the corpus's
+by `register_pair`. The error is the distance from what was injected, so it includes the corpus's
 own misalignment. Prints one JSON object: for each drift the median and the 90th percentile of the error in pixels, the
 share of pairs left at exactly zero and of those that are more than half a patch wrong.
 """
@@ -19,14 +19,14 @@ from numpy.typing import NDArray
 from system.backbones.loading import DINOV2
 from system.backbones.vit import load_vit, vit_facts
 from system.freqkd.distiller import DistillConfig, teacher_features
-from system.freqkd.registration import estimate_token_shift, register_pair
+from system.freqkd.registration import register_pair
 from system.pairs.pixels import read_pair
 from system.pairs.registry import open_pairs
 from system.pairs.resize import fit_pair
 from system.training.freqkd_arms import drift_shifts, drifted
 
 
-def accuracy(found_N2: NDArray[np.float64], injected_N2: NDArray[np.int64], patch: int) -> dict[str, float]:
+def accuracy(found_N2: NDArray[np.int64], injected_N2: NDArray[np.int64], patch: int) -> dict[str, float]:
     """Figures of one drift."""
     error_px = np.linalg.norm(found_N2 - injected_N2, axis=1)
     return {
@@ -57,23 +57,19 @@ def main() -> None:
     chosen = [corpus[int(k)] for k in np.linspace(0, len(corpus) - 1, count)]
     pixels = [fit_pair(read_pair(pair), (arguments.height, arguments.width)) for pair in chosen]
     shifts = {drift: drift_shifts(drift, arguments.seed, count) for drift in arguments.drifts}
-    found: dict[tuple[int, str], list[tuple[float, float]]] = {}
+    found: dict[int, list[tuple[int, int]]] = {drift: [] for drift in arguments.drifts}
     for number, pair in enumerate(pixels):
         rgb = torch.tensor(pair.rgb_HWC)
         ours = [f[0] for f in teacher_features(model, rgb[None], arguments.blocks)]
         for drift in arguments.drifts:
             moved = torch.tensor(drifted(pair.infrared_HWC[None], shifts[drift][number : number + 1])[0])
             theirs = [f[0] for f in teacher_features(model, moved[None], arguments.blocks)]
-            both = register_pair(rgb, moved, ours, theirs, patch)
-            alone = estimate_token_shift(ours, theirs)
-            found.setdefault((drift, "registered"), []).append((both.dy_px, both.dx_px))
-            found.setdefault((drift, "features_alone"), []).append((alone.dy_tokens * patch, alone.dx_tokens * patch))
+            shift = register_pair(rgb, moved, ours, theirs, patch)
+            found[drift].append((shift.dy_px, shift.dx_px))
     figures: dict[str, Any] = {"pairs": count, "height": arguments.height, "width": arguments.width}
-    for way in ("registered", "features_alone"):
-        figures[way] = {
-            str(drift): accuracy(np.array(found[drift, way], dtype=np.float64), shifts[drift], patch)
-            for drift in arguments.drifts
-        }
+    figures["drifts"] = {
+        str(drift): accuracy(np.array(found[drift]), shifts[drift], patch) for drift in arguments.drifts
+    }
     print(json.dumps(figures))
 
 

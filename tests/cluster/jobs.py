@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest import mock
+
+from typer.testing import CliRunner
 
 ROOT = Path(__file__).parents[2]
 
@@ -32,3 +37,13 @@ def run_job(job: str, *arguments: str | Path, env: Mapping[str, str] | None = No
     command = [sys.executable, str(ROOT / "jobs" / f"{job}.py"), *map(str, arguments)]
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=timeout_s, check=False)
     return Done(done.returncode, done.stdout, done.stderr)
+
+
+def call_job(job: str, *arguments: str | Path, env: Mapping[str, str] | None = None) -> Done:
+    """The same in this process, which spares its start; for jobs that another test runs as a process."""
+    app = importlib.import_module(f"jobs.{job}").app
+    with mock.patch.dict(os.environ, env or {}):
+        done = CliRunner().invoke(app, list(map(str, arguments)))
+    if done.exception is not None and not isinstance(done.exception, SystemExit):
+        raise done.exception
+    return Done(done.exit_code, done.stdout, done.stderr)

@@ -15,11 +15,9 @@ import timm
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from typer.testing import CliRunner
 
-from jobs import distill_freqkd
 from tests.cluster.conftest import Head
-from tests.cluster.jobs import ROOT, Done, run_job
+from tests.cluster.jobs import ROOT, Done, call_job, run_job
 
 PAIRS = 10
 # Sums are taken in another order with another number of workers.
@@ -92,7 +90,7 @@ def test_a_killed_distillation_ends_where_the_unbroken_one_does(house: Path, hea
     process.send_signal(signal.SIGKILL)
     process.wait(30)
     assert not (house / out).exists()
-    done = run_job("distill_freqkd", *arguments, env=head.env)
+    done = call_job("distill_freqkd", *arguments, env=head.env)
     assert done.code == 0, done.stderr
     assert done.figures["resumed_from"] is not None and done.figures["images"] == 3 * (PAIRS - 1)
     assert not list(house.glob(f".{out}.*"))
@@ -104,7 +102,7 @@ def test_a_killed_distillation_ends_where_the_unbroken_one_does(house: Path, hea
         assert row == pytest.approx(expected, rel=WORKERS_TOLERANCE, abs=1e-9)
 
 
-def test_what_cannot_be_distilled_is_refused_before_it_starts(house: Path, head: Head, monkeypatch: pytest.MonkeyPatch):
+def test_what_cannot_be_distilled_is_refused_before_it_starts(house: Path, head: Head):
     (house / "empty").mkdir()
     (house / "alone" / "visible").mkdir(parents=True)
     (house / "alone" / "infrared").mkdir()
@@ -124,17 +122,16 @@ def test_what_cannot_be_distilled_is_refused_before_it_starts(house: Path, head:
         (3, "empty_folder", ("--pairs", str(house / "empty"))),
         (3, "no_pairs", ("--pairs", str(house / "alone"))),
     ]
-    monkeypatch.setenv("RAY_ADDRESS", head.address)
     for code, words, more in cases:
         base = options(house, "refused")
         given = base[2:] if more[0] == "--pairs" else base
-        done = CliRunner().invoke(distill_freqkd.app, [*given, *more])
-        assert (done.exit_code, words in done.stderr) == (code, True), (words, done.exit_code, done.stderr)
+        done = call_job("distill_freqkd", *given, *more, env=head.env)
+        assert (done.code, words in done.stderr) == (code, True), (words, done.code, done.stderr)
         assert not (house / "refused").exists()
 
 
-def test_the_papers_setting_is_estimated_without_training(tmp_path: Path):
-    given = [
+def test_the_papers_setting_is_estimated_without_training():
+    given = (
         "--setting",
         "vit-l-paper",
         "--recipe",
@@ -144,8 +141,8 @@ def test_the_papers_setting_is_estimated_without_training(tmp_path: Path):
         "50000",
         "--workers",
         "4",
-    ]
-    done = CliRunner().invoke(distill_freqkd.app, given)
-    assert done.exit_code == 0, done.stderr
-    told = json.loads(done.stdout.splitlines()[-1])
+    )
+    done = call_job("distill_freqkd", *given)
+    assert done.code == 0, done.stderr
+    told = done.figures
     assert told["trained_parameters"] > 2e7 and told["memory_bytes"] > 4e9 and told["seconds_per_epoch"] > 0

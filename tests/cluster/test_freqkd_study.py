@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 
 from tests.cluster.conftest import Head
-from tests.cluster.jobs import Done, run_job
+from tests.cluster.jobs import call_job, run_job
 
 ARCHITECTURE = "test_vit"
 QUICK = ("--height", "64", "--width", "96", "--block", "4", "--rounds", "20")
@@ -59,14 +59,14 @@ def pairs(house: Path) -> tuple[str | Path, ...]:
     return ("--train", house / "train.json", "--test", house / "test.json")
 
 
-def study(house: Path, head: Head, *arguments: str, out: str = "study") -> Done:
+def options(house: Path, *arguments: str, out: str = "study") -> tuple[str | Path, ...]:
     fixed = (*pairs(house), "--tower", tower(house), "--out", house / out, *QUICK, "--blocks", "2,4", "--rank", "4")
-    return run_job("study_freqkd", *fixed, "--batch-size", "4", *arguments, env=head.env)
+    return (*fixed, "--batch-size", "4", *arguments)
 
 
 def test_a_backbone_is_probed_the_same_way_twice(house: Path, head: Head):
     arguments = ("--backbone", tower(house), "--teacher", tower(house), *pairs(house), *QUICK)
-    first, second = (run_job("probe_backbone", *arguments, env=head.env) for _ in range(2))
+    first, second = (run("probe_backbone", *arguments, env=head.env) for run in (run_job, call_job))
     assert first.code == 0, first.stderr
     timed = {"seconds"}
     assert {k: v for k, v in first.figures.items() if k not in timed} == {
@@ -78,7 +78,8 @@ def test_a_backbone_is_probed_the_same_way_twice(house: Path, head: Head):
 
 
 def test_a_study_compares_arms_goes_on_and_refuses_other_settings(house: Path, head: Head):
-    done = study(house, head, "--arms", "none,mse,registered", "--drifts", "0,8", "--seeds", "1")
+    given = options(house, "--arms", "none,mse,registered", "--drifts", "0,8", "--seeds", "1")
+    done = run_job("study_freqkd", *given, env=head.env)
     assert done.code == 0, done.stderr
     assert "budget:" in done.stderr and done.figures["drifts"] == [0, 8]
     row = done.figures["arms"]["mse"]["8"]
@@ -90,7 +91,8 @@ def test_a_study_compares_arms_goes_on_and_refuses_other_settings(house: Path, h
     assert set(files) == {
         f"{run}.json" for run in ("none-d0-s0", *(f"{a}-d{d}-s0" for a in ("mse", "registered") for d in (0, 8)))
     }
-    more = study(house, head, "--arms", "none,mse", "--arms", "mse@merge=0.5", "--drifts", "0,8", "--seeds", "2")
+    given = options(house, "--arms", "none,mse", "--arms", "mse@merge=0.5", "--drifts", "0,8", "--seeds", "2")
+    more = call_job("study_freqkd", *given, env=head.env)
     assert more.code == 0, more.stderr
     assert more.figures["budget"]["runs"] == 9 and more.figures["budget"]["runs_done"] == 3
     assert all((house / "study" / name).stat().st_mtime_ns == at for name, at in files.items())
@@ -99,12 +101,13 @@ def test_a_study_compares_arms_goes_on_and_refuses_other_settings(house: Path, h
     adapters = {file.stem for file in (house / "study" / "adapters").glob("mse*.safetensors")}
     assert adapters == {f"mse-d{d}-s{s}" for d in (0, 8) for s in (0, 1)}
 
-    other = study(house, head, "--arms", "none", "--learning-rate", "0.1")
+    other = call_job("study_freqkd", *options(house, "--arms", "none", "--learning-rate", "0.1"), env=head.env)
     assert other.code == 2 and "holds a study with other settings (distill)" in other.stderr
 
 
 def test_a_run_alone_is_the_run_of_the_study(house: Path, head: Head):
-    assert study(house, head, "--arms", "mse", "--drifts", "8", "--seeds", "1", out="alone").code == 0
+    given = options(house, "--arms", "mse", "--drifts", "8", "--seeds", "1", out="alone")
+    assert call_job("study_freqkd", *given, env=head.env).code == 0
     both = [json.loads((house / folder / "mse-d8-s0.json").read_text()) for folder in ("study", "alone")]
     assert both[0]["losses"] == both[1]["losses"] and both[0]["patch_ap"] == both[1]["patch_ap"]
 
@@ -117,9 +120,9 @@ def test_what_cannot_be_studied_is_refused(house: Path, head: Head):
         (2, "has blocks 0..", ("--arms", "mse@blocks=99")),
     ]
     for code, words, arguments in cases:
-        done = study(house, head, *arguments, out="refused")
+        done = call_job("study_freqkd", *options(house, *arguments, out="refused"), env=head.env)
         assert (done.code, words in done.stderr) == (code, True), done.stderr
-    done = run_job("probe_backbone", "--backbone", house, *pairs(house), env=head.env)
+    done = call_job("probe_backbone", "--backbone", house, *pairs(house), env=head.env)
     assert done.code == 5 and "expected distill.json" in done.stderr
-    dry = study(house, head, "--arms", "none,mse", "--dry-run", out="dry")
+    dry = call_job("study_freqkd", *options(house, "--arms", "none,mse", "--dry-run", out="dry"), env=head.env)
     assert dry.code == 0 and dry.figures["budget"]["runs"] == 16 and not list((house / "dry").glob("*-d*.json"))

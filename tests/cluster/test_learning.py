@@ -14,14 +14,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
-from typer.testing import CliRunner
 
-from jobs import finetune_head
 from system.miner.identity import saved_model_id
 from system.store.location import StoreLocation
 from system.store.schema import SCENES
 from tests.cluster.conftest import Head
-from tests.cluster.jobs import ROOT, Done, run_job
+from tests.cluster.jobs import ROOT, Done, call_job, run_job
 from tests.plain_logs import write_plain_log
 
 QUICK = ("--epochs", "4", "--patience", "4", "--batch-size", "4", "--learning-rate", "3e-3")
@@ -47,10 +45,8 @@ def source(root: Path) -> tuple[str | Path, ...]:
     return ("--logs", root / "fleet", "--cache", root / "features")
 
 
-def finetune(root: Path, head: Head, out: str, *arguments: str | Path, base: str = "base") -> Done:
-    return run_job(
-        "finetune_head", *source(root), "--base", root / base, "--out", root / out, *QUICK, *arguments, env=head.env
-    )
+def upgrade(root: Path, out: str, *arguments: str | Path, base: str = "base") -> tuple[str | Path, ...]:
+    return (*source(root), "--base", root / base, "--out", root / out, *QUICK, *arguments)
 
 
 def leave_out(done: Done) -> list[str]:
@@ -106,7 +102,7 @@ def test_a_killed_base_training_ends_where_the_unbroken_one_does_with_one_and_tw
 
 
 def test_a_chain_of_four_upgrades_is_certified_and_the_first_head_stays_as_it_was(house: Path, head: Head):
-    left_out = leave_out(finetune(house, head, "tags", "--head", "tags"))
+    left_out = leave_out(call_job("finetune_head", *upgrade(house, "tags", "--head", "tags"), env=head.env))
     chain = [
         ("tags", ("--head", "tags", *left_out)),
         ("embedding", ("--head", "embedding", *left_out)),
@@ -115,7 +111,9 @@ def test_a_chain_of_four_upgrades_is_certified_and_the_first_head_stays_as_it_wa
     ]
     base = "base"
     for name, arguments in chain:
-        done = finetune(house, head, name, *arguments, base=base)
+        # The first as its users run it.
+        run = run_job if name == "tags" else call_job
+        done = run("finetune_head", *upgrade(house, name, *arguments, base=base), env=head.env)
         assert done.code == 0, done.stderr
         figures = done.figures
         assert figures["siblings_identical"] is True and figures["head"] == name
@@ -150,31 +148,29 @@ def test_a_chain_of_four_upgrades_is_certified_and_the_first_head_stays_as_it_wa
 
 
 def test_a_moved_sibling_or_another_file_is_not_verified(house: Path, head: Head):
-    done = finetune(house, head, "certified", "--head", "risk")
-    assert done.code == 0, done.stderr
     moved = house / "moved"
-    shutil.copytree(house / "certified", moved)
+    shutil.copytree(house / "tags", moved)
     tensors = weights(moved)
     tensors["forecast.readers.0.out.bias"] = tensors["forecast.readers.0.out.bias"] + np.float32(1e-4)
     save_file(tensors, moved / "model.safetensors")
-    done = run_job("verify_certificate", "--model", moved, env=head.env)
+    done = call_job("verify_certificate", "--model", moved, env=head.env)
     assert done.code == 5 and "not the file that was certified" in done.stderr
 
     # Whoever changes the hashes too is told by the model's id, and then by the answers.
     weights_sha256 = hashlib.sha256((moved / "model.safetensors").read_bytes()).hexdigest()
     _change(moved / "config.json", weights_sha256=weights_sha256)
     _change(moved / "certificate.json", checkpoint_sha256=weights_sha256)
-    done = run_job("verify_certificate", "--model", moved, env=head.env)
+    done = call_job("verify_certificate", "--model", moved, env=head.env)
     assert done.code == 5 and "not the model that was certified" in done.stderr
     described = json.loads((moved / "config.json").read_text())
     _change(moved / "certificate.json", model_id=saved_model_id(moved, described["tower_id"]))
-    done = run_job("verify_certificate", "--model", moved, env=head.env)
+    done = call_job("verify_certificate", "--model", moved, env=head.env)
     assert done.code == 7 and "the first of head 'forecast'" in done.stderr
 
     # And whoever leaves out the answers that moved is told so.
     siblings = json.loads((moved / "certificate.json").read_text())["siblings"]
     _change(moved / "certificate.json", siblings=[s for s in siblings if s["head"] != "forecast"])
-    done = run_job("verify_certificate", "--model", moved, env=head.env)
+    done = call_job("verify_certificate", "--model", moved, env=head.env)
     assert done.code == 7 and "says nothing of" in done.stderr
 
 
@@ -193,18 +189,20 @@ def test_the_study_shows_that_only_ours_moves_nobody_and_goes_on(house: Path, he
     assert arms["ours"]["max_abs_change"] == 0 and arms["ours"]["sibling_metric_drop"]["mean"] == 0
     assert all(arms[arm]["max_abs_change"] > 0 for arm in ("adapter_random", "adapter_zero", "unfrozen"))
     assert all(arm["seeds"] == 2 for arm in arms.values()) and (house / "study" / "study.png").is_file()
-    done = run_job("study_interference", *arguments, "--learning-rate", "0.5", env=head.env)
+    done = call_job("study_interference", *arguments, "--learning-rate", "0.5", env=head.env)
     assert done.code == 2 and "holds a study with other settings" in done.stderr
 
 
-def test_what_cannot_be_trained_is_refused_before_it_starts(house: Path, head: Head, monkeypatch: pytest.MonkeyPatch):
+def test_what_cannot_be_trained_is_refused_before_it_starts(house: Path, head: Head):
     own = own_head(house)
     (house / "unknown_tag.csv").write_text("scene_id,tag,value\ndrive-00,elk,1\n")
     (house / "unknown_id.csv").write_text("scene_id,tag,value\nnobody,deer,1\n")
     (house / "no_positive.csv").write_text("scene_id,tag,value\ndrive-00,deer,0\ndrive-01,deer,0\n")
     (house / "taken.toml").write_text('name = "tags"\ntags = ["deer"]\n')
     (house / "known.toml").write_text('name = "mine"\ntags = ["night"]\n')
-    (house / "other_tags.toml").write_text('[[tags]]\nname = "night"\nprompts = ["at night"]\nopposites = ["by day"]\n')
+    (house / "other_tags.toml").write_text(
+        '[[tags]]\nname = "night"\nseen_in = "most"\nprompts = ["at night"]\nopposites = ["by day"]\n'
+    )
     for folder, damage in {"truncated": lambda b: b[:1000], "pickled": lambda b: b"\x80\x04\x95" + b}.items():
         shutil.copytree(house / "base", house / folder, dirs_exist_ok=True)
         file = house / folder / "model.safetensors"
@@ -226,9 +224,8 @@ def test_what_cannot_be_trained_is_refused_before_it_starts(house: Path, head: H
         (5, "pickled", ("--head", "risk"), "pickled"),
         (5, "elsewhere", ("--head", "risk"), "elsewhere"),
     ]
-    monkeypatch.setenv("RAY_ADDRESS", head.address)
     for code, words, arguments, base in cases:
         given = [*source(house), "--base", house / base, "--out", house / "refused", *arguments]
-        done = CliRunner().invoke(finetune_head.app, [str(argument) for argument in given])
-        assert (done.exit_code, words in done.stderr) == (code, True), (words, done.exit_code, done.stderr)
+        done = call_job("finetune_head", *given, env=head.env)
+        assert (done.code, words in done.stderr) == (code, True), (words, done.code, done.stderr)
         assert not (house / "refused").exists()

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from system.freqkd.distiller import DistillConfig
-from system.freqkd.registration import FeatureShift
+from system.freqkd.registration import PictureShift
 from system.pairs.records import Pair
 from system.training import freqkd_run
 from system.training.freqkd_arms import parse_arm
@@ -100,11 +100,11 @@ def test_a_pair_that_registering_leaves_alone_keeps_its_features(bench: Bench, m
     shifts[0] = 0
     found = iter(shifts)
 
-    def told(*_: object) -> FeatureShift:
+    def told(*_: object) -> PictureShift:
         down, right = next(found)
-        return FeatureShift(down / 16, right / 16, 1.0, True)
+        return PictureShift(int(down), int(right), 1.0, True)
 
-    monkeypatch.setattr(freqkd_run, "estimate_token_shift", told)
+    monkeypatch.setattr(freqkd_run, "register_pair", told)
     monkeypatch.setattr(freqkd_run, "drift_shifts", lambda *_: shifts)
     report = prepare_registered(bench, 16, 0, BLOCKS)
     assert report["error_px"] == {"p50": 0, "p90": 0} and report["moved_share"] == pytest.approx(5 / 6)

@@ -208,6 +208,14 @@ def test_a_rare_tag_reaches_every_part():
     assert all((labels.values_NK[rows, _column("fog")] == PRESENT).any() for rows in parts.values())
 
 
+def test_a_group_that_is_larger_than_a_part_is_learnt_from():
+    groups = ["giant"] * 40 + [f"g{n // 3}" for n in range(60)]
+    labels = _labels(groups, {"fog": list(range(0, 100, 3)), "rain": list(range(40))})
+    parts = split_by_group(labels, {"train": 0.7, "val": 0.15, "test": 0.15})
+    assert {labels.groups[n] for n in parts["train"]} >= {"giant"}
+    assert 10 <= len(parts["test"]) <= 20 and 10 <= len(parts["val"]) <= 20
+
+
 def test_groups_that_an_earlier_split_dealt_out_keep_their_part():
     labels = _labels([f"g{n // 5}" for n in range(100)], {"fog": [0, 50, 95]})
     fixed = {"g0": "test", "g1": "test", "gone": "val"}

@@ -10,7 +10,6 @@ from torch.nn import functional as F
 from system.errors import ModelError
 from system.freqkd.edges import edge_agreement
 from system.freqkd.registration import (
-    estimate_token_shift,
     feature_agreement,
     register_pair,
     shift_picture,
@@ -81,17 +80,12 @@ def test_pictures_without_anything_on_them_stay_where_they_are() -> None:
     blank = torch.full((126, 168, 3), 90, dtype=torch.uint8)
     maps = [torch.ones(8, 9, 12)]
     assert not register_pair(blank, blank, maps, maps, PATCH).is_confident
-    found = estimate_token_shift(maps, maps)
-    assert (found.dy_tokens, found.dx_tokens, found.is_confident) == (0.0, 0.0, False)
 
 
 @pytest.mark.parametrize("shift", [(1, 0), (-2, 1), (0, -2)])
-def test_whole_tokens_are_found_from_features_alone(shift: tuple[int, int]) -> None:
+def test_features_agree_best_at_whole_tokens(shift: tuple[int, int]) -> None:
     wide = torch.randn(16, 20, 24, generator=torch.Generator().manual_seed(3))
     rgb, infrared = wide[:, 4:14, 4:18], wide[:, 4 - shift[0] : 14 - shift[0], 4 - shift[1] : 18 - shift[1]]
-    found = estimate_token_shift([rgb], [infrared])
-    assert found.is_confident
-    assert found.dy_tokens == pytest.approx(shift[0], abs=0.1) and found.dx_tokens == pytest.approx(shift[1], abs=0.1)
     score = feature_agreement([rgb], [infrared], 2, 2)
     assert divmod(int(score.argmax()), 5) == (shift[0] + 2, shift[1] + 2)
 
@@ -125,10 +119,10 @@ def test_a_moved_picture_says_what_it_does_not_know() -> None:
 
 
 def test_features_that_do_not_fit_are_refused() -> None:
-    maps = torch.ones(4, 5, 6)
+    maps, picture = torch.ones(4, 5, 6), torch.zeros(70, 84, 3, dtype=torch.uint8)
     with pytest.raises(ModelError, match="alike"):
-        estimate_token_shift([maps], [torch.ones(4, 5, 7)])
+        register_pair(picture, picture, [maps], [torch.ones(4, 5, 7)], PATCH)
     with pytest.raises(ModelError, match="infrared picture are NaN"):
-        estimate_token_shift([maps], [maps * float("nan")])
+        register_pair(picture, picture, [maps], [maps * float("nan")], PATCH)
     with pytest.raises(ModelError, match="multiples of the patch"):
         valid_tokens(torch.ones(20, 28, dtype=torch.bool), PATCH)
