@@ -96,16 +96,16 @@ def band_distances(teacher_NCHW: Tensor, student_NCHW: Tensor) -> Tensor:
     """How far two maps of one band are apart, [N, M].
 
     mse: mean squared difference over channels and places. nmse: squared difference over the teacher's squared norm.
-    cosine: 1 - cosine over channels, mean over places.
+    cosine: 1 - cosine of the two maps, each as one vector of all channels and places.
     """
     difference = (teacher_NCHW - student_NCHW).square()
     energy_N = teacher_NCHW.square().sum(dim=(1, 2, 3))
-    nearness_NHW = torch.nn.functional.cosine_similarity(teacher_NCHW, student_NCHW, dim=1, eps=1e-12)
+    nearness_N = torch.nn.functional.cosine_similarity(teacher_NCHW.flatten(1), student_NCHW.flatten(1), eps=1e-12)
     return torch.stack(
         [
             difference.mean(dim=(1, 2, 3)),
             difference.sum(dim=(1, 2, 3)) / energy_N.clamp_min(1e-30),
-            1 - nearness_NHW.mean(dim=(1, 2)),
+            1 - nearness_N,
         ],
         dim=1,
     )
