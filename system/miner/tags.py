@@ -45,14 +45,18 @@ class TagWords:
     scale_K: Tensor
 
 
+def phrases_of(taxonomy: Taxonomy) -> list[str]:
+    """What a tower is asked for, tag by tag: prompts, then opposites."""
+    return [words for tag in taxonomy.tags for words in tag.prompts + tag.opposites]
+
+
 def embed_taxonomy(tower: TextTower, taxonomy: Taxonomy, default_scale: float) -> TagWords:
     """Embed every prompt once; the phrases of a side are averaged on the sphere, as CLIP's prompt ensembles are.
 
     Args:
         default_scale: logits a unit of contrast where the taxonomy has no calibration for the tower.
     """
-    phrases = [words for tag in taxonomy.tags for words in tag.prompts + tag.opposites]
-    embedded = iter(tower.encode_texts([tower.text_prompt(words) for words in phrases]).float())
+    embedded = iter(tower.encode_texts([tower.text_prompt(words) for words in phrases_of(taxonomy)]).float())
 
     def side(count: int) -> Tensor:
         return F.normalize(torch.stack([next(embedded) for _ in range(count)]).mean(0), dim=-1)

@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from system.backbones.loading import describe_tower
+from system.backbones.loading import describe_tower, load_tower
+from system.backbones.runtime import Runtime
 from system.errors import DataError
+from system.miner.remembered_tower import RememberedTower
 from system.miner.taxonomy import Taxonomy
 from system.pipelines.resources import connect_to_ray
 from system.report.console import ConsoleProgress
@@ -59,7 +61,8 @@ def train_base(
     recipe = Recipe(source.tower, taxonomy, config)
     progress.phase(f"training on {len(parts['train'])} scenes, judged on {len(parts['val'])}")
     connect_to_ray()
-    trained = train_on_ray(recipe, parts["train"], parts["val"], run_folder)
+    tower = RememberedTower.of(load_tower(source.tower, Runtime()), taxonomy)
+    trained = train_on_ray(recipe, tower, parts["train"], parts["val"], run_folder)
     folder = unpublished(out)
     trained.miner.save(folder)
     training = describe_training("base", source, config, parts, examples, trained, None)

@@ -19,8 +19,9 @@ from system.backbones.loading import load_tower
 from system.backbones.runtime import Runtime
 from system.errors import GuardError, ModelError
 from system.miner.guard import Fingerprint, Shares, answer_share, fingerprint_shares, refuse_moved
-from system.miner.identity import WEIGHTS_NAME, saved_model_id
+from system.miner.identity import WEIGHTS_NAME, read_saved, saved_model_id
 from system.miner.model import SceneMiner
+from system.miner.remembered_tower import RememberedTower
 from system.miner.scene_batch import SceneFeatures
 from system.training.records import CERTIFICATE_NAME, PROBE_NAME, Certificate, SiblingOutput, read_certificate
 
@@ -52,7 +53,9 @@ def load_probe(folder: Path) -> SceneFeatures:
         raise ModelError(f"{folder / PROBE_NAME}: expected the probe of a certificate: {error}") from error
 
 
-def fingerprint_saved(folder: Path, tower: str, probe_folder: Path, leave_out: Iterable[str] = ()) -> list[Fingerprint]:
+def fingerprint_saved(
+    folder: Path, tower: RememberedTower, probe_folder: Path, leave_out: Iterable[str] = ()
+) -> list[Fingerprint]:
     """What the heads of a saved model answer to a probe, asked of one worker and of two.
 
     Raises:
@@ -78,7 +81,7 @@ def fingerprint_saved(folder: Path, tower: str, probe_folder: Path, leave_out: I
 
 
 def certify(
-    *, head: str, tower: str, base: Path, candidate: Path, data_sha256: str, trained_parameters: int
+    *, head: str, tower: RememberedTower, base: Path, candidate: Path, data_sha256: str, trained_parameters: int
 ) -> Certificate:
     """Compare a saved candidate, whose probe lies beside it, with the saved base that it grew from.
 
@@ -87,8 +90,7 @@ def certify(
     """
     expected = fingerprint_saved(base, tower, candidate, leave_out=[head])
     actual = fingerprint_saved(candidate, tower, candidate, leave_out=[head])
-    loaded = load_tower(tower, Runtime())
-    after, before = SceneMiner.load(candidate, loaded), SceneMiner.load(base, loaded)
+    after, before = SceneMiner.load(candidate, tower), SceneMiner.load(base, tower)
     refuse_moved(after, before, load_probe(candidate), expected, actual)
     return Certificate(
         head=head,
@@ -98,8 +100,8 @@ def certify(
         base_checkpoint_sha256=_sha256_of(base / WEIGHTS_NAME),
         probe_sha256=_sha256_of(candidate / PROBE_NAME),
         data_sha256=data_sha256,
-        tower=tower,
-        tower_id=loaded.tower_id,
+        tower=tower.name,
+        tower_id=tower.tower_id,
         trained_parameters=trained_parameters,
         siblings=tuple(SiblingOutput(**vars(fingerprint)) for fingerprint in expected),
         device="cpu",
@@ -128,10 +130,13 @@ def verify_certificate(folder: Path, base: Path | None = None) -> Certificate:
         if (actual := _sha256_of(file)) != expected:
             raise ModelError(f"{file}: not the file that was certified: expected SHA-256 {expected}, got {actual}")
     models = {folder: certificate.model_id} | ({base: certificate.base_model_id} if base is not None else {})
+    loaded = load_tower(certificate.tower, Runtime(threads=_THREADS))
     for model, model_id in models.items():
         if (actual := saved_model_id(model, certificate.tower_id)) != model_id:
             raise ModelError(f"{model}: not the model that was certified: expected id {model_id}, got {actual}")
-        answers = fingerprint_saved(model, certificate.tower, folder, leave_out=[certificate.head])
+        described = read_saved(model, certificate.tower_id).described
+        tower = RememberedTower.of(loaded, described.taxonomy)
+        answers = fingerprint_saved(model, tower, folder, leave_out=[certificate.head])
         found = {SiblingOutput(**vars(answer)) for answer in answers}
         _refuse_gaps(certificate, found, folder)
         _refuse_differences(certificate, found, model)
@@ -149,12 +154,12 @@ def now() -> str:
 
 
 def _answer_saved(
-    folder: str, tower: str, probe_folder: str, rank: int, world: int, leave_out: Sequence[str]
+    folder: str, tower: RememberedTower, probe_folder: str, rank: int, world: int, leave_out: Sequence[str]
 ) -> Shares | str:
     """In a worker: this rank's part, or what is wrong with the model."""
     torch.set_num_threads(_THREADS)
     try:
-        miner = SceneMiner.load(folder, load_tower(tower, Runtime(threads=_THREADS)))
+        miner = SceneMiner.load(folder, tower)
         return answer_share(miner, load_probe(Path(probe_folder)), rank, world, leave_out)
     except ModelError as error:
         return str(error)

@@ -15,6 +15,7 @@ from system.labels.table import ABSENT, PRESENT
 from system.miner.identity import SavedMiner, read_saved
 from system.miner.miner_config import HEADS, OwnHead
 from system.miner.model import SceneMiner
+from system.miner.remembered_tower import RememberedTower
 from system.miner.taxonomy import Taxonomy
 from system.pipelines.resources import connect_to_ray
 from system.report.console import ConsoleProgress
@@ -79,7 +80,8 @@ def finetune_head(
     _check(upgrade, saved, taxonomy, source)
     own_head = upgrade.own_head or next((h for h in saved.own_heads if h.name == upgrade.head), None)
     # Weights are read whole before any picture is.
-    base_id = SceneMiner.load(upgrade.base, load_tower(source.tower, Runtime())).model_id
+    tower = RememberedTower.of(load_tower(source.tower, Runtime()), saved.taxonomy)
+    base_id = SceneMiner.load(upgrade.base, tower).model_id
     examples = gather(source, saved.taxonomy, progress, own_head)
     earlier = read_training(upgrade.base)
     parts = split_examples(examples, decided_parts(examples.labels, earlier), source.test_share)
@@ -102,7 +104,7 @@ def finetune_head(
     run_folder = out.with_name(f".{out.name}.training")
     progress.phase(f"training head {upgrade.head} on {len(parts['train'])} scenes, judged on {len(parts['val'])}")
     connect_to_ray()
-    trained = train_on_ray(recipe, parts["train"], parts["val"], run_folder)
+    trained = train_on_ray(recipe, tower, parts["train"], parts["val"], run_folder)
     folder = unpublished(out)
     trained.miner.save(folder)
     progress.phase("asking every sibling, before and after")
@@ -111,7 +113,7 @@ def finetune_head(
     try:
         certificate = certify(
             head=upgrade.head,
-            tower=source.tower,
+            tower=tower,
             base=Path(upgrade.base),
             candidate=folder,
             data_sha256=examples.sha256(),

@@ -15,11 +15,10 @@ import ray.train
 import torch
 from ray.train.torch import TorchTrainer, get_device
 
-from system.backbones.loading import load_tower
-from system.backbones.runtime import choose_runtime
 from system.errors import ConfigError, ModelError
 from system.miner.miner_config import OwnHead, SceneMinerConfig
 from system.miner.model import SceneMiner, Tower
+from system.miner.remembered_tower import RememberedTower
 from system.miner.taxonomy import Taxonomy
 from system.training.certificate import choose_probe
 from system.training.config import TrainConfig
@@ -81,10 +80,11 @@ class Trained:
     progress: Progress
 
 
-def train_on_ray(recipe: Recipe, train: Examples, val: Examples, run_folder: Path) -> Trained:
+def train_on_ray(recipe: Recipe, tower: RememberedTower, train: Examples, val: Examples, run_folder: Path) -> Trained:
     """Train, or go on where an earlier call with the same folder and settings was killed.
 
     Args:
+        tower: the recipe's, as far as cached features need it.
         run_folder: where progress is kept, seen by every worker; the caller removes it.
     Raises:
         ConfigError: the folder holds a training with other settings. ModelError: the loss became no number, or workers
@@ -95,7 +95,7 @@ def train_on_ray(recipe: Recipe, train: Examples, val: Examples, run_folder: Pat
     logging.getLogger("ray.train").setLevel(logging.ERROR)
     trainer = TorchTrainer(
         _worker,
-        train_loop_config={"recipe": recipe, "train": train, "val": val},
+        train_loop_config={"recipe": recipe, "tower": tower, "train": train, "val": val},
         scaling_config=ray.train.ScalingConfig(
             num_workers=config.workers,
             use_gpu=config.use_gpu,
@@ -113,7 +113,6 @@ def train_on_ray(recipe: Recipe, train: Examples, val: Examples, run_folder: Pat
     except ray.train.TrainingFailedError as error:
         raise ModelError(_told(error)) from error
     assert result.checkpoint is not None
-    tower = load_tower(recipe.tower, choose_runtime(config.threads_per_worker, use_gpu=False))
     miner = recipe.build(tower)
     with result.checkpoint.as_directory() as folder:
         return _finished(recipe, miner, train, Path(folder))
@@ -124,9 +123,7 @@ def _worker(spec: dict[str, Any]) -> None:
     recipe: Recipe = spec["recipe"]
     config, context = recipe.config, ray.train.get_context()
     torch.set_num_threads(config.threads_per_worker)
-    tower = load_tower(recipe.tower, choose_runtime(config.threads_per_worker, config.use_gpu))
-    miner = recipe.build(tower)
-    miner.to(get_device())
+    miner = recipe.build(spec["tower"].to(get_device()))
     train, val = (recipe.training_set(miner, spec[part]) for part in ("train", "val"))
     trainer = Trainer(recipe.task(miner, train), train, val, config, context.get_world_rank(), context.get_world_size())
     saved = ray.train.get_checkpoint()

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,8 @@ from typing import Any
 from unittest import mock
 
 from typer.testing import CliRunner
+
+from system.pipelines.ray_environment import leave_ray
 
 ROOT = Path(__file__).parents[2]
 
@@ -42,8 +45,12 @@ def run_job(job: str, *arguments: str | Path, env: Mapping[str, str] | None = No
 def call_job(job: str, *arguments: str | Path, env: Mapping[str, str] | None = None) -> Done:
     """The same in this process, which spares its start; for jobs that another test runs as a process."""
     app = importlib.import_module(f"jobs.{job}").app
-    with mock.patch.dict(os.environ, env or {}):
-        done = CliRunner().invoke(app, list(map(str, arguments)))
+    with mock.patch.dict(os.environ, env or {}), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the libraries, as in a process of its own
+        try:
+            done = CliRunner().invoke(app, list(map(str, arguments)))
+        finally:
+            leave_ray()  # where the job did not get as far
     if done.exception is not None and not isinstance(done.exception, SystemExit):
         raise done.exception
     return Done(done.exit_code, done.stdout, done.stderr)
