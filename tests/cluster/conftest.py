@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from system.pipelines.ray_environment import leave_ray
+
 RAY = str(Path(sys.executable).with_name("ray"))
 
 
@@ -40,6 +42,7 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
         address = f"127.0.0.1:{port}"
         yield Head(address, f"http://127.0.0.1:{dashboard}", {**env, "RAY_ADDRESS": address})
     finally:
+        leave_ray()  # where tests called jobs in this process
         process.terminate()
         process.wait(60)
 

@@ -16,8 +16,6 @@ from unittest import mock
 
 from typer.testing import CliRunner
 
-from system.pipelines.ray_environment import leave_ray
-
 ROOT = Path(__file__).parents[2]
 
 
@@ -43,14 +41,18 @@ def run_job(job: str, *arguments: str | Path, env: Mapping[str, str] | None = No
 
 
 def call_job(job: str, *arguments: str | Path, env: Mapping[str, str] | None = None) -> Done:
-    """The same in this process, which spares its start; for jobs that another test runs as a process."""
-    app = importlib.import_module(f"jobs.{job}").app
-    with mock.patch.dict(os.environ, env or {}), warnings.catch_warnings():
+    """The same in this process, for jobs that another test runs as a process.
+
+    It spares their start, and stays connected to the head, whose workers then go on with the next call.
+    """
+    module = importlib.import_module(f"jobs.{job}")
+    with (
+        mock.patch.dict(os.environ, env or {}),
+        mock.patch.object(module, "leave_ray", create=True),
+        warnings.catch_warnings(),
+    ):
         warnings.simplefilter("ignore")  # of the libraries, as in a process of its own
-        try:
-            done = CliRunner().invoke(app, list(map(str, arguments)))
-        finally:
-            leave_ray()  # where the job did not get as far
+        done = CliRunner().invoke(module.app, list(map(str, arguments)))
     if done.exception is not None and not isinstance(done.exception, SystemExit):
         raise done.exception
     return Done(done.exit_code, done.stdout, done.stderr)

@@ -76,7 +76,7 @@ def test_a_student_is_taught_a_broken_pair_is_counted_and_timm_loads_the_result(
     assert not torch.equal(model.blocks[1].mlp.fc1.weight, before)
 
 
-@pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.parametrize("workers", ["1", pytest.param("2", marks=pytest.mark.slow)])
 def test_a_killed_distillation_ends_where_the_unbroken_one_does(house: Path, head: Head, whole: Done, workers: str):
     out = f"again-{workers}"
     arguments = options(house, out, "--workers", workers)

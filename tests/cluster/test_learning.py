@@ -77,28 +77,26 @@ def test_labels_say_which_rule_gave_them_and_what_nobody_knows(house: Path):
     assert done.figures["scenes"] == 24 and done.figures["with_risk"] == 24
 
 
-def test_a_killed_base_training_ends_where_the_unbroken_one_does_with_one_and_two_workers(house: Path, head: Head):
-    for workers in ("1", "2"):
-        out = house / f"again-{workers}"
-        arguments = [*source(house), "--out", out, *QUICK, "--workers", workers]
-        command = [sys.executable, str(ROOT / "jobs" / "train_base.py"), *map(str, arguments)]
-        process = subprocess.Popen(
-            command, cwd=ROOT, env=head.env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-        deadline_s = time.monotonic() + 120
-        while time.monotonic() < deadline_s and not list(house.glob(f".again-{workers}.training/ray/checkpoint_*")):
-            time.sleep(0.1)
-        process.send_signal(signal.SIGKILL)
-        process.wait(30)
-        assert not out.exists()
-        done = run_job("train_base", *arguments, env=head.env)
-        assert done.code == 0, done.stderr
-        assert not list(house.glob(".again-*"))
-        ours, whole = weights(out), weights(house / "base")
-        if workers == "1":
-            assert all(np.array_equal(ours[name], whole[name]) for name in whole)
-        for row, expected in zip(history(out), history(house / "base"), strict=True):
-            assert row == pytest.approx(expected, rel=WORKERS_TOLERANCE, abs=WORKERS_TOLERANCE)
+@pytest.mark.parametrize("workers", [pytest.param("1", marks=pytest.mark.slow), "2"])
+def test_a_killed_base_training_ends_where_the_unbroken_one_does(house: Path, head: Head, workers: str):
+    out = house / f"again-{workers}"
+    arguments = [*source(house), "--out", out, *QUICK, "--workers", workers]
+    command = [sys.executable, str(ROOT / "jobs" / "train_base.py"), *map(str, arguments)]
+    process = subprocess.Popen(command, cwd=ROOT, env=head.env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline_s = time.monotonic() + 180
+    while time.monotonic() < deadline_s and not list(house.glob(f".again-{workers}.training/ray/checkpoint_*")):
+        time.sleep(0.1)
+    process.send_signal(signal.SIGKILL)
+    process.wait(30)
+    assert not out.exists()
+    done = call_job("train_base", *arguments, env=head.env)
+    assert done.code == 0, done.stderr
+    assert not list(house.glob(".again-*"))
+    ours, whole = weights(out), weights(house / "base")
+    if workers == "1":
+        assert all(np.array_equal(ours[name], whole[name]) for name in whole)
+    for row, expected in zip(history(out), history(house / "base"), strict=True):
+        assert row == pytest.approx(expected, rel=WORKERS_TOLERANCE, abs=WORKERS_TOLERANCE)
 
 
 def test_a_chain_of_four_upgrades_is_certified_and_the_first_head_stays_as_it_was(house: Path, head: Head):
