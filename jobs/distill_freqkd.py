@@ -28,6 +28,12 @@ def main(
     ] = None,
     setting: Annotated[str, typer.Option(help="`vit-s`, or the paper's own `vit-l-paper`.")] = "vit-s",
     reader: Annotated[str, typer.Option(help="Layout of the pairs, where it is not seen by itself.")] = "auto",
+    split: Annotated[
+        str, typer.Option(help="Parts of a corpus that are learnt from, comma-separated, as its layout names them.")
+    ] = "train",
+    max_bad_share: Annotated[
+        float, typer.Option(min=0, max=1, help="Of the pairs that may be unreadable; more end the training.")
+    ] = 0.05,
     tower: Annotated[
         str | None, typer.Option(help="`dinov2-packaged`, `timm:NAME` or `timm:NAME@FILE.safetensors`.")
     ] = None,
@@ -38,8 +44,16 @@ def main(
     width: Annotated[int | None, typer.Option()] = None,
     blocks: Annotated[str | None, typer.Option(help="Matched, counted from 0: e.g. `3,6,8,9`.")] = None,
     cutoff: Annotated[float | None, typer.Option(help="Share of the spectrum that is the low band, in (0, 1].")] = None,
-    rank: Annotated[int | None, typer.Option(help="Of the adapters; 0 trains full matrices.")] = None,
-    merge: Annotated[float | None, typer.Option(help="Factor of the update in `merged.safetensors`.")] = None,
+    rank: Annotated[
+        int | None, typer.Option(help="Of the adapters, whose alpha / rank stays 1; 0 trains full matrices.")
+    ] = None,
+    merge: Annotated[
+        float | None,
+        typer.Option(
+            help="Factor of the update in `merged.safetensors`: 0.5, as the paper starts detectors, if "
+            "not given; study_freqkd judges 1."
+        ),
+    ] = None,
     epochs: Annotated[int | None, typer.Option()] = None,
     batch_size: Annotated[int | None, typer.Option(help="Pairs of one step, over all workers together.")] = None,
     accumulate: Annotated[int | None, typer.Option(help="Pieces in which a worker computes its share.")] = None,
@@ -63,8 +77,12 @@ def main(
     estimate: Annotated[bool, typer.Option("--estimate", help="Print memory and time, and train nothing.")] = False,
     num_pairs: Annotated[int | None, typer.Option(help="For --estimate without --pairs.")] = None,
     tflops: Annotated[
-        float, typer.Option(help="For --estimate: 10^12 operations a second that one worker really reaches.")
-    ] = 100.0,
+        float | None,
+        typer.Option(
+            help="For --estimate: 10^12 operations a second that one worker really reaches; 100, or 0.03 a "
+            "thread for `vit-s`, if not given."
+        ),
+    ] = None,
 ) -> None:
     """Teach a backbone to see in infrared what it sees in RGB: low frequencies strictly, high ones loosely.
 
@@ -75,7 +93,7 @@ def main(
 
     The last line of stdout is one JSON object: loss (mean over the last epoch: total, low, high, and of each block),
     seconds, images, images_per_s, checkpoint, skipped, left_out, resumed_from. With --estimate: parameters, tokens,
-    operations, memory_bytes, seconds_per_epoch, seconds, cache_bytes.
+    operations, memory_bytes, seconds_per_epoch, seconds, cache_bytes, tflops.
 
     Exit codes: 0 done; 2 a wrong option; 3 no readable pair; 5 the model, or a loss that is no number.
     """
@@ -83,9 +101,15 @@ def main(
         set_ray_environment()
         from system.errors import ConfigError
         from system.freqkd.distiller import DistillConfig
+        from system.freqkd.estimate import CPU_TFLOPS
         from system.freqkd.estimate import estimate as estimate_training
         from system.freqkd.losses import RECIPES
         from system.freqkd.recipes import SETTINGS
+        from system.pairs.pixels import InfraredMapping
+
+        # Ray reads its settings when it is imported.
+        from system.training.distill import PairSource, distill, gather_pairs
+        from system.training.distill_run import DistillRun
 
         if setting not in SETTINGS:
             raise ConfigError(f"--setting {setting}: expected one of {', '.join(SETTINGS)}")
@@ -110,20 +134,26 @@ def main(
             "flip": flip,
         }
         values = start.model_dump() | {key: value for key, value in given.items() if value is not None}
-        values |= {"seed": seed, "loss": loss.model_dump() | ({"cutoff": cutoff} if cutoff is not None else {})}
+        if rank is not None:
+            values["alpha"] = float(rank or 1)
+        values |= {"seed": seed, "loss": (loss if cutoff is None else loss.with_cutoff(cutoff)).model_dump()}
         config = DistillConfig.parse(values, "options")
+        source = PairSource(
+            uris=tuple(pairs or ()),
+            reader=reader,
+            licence=licence,
+            splits=tuple(split.split(",")),
+            mapping=InfraredMapping.of_option(infrared_range),
+        )
         if estimate:
             if not num_pairs and not pairs:
                 raise ConfigError("--estimate: give --num-pairs or --pairs")
-            print_figures(asdict(estimate_training(config, num_pairs or _count(pairs or [], reader), tflops, workers)))
+            rate = tflops or (100.0 if setting == "vit-l-paper" or gpu else CPU_TFLOPS * threads)
+            count = num_pairs or len(gather_pairs(source).names)
+            print_figures(asdict(estimate_training(config, count, rate, workers, cache_gb * 1e9)) | {"tflops": rate})
             return
         if not pairs or out is None:
             raise ConfigError("give --pairs and --out")
-        # Ray reads its settings when it is imported.
-        from system.training.distill import PairSource, distill
-        from system.training.distill_run import DistillRun
-
-        bounds = _numbers("--infrared-range", infrared_range, float)
         run = DistillRun.parse(
             {
                 "workers": workers,
@@ -132,12 +162,12 @@ def main(
                 "save_steps": save_steps,
                 "cache": str(Path(cache).absolute()),
                 "cache_gb": cache_gb,
-                "mapping": _mapping(bounds),
+                "max_bad_share": max_bad_share,
             },
             "options",
         )
         with ConsoleProgress("distilling", "steps") as progress:
-            result = distill(PairSource(tuple(pairs), reader, licence), config, run, out, progress)
+            result = distill(source, config, run, out, progress)
         leave_ray()
         print_figures(result)
 
@@ -149,21 +179,6 @@ def _numbers(option: str, text: str | None, kind: type) -> tuple[Any, ...] | Non
         return None if text is None else tuple(kind(part) for part in text.split(","))
     except ValueError as error:
         raise ConfigError(f"{option} {text}: expected numbers with commas between them") from error
-
-
-def _mapping(bounds: tuple[Any, ...] | None) -> Any:
-    from system.pairs.pixels import InfraredMapping
-
-    if bounds is None:
-        return InfraredMapping()
-    low, high = bounds if len(bounds) == 2 else (None, None)
-    return InfraredMapping.parse({"kind": "range", "low": low, "high": high}, "--infrared-range LOW,HIGH")
-
-
-def _count(pairs: list[str], reader: str) -> int:
-    from system.training.distill import PairSource, gather_pairs
-
-    return len(gather_pairs(PairSource(tuple(pairs), reader)).names)
 
 
 if __name__ == "__main__":

@@ -35,6 +35,13 @@ def main(
         str, typer.Option(help="Comma-separated; all of which both sets show an object, if not given.")
     ] = "",
     max_train_pictures: Annotated[int, typer.Option(help="More are thinned evenly; test pictures never are.")] = 1200,
+    infrared_range: Annotated[
+        str | None,
+        typer.Option(
+            help="16 bits: `LOW,HIGH` of raw values; what a distilled folder learnt with, else percentiles of each "
+            "picture, if not given."
+        ),
+    ] = None,
     rounds: Annotated[int, typer.Option(help="Bootstrap draws of test pictures.")] = 1000,
     threads: Annotated[int, typer.Option(help="CPU threads; 0 for all.")] = 0,
 ) -> None:
@@ -51,6 +58,7 @@ def main(
     Exit codes: 0 done; 2 a wrong option; 3 unreadable input or no class that both sets show; 5 the backbone.
     """
     with exit_with_code():
+        from system.pairs.pixels import InfraredMapping
         from system.training.probe import ProbeConfig, probe_backbone
 
         config = ProbeConfig.parse(
@@ -62,6 +70,7 @@ def main(
                 "classes": tuple(name for name in classes.split(",") if name),
                 "max_train_pictures": max_train_pictures,
                 "rounds": rounds,
+                "mapping": None if infrared_range is None else InfraredMapping.of_option(infrared_range),
                 "threads": threads,
             },
             "options",

@@ -32,7 +32,13 @@ def main(
     ] = None,
     drifts: Annotated[str, typer.Option(help="Pixels, comma-separated.")] = "0,4,8,14,28",
     seeds: Annotated[int, typer.Option(min=1, help="Runs of each arm at each drift.")] = 3,
-    ours: Annotated[str, typer.Option(help="The arm that is compared with every other.")] = "registered",
+    ours: Annotated[
+        str | None, typer.Option(help="The arm that is compared with every other; `registered`, if not given.")
+    ] = None,
+    infrared_range: Annotated[
+        str | None,
+        typer.Option(help="16 bits: `LOW,HIGH` of raw values; percentiles of each picture, if not given."),
+    ] = None,
     tower: Annotated[str, typer.Option(help="`dinov2-packaged`, `timm:NAME` or `timm:NAME@FILE`.")] = "dinov2-packaged",
     blocks: Annotated[str, typer.Option(help="Matched blocks, comma-separated, counted from 0.")] = "3,6,8,9",
     probe_block: Annotated[int, typer.Option("--block", help="Whose output is probed.")] = 9,
@@ -64,6 +70,7 @@ def main(
         set_ray_environment()
         # Ray reads its settings when it is imported.
         from system.freqkd.distiller import DistillConfig
+        from system.pairs.pixels import InfraredMapping
         from system.training.freqkd_study import StudyConfig, study_freqkd
 
         distill = DistillConfig.parse(
@@ -88,6 +95,7 @@ def main(
                 "drifts": tuple(_numbers("--drifts", drifts)),
                 "seeds": seeds,
                 "ours": ours,
+                "mapping": InfraredMapping.of_option(infrared_range),
                 "probe_block": probe_block,
                 "rounds": rounds,
                 "threads": threads,

@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -33,7 +32,6 @@ class AdaptedLinear(nn.Linear):
         self.in_features, self.out_features = base.in_features, base.out_features
         self.weight, self.bias = base.weight, base.bias
         self.rank, self.scale, self.dropout = rank, alpha / rank if rank else 1.0, dropout
-        self.is_active = True
         self.dropout_generators: Sequence[torch.Generator] = ()
         where, dtype = base.weight.device, base.weight.dtype
         if not rank:
@@ -48,8 +46,6 @@ class AdaptedLinear(nn.Linear):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """[N, P, I] -> [N, P, O]."""
-        if not self.is_active:
-            return F.linear(tokens, self.weight, self.bias)
         if not self.rank:
             return F.linear(tokens, self.weight + self.delta, self.bias)
         drops = self.training and self.dropout > 0
@@ -206,16 +202,3 @@ def merge(model: nn.Module, factor: float = 1.0) -> dict[str, Tensor]:
         for name, layer in layers.items():
             merged[f"{name}.weight"] += factor * layer.update().detach().cpu()
     return merged
-
-
-@contextmanager
-def without_adapters(model: nn.Module) -> Iterator[None]:
-    """The model that it grew from, for a while."""
-    layers = adapted_layers(model).values()
-    for layer in layers:
-        layer.is_active = False
-    try:
-        yield
-    finally:
-        for layer in layers:
-            layer.is_active = True

@@ -39,7 +39,8 @@ _CACHED_PATCHES = 1700
 
 
 class DistillConfig(FrozenConfig):
-    """What is distilled and how; the defaults are FreqKD's (arXiv 2606.11572) for a ViT-S/14.
+    """What is distilled and how; the defaults are FreqKD's (arXiv 2606.11572) for a ViT-S/14, its loss with bands that
+    are exact projections. `system.freqkd.recipes` has the documented settings.
 
     tower: of `load_vit`; teacher: another of the same width and patch, or None for the tower itself.
     height, width: pictures are resized to it, then padded at the right and below to whole patches.
@@ -85,6 +86,8 @@ class Distiller:
             ConfigError: a block that the student lacks, or weights for another number of blocks.
         """
         refuse_blocks(student, config.blocks)
+        if len(set(config.blocks)) < len(config.blocks):
+            raise ConfigError(f"blocks {', '.join(map(str, config.blocks))}: expected each once")
         if config.block_weights is not None and len(config.block_weights) != len(config.blocks):
             raise ConfigError(f"{len(config.block_weights)} block weights for {len(config.blocks)} blocks")
         if not adapted_layers(student):
@@ -99,6 +102,7 @@ class Distiller:
             self._parameters.values(), lr=config.learning_rate, weight_decay=config.weight_decay
         )
         self._scaler = torch.amp.GradScaler(self._device.type, enabled=config.precision == "fp16")
+        self._scaled = False
 
     def step(
         self,
@@ -145,6 +149,7 @@ class Distiller:
                 raise ModelError(f"step {self.steps_done + 1} of {self.total_steps}: {error}") from error
             share = (rows.stop - rows.start) / whole
             self._scaler.scale(terms["total"] * share).backward()
+            self._scaled = True
             for name, value in terms.items():
                 sums[name] = sums.get(name, 0.0) + value.detach().double() * share
         losses = self._mean_losses(sums, sum_over_workers)
@@ -266,6 +271,10 @@ class Distiller:
             sum_over_workers(flat)
             for parameter, gradient in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
                 parameter.grad = gradient.view_as(parameter)
+        if not self._scaled:
+            # A worker without a picture of its own: GradScaler begins with the first thing that it scales.
+            self._scaler.scale(torch.zeros((), device=self._device))
+        self._scaled = True
         self._scaler.unscale_(self._optimizer)
         torch.nn.utils.clip_grad_norm_(parameters, self.config.clip_norm)
         self._scaler.step(self._optimizer)

@@ -5,7 +5,8 @@ Of one picture, with P tokens of width d, an MLP of m d, L blocks up to the last
     dense multiply-adds     F = L P (4 d^2 + 2 m d^2 + 2 P d) + E, where E = 3 p^2 d P embeds patches of p x p pixels
     adapter multiply-adds   A = L P r ((d + 3 d) + 2 (d + m d))
     student                 2 (2 F - E + 3 A) operations: forward, and backward to inputs; only adapters get gradients
-    teacher                 2 F operations, once for each picture where features are cached, else in every epoch
+    teacher                 2 F operations, once for each picture where all features fit the cache, else in every epoch;
+                            twice more for each pair that is registered
 
     seconds of an epoch = pairs * operations / (operations a second that a worker reaches * workers)
 
@@ -16,6 +17,7 @@ Of one picture, with P tokens of width d, an MLP of m d, L blocks up to the last
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +28,9 @@ from system.backbones.vit import PACKAGED_ARCHITECTURE, build_vit, refuse_blocks
 from system.errors import ConfigError
 from system.freqkd.adapters import adapter_parameters, add_adapters
 from system.freqkd.distiller import DistillConfig
+
+# What one thread of a server's CPU reaches in these shapes (measured: ViT-S at 238x322, about 1 image a second).
+CPU_TFLOPS = 0.03
 
 
 @dataclass(frozen=True)
@@ -57,12 +62,15 @@ def meta_student(config: DistillConfig) -> VisionTransformer:
     return add_adapters(model, config.rank, config.alpha, config.dropout, config.seed, max(config.blocks))
 
 
-def estimate(config: DistillConfig, pairs: int, tflops: float, workers: int = 1) -> Estimate:
+def estimate(
+    config: DistillConfig, pairs: int, tflops: float, workers: int = 1, cache_bytes: float = math.inf
+) -> Estimate:
     """Memory and time of a training.
 
     Args:
         tflops: 10^12 floating point operations a second that one worker really reaches; a third to a half of what the
-            maker of a GPU states.
+            maker of a GPU states. cache_bytes: room for the teacher's features; where they do not fit, the teacher is
+            asked in every epoch.
     Raises:
         ConfigError: as `meta_student`, or a throughput of nothing.
     """
@@ -95,6 +103,11 @@ def estimate(config: DistillConfig, pairs: int, tflops: float, workers: int = 1)
     epoch_s, teacher_s = pairs * student / rate, pairs * teacher / rate
     # Both mirrorings of a picture are met in the first few epochs.
     views = min(config.epochs, 2) if config.flip else 1
+    needed_bytes = 2.0 * pairs * views * len(config.blocks) * patches * d
+    # An epoch in random order finds little in a cache that is too small.
+    asked = views if needed_bytes <= cache_bytes else config.epochs
+    if config.loss.register_pairs:
+        asked += 2  # both pictures of a pair, once
     return Estimate(
         parameters=parameters,
         trained_parameters=trained,
@@ -105,6 +118,6 @@ def estimate(config: DistillConfig, pairs: int, tflops: float, workers: int = 1)
         activation_bytes=activations,
         seconds_per_epoch=epoch_s,
         first_epoch_seconds=epoch_s + teacher_s,
-        seconds=config.epochs * epoch_s + views * teacher_s,
-        cache_bytes=2.0 * pairs * views * len(config.blocks) * patches * d,
+        seconds=config.epochs * epoch_s + asked * teacher_s,
+        cache_bytes=needed_bytes,
     )

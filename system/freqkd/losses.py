@@ -28,6 +28,8 @@ from system.errors import ConfigError, ModelError
 from system.freqkd.band_loss import MIN_NORM, BandLoss, BandLossTerms
 from system.freqkd.bands import BandShape, low_band, split_bands
 
+_BANDED = ("low", "high", "freqkd")
+
 
 class LossConfig(FrozenConfig):
     """Which loss, and its values.
@@ -45,6 +47,16 @@ class LossConfig(FrozenConfig):
     low_weight: float = Field(default=1.0, ge=0)
     high_weight: float = Field(default=0.1, ge=0)
     register_pairs: bool = False
+
+    def with_cutoff(self, cutoff: float) -> LossConfig:
+        """The same loss with bands that part elsewhere.
+
+        Raises:
+            ConfigError: it has no bands, or the cutoff is out of range.
+        """
+        if self.kind not in _BANDED:
+            raise ConfigError(f"cutoff {cutoff:g}: a loss of kind {self.kind!r} has no bands and hence no cutoff")
+        return LossConfig.parse(self.model_dump() | {"cutoff": cutoff}, "cutoff")
 
 
 @dataclass(frozen=True, eq=False)

@@ -21,6 +21,8 @@ from torch.nn import functional as F
 from system.errors import ModelError
 from system.freqkd.edges import edge_agreement
 
+# Raise whenever the same pictures would be registered otherwise.
+REGISTRATION_VERSION = 2
 MAX_SHIFT_TOKENS = 2.5
 # Shorter than this, in tokens, a translation is none: about the accuracy of what is found.
 _LEAST_TOKENS = 0.25
@@ -94,12 +96,12 @@ def shift_picture(rgb_HWC: Tensor, dy_px: int, dx_px: int) -> tuple[Tensor, Tens
 def valid_tokens(valid_HW: Tensor, patch: int) -> Tensor:
     """Tokens that see known pixels alone, bool [h, w].
 
-    Raises:
-        ModelError: the patch does not divide the picture.
+    Pictures are padded to whole patches at the right and below; a patch there counts where its part of the picture
+    does.
     """
     height, width = valid_HW.shape
-    if height % patch or width % patch:
-        raise ModelError(f"a mask of {height}x{width} pixels: expected multiples of the patch of {patch}")
+    edges = (0, -width % patch, 0, -height % patch)
+    valid_HW = F.pad(valid_HW[None, None].float(), edges, mode="replicate")[0, 0] > 0
     return valid_HW.unflatten(1, (-1, patch)).unflatten(0, (-1, patch)).all(dim=3).all(dim=1)
 
 

@@ -38,7 +38,7 @@ class CocoReader:
         folders = _Folders()
         stems = Counter(files.stem(image.file_name) for image in coco.images)
         taken: set[str] = set()
-        pairs, unmatched, faults = [], [], []
+        pairs, faults = [], []
         ids: dict[int | str, str] = {}
         for image in coco.images:
             stem = files.stem(image.file_name)
@@ -55,8 +55,6 @@ class CocoReader:
                 faults.append(PairFault(pair_id, error.code, error.message))
                 continue
             if not all(is_there):
-                if any(is_there):
-                    unmatched.append(image.file_name if is_there[0] else image.file_name2)
                 missing = infrared_uri if is_there[0] else rgb_uri
                 faults.append(PairFault(pair_id, "missing_file", f"{missing}: expected a picture, found no file"))
                 continue
@@ -69,7 +67,6 @@ class CocoReader:
             reader=self.name,
             pairs=tuple(pairs),
             categories=coco.categories,
-            unmatched=tuple(unmatched),
             faults=tuple(faults),
         )
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -24,7 +25,8 @@ from torch import Tensor
 
 from system.errors import ConfigError
 
-_SUFFIX = ".safetensors"
+_SUFFIX, _DRAFT = ".safetensors", ".part"
+_DRAFT_LIVES_S = 600.0
 # A worker looks at the folder's size after it has written this share of the bound, removes files where more than _HIGH
 # of it is in use, and stops at _LOW: a few workers that look at different times stay below the bound together.
 _LOOK_AFTER, _HIGH, _LOW = 0.01, 0.9, 0.8
@@ -44,7 +46,6 @@ class TeacherCache:
         self._root, self._max_bytes = root, max_bytes
         self._folder = root / hashlib.sha256(space.encode()).hexdigest()[:16]
         self._unseen_bytes = max_bytes  # nothing is known of the folder yet
-        self.hits, self.misses = 0, 0
         if max_bytes:
             try:
                 self._folder.mkdir(parents=True, exist_ok=True)
@@ -61,7 +62,6 @@ class TeacherCache:
                 os.utime(path)
         except (OSError, SafetensorError, KeyError):
             found = []
-        self.hits, self.misses = self.hits + bool(found), self.misses + (not found)
         return found or None
 
     def put(self, key: str, tensors: Sequence[Tensor]) -> None:
@@ -74,9 +74,14 @@ class TeacherCache:
         path = self._path(key)
         with suppress(OSError):
             path.parent.mkdir(exist_ok=True)
-            with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as draft:
-                draft.write(content)
-            os.replace(draft.name, path)
+            handle, name = tempfile.mkstemp(dir=path.parent, suffix=_DRAFT)
+            try:
+                with os.fdopen(handle, "wb") as draft:
+                    draft.write(content)
+                os.replace(name, path)
+            except OSError:
+                os.unlink(name)
+                raise
             self._unseen_bytes += len(content)
 
     def _path(self, key: str) -> Path:
@@ -84,9 +89,12 @@ class TeacherCache:
 
     def _make_room(self) -> None:
         held = []
-        for path in self._root.glob(f"*/??/*{_SUFFIX}"):
+        for path in self._root.glob("*/??/*"):
             with suppress(OSError):
                 status = path.stat()
+                if path.suffix == _DRAFT and time.time() - status.st_mtime > _DRAFT_LIVES_S:
+                    path.unlink()  # of a process that was killed
+                    continue
                 held.append((status.st_mtime_ns, status.st_size, path))
         total = sum(size for _, size, _ in held)
         if total > _HIGH * self._max_bytes:

@@ -6,9 +6,10 @@ import hashlib
 import json
 import logging
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from system.backbones.vit import load_vit, refuse_blocks, vit_facts
 from system.errors import ConfigError, DataError
 from system.freqkd.adapters import add_adapters, load_adapter_state
 from system.freqkd.distiller import DistillConfig, Distiller
+from system.pairs.pixels import InfraredMapping
 from system.pairs.registry import open_pairs
 from system.pipelines.pair_stream import PairName
 from system.pipelines.resources import connect_to_ray
@@ -35,20 +37,30 @@ _LOOK_EVERY_S = 1.0
 
 @dataclass(frozen=True)
 class PairSource:
-    """uris: folders or COCO files. reader: of `open_pairs`. licence: of the pictures, in the user's words."""
+    """uris: folders, lists or COCO files. reader: of `open_pairs`. licence: of the pictures, in the user's words.
+
+    splits: parts of a corpus that are taken, as its layout names them; a pair that it puts in none is always taken.
+    mapping: of infrared values to 8 bits.
+    """
 
     uris: tuple[str, ...]
     reader: str = "auto"
     licence: str = "not stated"
+    splits: tuple[str, ...] = ("train",)
+    mapping: InfraredMapping = field(default_factory=InfraredMapping)
 
 
 @dataclass(frozen=True)
 class GatheredPairs:
-    """names: in the order of the corpora. left_out: pictures without a partner and records that cannot be read."""
+    """names: in the order of the corpora. left_out: pictures without a partner and records that cannot be read.
+
+    other_splits: pairs of a part that is not taken.
+    """
 
     names: list[PairName]
     counts: dict[str, int]
     left_out: list[str]
+    other_splits: dict[str, int]
 
     def sha256(self) -> str:
         """Of which pairs they are; not of their pixels."""
@@ -70,12 +82,14 @@ def distill(
     gathered = gather_pairs(source)
     refuse_settings(config)
     run_folder = out.with_name(f".{out.name}.training")
-    _claim(run_folder, config, gathered)
+    _claim(run_folder, config, source.mapping, gathered)
     per_epoch = steps_of_epoch(config, len(gathered.names))
     progress.phase(f"distilling on {len(gathered.names)} pairs, {config.epochs} epochs of {per_epoch} steps")
     progress.expect(config.epochs * per_epoch)
     for line in gathered.left_out[:5]:
         progress.note(f"left out: {line}")
+    for split, count in gathered.other_splits.items():
+        progress.note(f"not learnt from: {count} pairs of the split {split!r} (--split)")
     connect_to_ray()
     wanted, found = run.workers * run.threads, int(ray.cluster_resources().get("CPU", 0))
     if wanted > found:
@@ -84,8 +98,9 @@ def distill(
         )
     logging.getLogger("ray.train").setLevel(logging.ERROR)
     with _shown(run_folder, config.batch_size, progress):
-        state, trained = distill_on_ray(config, run, gathered.names, run_folder)
+        state, trained = distill_on_ray(config, run, gathered.names, source.mapping, run_folder)
     if not trained.images:
+        discard_run(run_folder)
         first = next(iter(trained.skipped.values()), "")
         raise DataError("no_readable_pair", f"none of {len(gathered.names)} pairs could be read, e.g. {first}")
     progress.phase("writing")
@@ -96,6 +111,7 @@ def distill(
         config=config,
         uris=source.uris,
         licence=source.licence,
+        mapping=source.mapping,
         pairs=gathered.counts,
         data_sha256=gathered.sha256(),
         skipped=tuple(trained.skipped.values()),
@@ -135,19 +151,29 @@ def gather_pairs(source: PairSource) -> GatheredPairs:
     names: list[PairName] = []
     counts: dict[str, int] = {}
     left_out: list[str] = []
+    other_splits: Counter[str] = Counter()
     for uri in source.uris:
         corpus = open_pairs(uri, source.reader)
+        wanted = {"", *source.splits}
+        taken = [pair for pair in corpus.pairs if pair.split in wanted]
+        other_splits += Counter(pair.split for pair in corpus.pairs if pair.split not in wanted)
         names += [
             PairName(len(names) + k, pair.pair_id, pair.rgb_uri, pair.infrared_uri, pair.crop_rgb)
-            for k, pair in enumerate(corpus.pairs)
+            for k, pair in enumerate(taken)
         ]
-        counts[uri] = len(corpus.pairs)
+        counts[uri] = len(taken)
         left_out += [f"{uri}: no partner for {name}" for name in corpus.unmatched]
         left_out += [f"{uri}: {f.pair_id}: {f.code}: {f.message}" for f in corpus.faults if f.is_skipped]
+    if not names and other_splits:
+        raise DataError(
+            "no_pairs",
+            f"{', '.join(source.uris)}: all {other_splits.total()} pairs are of the splits "
+            f"{', '.join(sorted(other_splits))}; name one with --split to learn from it",
+        )
     if not names:
         why = f"; {len(left_out)} left out, e.g. {left_out[0]}" if left_out else ""
         raise DataError("no_pairs", f"{', '.join(source.uris)}: no pair of an RGB and an infrared picture{why}")
-    return GatheredPairs(names, counts, left_out)
+    return GatheredPairs(names, counts, left_out, dict(other_splits))
 
 
 def refuse_settings(config: DistillConfig) -> None:
@@ -183,9 +209,10 @@ def last_losses(progress: DistillProgress) -> dict[str, float]:
     return {band: sum(values) / len(values) for band, values in bands.items()} | means
 
 
-def _claim(folder: Path, config: DistillConfig, gathered: GatheredPairs) -> None:
+def _claim(folder: Path, config: DistillConfig, mapping: InfraredMapping, gathered: GatheredPairs) -> None:
     """Begin a run folder, or check that it is of this very training."""
-    settings = {"config": config.model_dump(mode="json", exclude={"merge_factor"}), "data": gathered.sha256()}
+    learnt = config.model_dump(mode="json", exclude={"merge_factor"}) | {"mapping": mapping.model_dump(mode="json")}
+    settings = {"config": learnt, "data": gathered.sha256()}
     text = json.dumps(settings, indent=1, sort_keys=True)
     file = folder / _SETTINGS
     try:

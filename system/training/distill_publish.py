@@ -18,6 +18,7 @@ from system.config import FrozenConfig
 from system.errors import ModelError
 from system.freqkd.adapters import adapter_state, merge
 from system.freqkd.distiller import DistillConfig
+from system.pairs.pixels import InfraredMapping
 from system.training.publish import CARD_NAME, CURVES_NAME, HISTORY_NAME, TENSORBOARD_NAME
 
 ADAPTERS_NAME, MERGED_NAME, TRANSFORMERS_NAME = "adapters.safetensors", "merged.safetensors", "transformers"
@@ -27,11 +28,16 @@ _BAND_TITLES = {"low": "low band", "high": "high band"}
 
 
 class DistillRecord(FrozenConfig):
-    """Where a student comes from. pairs: by corpus. loss: means over the last epoch. skipped: why, for each pair."""
+    """Where a student comes from.
+
+    pairs: by corpus. mapping: of the infrared values that it saw. loss: means over the last epoch. skipped: why, for
+    each pair.
+    """
 
     config: DistillConfig
     uris: tuple[str, ...]
     licence: str
+    mapping: InfraredMapping
     pairs: dict[str, int]
     data_sha256: str
     skipped: tuple[str, ...]

@@ -18,13 +18,14 @@ from typing import Any
 import ray.train
 import torch
 import torch.distributed
+from pydantic import Field
 from ray.train.torch import TorchTrainer, get_device
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from system.backbones.vit import load_vit, twin
 from system.config import FrozenConfig
-from system.errors import ModelError
+from system.errors import DataError, ModelError, NightminerError
 from system.freqkd.distiller import DistillConfig, Distiller, order_of
 from system.pairs.pixels import InfraredMapping
 from system.pipelines.pair_stream import PairName, StreamConfig, stream_steps, trainer_cpus
@@ -32,7 +33,8 @@ from system.pipelines.teacher_cache import TeacherCache
 from system.training.distill_teacher import Lesson, PairTeacher
 
 _TENSORS, _PROGRESS, _POSITION = "state.safetensors", "progress.json", "position.json"
-_PROBLEM = "problem.txt"
+_PROBLEM = "problem.json"
+_NAMED_PAIRS = 16
 # Rows of the curve, about.
 _CURVE_ROWS = 500
 
@@ -41,7 +43,8 @@ class DistillRun(FrozenConfig):
     """Where and on what a training runs; none of it changes what is learnt.
 
     workers, threads, use_gpu, max_failures: of Ray Train. save_steps: between checkpoints, besides the ends of epochs.
-    cache: folder of teacher features, seen by every worker; cache_gb: its bound, 0 for none.
+    cache: folder of teacher features, seen by every worker; cache_gb: its bound, 0 for none. max_bad_share: of the
+    pairs may be unreadable; more of them end the training.
     """
 
     workers: int = 1
@@ -51,7 +54,7 @@ class DistillRun(FrozenConfig):
     save_steps: int = 200
     cache: str = "out/teacher"
     cache_gb: float = 20.0
-    mapping: InfraredMapping = InfraredMapping()
+    max_bad_share: float = Field(default=0.05, ge=0, le=1)
 
 
 @dataclass
@@ -89,7 +92,7 @@ class DistillProgress:
 
 
 def distill_on_ray(
-    config: DistillConfig, run: DistillRun, pairs: list[PairName], run_folder: Path
+    config: DistillConfig, run: DistillRun, pairs: list[PairName], mapping: InfraredMapping, run_folder: Path
 ) -> tuple[dict[str, Tensor], DistillProgress]:
     """Train, or go on where an earlier call with the same folder was killed.
 
@@ -98,12 +101,19 @@ def distill_on_ray(
     Returns:
         (state of the `Distiller`, progress) at the end.
     Raises:
-        ModelError: the loss became no number, or workers died more often than `max_failures`.
+        DataError: too many pairs cannot be read. ModelError: the loss became no number, or workers died more often than
+            `max_failures`.
     """
     (run_folder / _PROBLEM).unlink(missing_ok=True)
     trainer = TorchTrainer(
         _worker,
-        train_loop_config={"config": config, "run": run, "pairs": pairs, "folder": str(run_folder.absolute())},
+        train_loop_config={
+            "config": config,
+            "run": run,
+            "pairs": pairs,
+            "mapping": mapping,
+            "folder": str(run_folder.absolute()),
+        },
         scaling_config=ray.train.ScalingConfig(
             num_workers=run.workers,
             use_gpu=run.use_gpu,
@@ -120,6 +130,8 @@ def distill_on_ray(
         result = trainer.fit()
     except ray.train.TrainingFailedError as error:
         raise ModelError(_told(error)) from error
+    if (problem := run_folder / _PROBLEM).is_file():
+        raise _problem(problem)
     assert result.checkpoint is not None
     with result.checkpoint.as_directory() as folder:
         state, progress = _load(Path(folder))
@@ -150,8 +162,8 @@ def _worker(spec: dict[str, Any]) -> None:
     torch.set_num_threads(run.threads)
     problem = Path(spec["folder"]) / _PROBLEM
     if problem.is_file():
-        # Ray tries again whatever failed; another attempt would end the same.
-        raise ModelError(problem.read_text("utf-8"))
+        # A worker ends without an error where it cannot go on: Ray would try again, to the same end.
+        return
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
     device = get_device()
@@ -170,33 +182,41 @@ def _worker(spec: dict[str, Any]) -> None:
         distiller.restore(state)
         progress.resumed_from = {"epoch": progress.epoch, "step": progress.step}
         progress.session_images, progress.session_seconds = 0, 0.0
-    stream = StreamConfig((config.height, config.width), run.mapping, tasks=max(1, 2 // world))
+    stream = StreamConfig((config.height, config.width), spec["mapping"], tasks=max(1, 2 // world))
     sum_up = torch.distributed.all_reduce if world > 1 else None
     rows_every = max(1, total // _CURVE_ROWS)
     clock_s = time.monotonic()
     while progress.epoch < config.epochs:
         order = order_of(config.seed, progress.epoch, len(pairs))
+        bad_of_epoch = 0
         steps = []
         for k in range(progress.step, epoch_steps):
             batch = list(enumerate(pairs[n] for n in order[k * config.batch_size : (k + 1) * config.batch_size]))
             steps.append((k, batch[rank::world]))
         for data in stream_steps(steps, stream):
-            lesson = teach(data, progress.epoch)
-            count = torch.tensor(len(data.places), device=device)
+            # Of this step: pairs at hand, pairs that could not be read.
+            counts = torch.tensor([len(data.places), len(data.problems)], device=device)
             if sum_up is not None:
-                sum_up(count)
+                sum_up(counts)
+            count, bad = counts.tolist()
             done = progress.epoch * epoch_steps + data.step + 1
+            bad_of_epoch += bad
             try:
-                losses = _step(distiller, lesson, data.places, int(count), sum_up)
-            except ModelError as error:
-                problem.write_text(f"epoch {progress.epoch + 1}, {error}", "utf-8")
-                raise ModelError(problem.read_text("utf-8")) from error
+                _refuse_bad(bad_of_epoch, len(pairs), run.max_bad_share, data.problems)
+                losses = _step(distiller, teach(data, progress.epoch), data.places, count, sum_up)
+            except NightminerError as error:
+                names = ", ".join(pairs[number].pair_id for number in data.numbers[:_NAMED_PAIRS])
+                told = f" (pairs of this step: {names})" if isinstance(error, ModelError) and names else ""
+                code = error.code if isinstance(error, DataError) else None
+                told = f"epoch {progress.epoch + 1}: {error}{told}"
+                problem.write_text(json.dumps({"code": code, "message": told}), "utf-8")
+                return
             is_last = data.step + 1 == epoch_steps
             progress.add(done, progress.epoch + 1, losses, rows_every, is_last)
             progress.skipped |= {str(number): problem for number, problem in data.problems.items()}
             progress.step = data.step + 1
-            progress.images += int(count)
-            progress.session_images += int(count)
+            progress.images += count
+            progress.session_images += count
             spent_s, clock_s = time.monotonic() - clock_s, time.monotonic()
             progress.seconds += spent_s
             progress.session_seconds += spent_s
@@ -206,6 +226,16 @@ def _worker(spec: dict[str, Any]) -> None:
                 progress.epoch, progress.step = progress.epoch + 1, 0
             if is_last or done % run.save_steps == 0:
                 _report(distiller, progress, rank, world)
+
+
+def _refuse_bad(bad: int, pairs: int, max_share: float, problems: dict[int, str]) -> None:
+    if bad > max_share * pairs:
+        example = f", e.g. {next(iter(problems.values()))}" if problems else ""
+        raise DataError(
+            "too_many_bad",
+            f"{bad} of {pairs} pairs could not be read, more than --max-bad-share {max_share:g}{example}; mend them or "
+            "their storage and repeat the command, which goes on",
+        )
 
 
 def _step(distiller: Distiller, lesson: Lesson, places: list[int], count: int, sum_up: Any) -> dict[str, float]:
@@ -240,6 +270,12 @@ def _note(folder: Path, steps: int, skipped: int) -> None:
     draft = folder / f"{_POSITION}.part"
     draft.write_text(json.dumps({"steps": steps, "skipped": skipped}), "utf-8")
     os.replace(draft, folder / _POSITION)
+
+
+def _problem(file: Path) -> NightminerError:
+    """What a worker could not go on with, as it wrote it down."""
+    found = json.loads(file.read_text("utf-8"))
+    return DataError(found["code"], found["message"]) if found["code"] else ModelError(found["message"])
 
 
 def _told(error: BaseException) -> str:

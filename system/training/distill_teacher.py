@@ -11,16 +11,12 @@ from dataclasses import dataclass
 import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
-from torch.nn import functional as F
 
 from system.backbones.vit import vit_facts, vit_hash
 from system.freqkd.distiller import DistillConfig, is_flipped, teacher_features
-from system.freqkd.registration import register_pair, shift_picture, valid_tokens
+from system.freqkd.registration import REGISTRATION_VERSION, register_pair, shift_picture, valid_tokens
 from system.pipelines.pair_stream import StepPairs
 from system.pipelines.teacher_cache import TeacherCache, kept_as, key_of
-
-# Raise whenever the same pictures would be registered otherwise.
-_REGISTRATION_VERSION = 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,7 +42,7 @@ class PairTeacher:
     @staticmethod
     def space(teacher: VisionTransformer, config: DistillConfig) -> str:
         """What cached features depend on besides pixels."""
-        return f"{vit_hash(teacher)} {config.blocks} {config.precision} {_REGISTRATION_VERSION}"
+        return f"{vit_hash(teacher)} {config.blocks} {config.precision} {REGISTRATION_VERSION}"
 
     def __call__(self, pairs: StepPairs, epoch: int) -> Lesson:
         """The lesson of a step's pairs in an epoch."""
@@ -72,11 +68,7 @@ class PairTeacher:
             valid_HW = None if valid_HW is None else valid_HW.flip(1)
         if valid_HW is None:
             return rgb_HWC, infrared_HWC, None
-        # A patch at the edge counts where its part of the picture does.
-        height, width = self._facts.padded(*valid_HW.shape)
-        filled = (0, width - valid_HW.shape[1], 0, height - valid_HW.shape[0])
-        padded = F.pad(valid_HW[None, None].float(), filled, mode="replicate")[0, 0] > 0
-        return rgb_HWC, infrared_HWC, valid_tokens(padded, self._facts.patch)
+        return rgb_HWC, infrared_HWC, valid_tokens(valid_HW, self._facts.patch)
 
     def _shift(self, rgb_HWC: Tensor, infrared_HWC: Tensor) -> tuple[int, int]:
         """By how many pixels the RGB picture is moved onto the infrared one: (down, right)."""

@@ -23,8 +23,6 @@ from system.freqkd.distiller import DistillConfig
 from system.freqkd.losses import RECIPES, LossConfig
 
 NO_KD = "none"
-# Of losses that have bands.
-_BANDED = ("low", "high", "freqkd")
 
 
 @dataclass(frozen=True)
@@ -96,9 +94,10 @@ def parse_arm(text: str) -> Arm:
             raise ConfigError(f"--arms {text}: {key}={value}: {error}") from error
     if "cutoff" in options:
         assert loss is not None
-        if loss.kind not in _BANDED:
-            raise ConfigError(f"--arms {text}: {recipe} has no bands and hence no cutoff")
-        loss = LossConfig.parse(loss.model_dump() | {"cutoff": options["cutoff"]}, f"--arms {text}")
+        try:
+            loss = loss.with_cutoff(options["cutoff"])
+        except ConfigError as error:
+            raise ConfigError(f"--arms {text}: {error}") from error
     settings: dict[str, Any] = {}
     if "rank" in options:
         # alpha / rank stays 1, as in the recipe; a full matrix has no alpha.

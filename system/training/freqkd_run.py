@@ -256,7 +256,7 @@ def prepare_registered(bench: Bench, drift_px: int, seed: int, blocks: Sequence[
                 picture, valid_HW = shift_picture(torch.from_numpy(moved[k]), *map(int, estimated_N2[n]))
                 moved[k] = picture.numpy()
                 for side, valid in enumerate((valid_HW, valid_HW.flip(1))):
-                    valid_2NHW[side, n] = valid_tokens(pad_valid(valid, patch), patch).numpy()
+                    valid_2NHW[side, n] = valid_tokens(valid, patch).numpy()
             still = [n for n in rows if not estimated_N2[n].any()]
             others = [n for n in rows if estimated_N2[n].any()]
             for side in (0, 1):
@@ -274,13 +274,6 @@ def prepare_registered(bench: Bench, drift_px: int, seed: int, blocks: Sequence[
     }
     write_json(log, found)
     return found
-
-
-def pad_valid(valid_HW: Tensor, patch: int) -> Tensor:
-    """Up to whole patches, as pictures are; a patch at the edge counts where its part of the picture does."""
-    height, width = valid_HW.shape
-    edges = (0, -width % patch, 0, -height % patch)
-    return torch.nn.functional.pad(valid_HW[None, None].float(), edges, mode="replicate")[0, 0] > 0
 
 
 def pooled_gallery(config: DistillConfig, test: ProbeSet, block: int) -> Tensor:

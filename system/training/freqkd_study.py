@@ -18,11 +18,14 @@ from system.backbones.vit import load_vit, vit_facts, vit_hash
 from system.config import FrozenConfig
 from system.errors import ConfigError, NightminerError
 from system.freqkd.distiller import DistillConfig, Distiller
+from system.freqkd.losses import RECIPES
 from system.freqkd.probe import STRENGTH, draw_pictures
+from system.freqkd.registration import REGISTRATION_VERSION
+from system.pairs.pixels import InfraredMapping
 from system.pipelines.resources import connect_to_ray
 from system.report.console import ConsoleProgress
 from system.report.freqkd_study import study_markdown, write_plot
-from system.training.freqkd_arms import Arm, parse_arms
+from system.training.freqkd_arms import Arm, parse_arm, parse_arms
 from system.training.freqkd_run import (
     CACHE,
     Bench,
@@ -35,7 +38,7 @@ from system.training.freqkd_run import (
     write_json,
 )
 from system.training.freqkd_summary import RunFigures, summarise
-from system.training.probe import ProbeSet, encode, read_set, shared_classes
+from system.training.probe import ProbeSet, encode, read_set, refuse_shared, shared_classes
 
 _SETTINGS, _RESULT, _PLOT, _TABLES = "settings.json", "study.json", "study.png", "study.md"
 _TIMED_STEPS = 2
@@ -46,7 +49,8 @@ _RETRIES = 3
 class StudyConfig(FrozenConfig):
     """What is compared. arms: as of `parse_arms`. drifts: in pixels of the pictures as the backbone sees them.
 
-    seeds: numbered from 0. ours: the arm that is compared with every other. probe_block: whose features are probed.
+    seeds: numbered from 0. ours: the arm that is compared with every other; None for `registered`, where it is there.
+    mapping: of infrared values to 8 bits. probe_block: whose features are probed.
     rounds: of the bootstrap. distill: how every arm is trained, but for its loss and what its own name says.
     threads: of a run.
     """
@@ -56,7 +60,8 @@ class StudyConfig(FrozenConfig):
     arms: tuple[str, ...] = Field(min_length=1)
     drifts: tuple[int, ...] = (0, 4, 8, 14, 28)
     seeds: int = Field(default=3, ge=1, le=1000)
-    ours: str = "registered"
+    ours: str | None = None
+    mapping: InfraredMapping = InfraredMapping()
     probe_block: int = Field(default=9, ge=0)
     rounds: int = Field(default=1000, ge=10, le=100_000)
     threads: int = Field(default=1, ge=1, le=256)
@@ -83,13 +88,16 @@ def study_freqkd(
             that cannot be read. ModelError: a loss that is no number.
     """
     arms = parse_arms(config.arms)
+    ours = _ours(config, arms)
     cells = list(_cells(arms, config))
     progress.phase("reading pairs")
     size = (config.distill.height, config.distill.width)
-    train, test = read_set(config.train, size), read_set(config.test, size)
+    train, test = read_set(config.train, size, config.mapping), read_set(config.test, size, config.mapping)
+    refuse_shared(train, test)
     classes = shared_classes(train, test)
     blocks = _refuse_blocks(config, arms)
-    _claim(out, config, train, test)
+    settings = _settings(config, train, test)
+    _refuse_other_settings(out, settings)
     torch.set_num_threads(config.threads)
     bench = Bench(
         out.absolute(), train, test, classes, config.probe_block, config.distill, config.rounds, torch.zeros(0)
@@ -101,6 +109,7 @@ def study_freqkd(
     tell_budget(budget)
     if is_dry:
         return {"budget": budget}
+    _write_settings(out, settings)
     if missing:
         _run(bench, config, missing, blocks, progress)
     seconds = [json.loads((out / f"{cell.name}.json").read_text("utf-8"))["seconds"] for cell in cells]
@@ -112,7 +121,7 @@ def study_freqkd(
         (cell.arm.name, cell.drift_px, cell.seed): RunFigures.read(out / f"{cell.name}.npz", counts_BN)
         for cell in cells
     }
-    result = summarise(runs, [arm.name for arm in arms], config.drifts, config.seeds, classes, config.ours)
+    result = summarise(runs, [arm.name for arm in arms], config.drifts, config.seeds, classes, ours)
     result |= {"budget": budget, "registration": _registration(out, config)}
     write_json(out / _RESULT, result)
     write_plot(result, out / _PLOT)
@@ -258,25 +267,45 @@ def _registration(out: Path, config: StudyConfig) -> dict[str, Any]:
     return {str(drift): json.loads(file.read_text("utf-8")) for drift, file in files.items() if file.is_file()}
 
 
-def _claim(out: Path, config: StudyConfig, train: ProbeSet, test: ProbeSet) -> None:
-    """Begin a folder, or check that it holds runs with the same settings; arms, drifts and seeds may be added."""
-    settings = {
+def _ours(config: StudyConfig, arms: Sequence[Arm]) -> str:
+    """Raises ConfigError: the arm that is to be compared is not among those that run."""
+    names = [arm.name for arm in arms]
+    if config.ours is None:
+        return "registered"
+    if (name := parse_arm(config.ours).name) not in names:
+        raise ConfigError(f"--ours {config.ours}: expected one of --arms, {', '.join(names)}")
+    return name
+
+
+def _settings(config: StudyConfig, train: ProbeSet, test: ProbeSet) -> dict[str, Any]:
+    """What all runs of a folder have in common; arms, drifts and seeds may be added."""
+    recipes = {name: None if loss is None else loss.model_dump(mode="json") for name, loss in RECIPES.items()}
+    return {
         "distill": json.loads(config.distill.model_dump_json(exclude={"loss", "seed", "merge_factor"})),
         "backbone": vit_hash(load_vit(config.distill.tower)),
+        "recipes": recipes,
+        "registration": REGISTRATION_VERSION,
         "probe": {"block": config.probe_block, "penalty": STRENGTH, "rounds": config.rounds},
         "data": {"train": train.sha256(), "test": test.sha256()},
     }
+
+
+def _refuse_other_settings(out: Path, settings: dict[str, Any]) -> None:
     file = out / _SETTINGS
     try:
-        out.mkdir(parents=True, exist_ok=True)
         before = json.loads(file.read_text("utf-8")) if file.is_file() else settings
-        if before != settings:
-            differing = sorted(key for key in settings if before.get(key) != settings[key])
-            raise ConfigError(
-                f"{out}: holds a study with other settings ({', '.join(differing)}); choose another --out"
-            )
-        write_json(file, settings)
     except OSError as error:
-        raise ConfigError(f"{out}: cannot be written: {error.strerror}") from error
+        raise ConfigError(f"{file}: cannot be read: {error.strerror}") from error
     except ValueError as error:
         raise ConfigError(f"{file}: expected JSON: {error}") from error
+    if before != settings:
+        differing = sorted(key for key in settings if before.get(key) != settings[key])
+        raise ConfigError(f"{out}: holds a study with other settings ({', '.join(differing)}); choose another --out")
+
+
+def _write_settings(out: Path, settings: dict[str, Any]) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        write_json(out / _SETTINGS, settings)
+    except OSError as error:
+        raise ConfigError(f"{out}: cannot be written: {error.strerror}") from error

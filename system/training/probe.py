@@ -38,7 +38,7 @@ from system.freqkd.probe import (
     patch_targets,
     retrieval_ranks,
 )
-from system.pairs.pixels import read_pair
+from system.pairs.pixels import InfraredMapping, read_pair
 from system.pairs.records import Pair, PairCorpus
 from system.pairs.registry import open_pairs
 from system.pairs.resize import fit_pair, scale_boxes
@@ -55,7 +55,8 @@ class ProbeConfig(FrozenConfig):
 
     max_train_pictures: more are thinned evenly, in their order, so that all their patches fit into memory; test
     pictures never are. rounds: bootstrap draws of test pictures. teacher: whose RGB features are to be found; None for
-    the backbone's own where it is a folder of a distilled one, else for dinov2-packaged.
+    the backbone's own where it is a folder of a distilled one, else for dinov2-packaged. mapping: of infrared values to
+    8 bits; None for the one that a distilled backbone learnt with, else percentiles.
     threads: of torch; 0 for as many as there are CPUs.
     """
 
@@ -66,6 +67,7 @@ class ProbeConfig(FrozenConfig):
     max_train_pictures: int = Field(default=1200, ge=2)
     rounds: int = Field(default=1000, ge=1, le=100_000)
     teacher: str | None = None
+    mapping: InfraredMapping | None = None
     threads: int = Field(default=0, ge=0, le=1024)
 
 
@@ -165,9 +167,9 @@ def probe_backbone(
     started_s = time.monotonic()
     if config.threads:
         torch.set_num_threads(config.threads)
-    name, own_teacher = named_backbone(backbone)
-    model, of_teacher = load_vit(name), config.teacher or own_teacher
-    teacher = model if of_teacher == name else load_vit(of_teacher)
+    named = named_backbone(backbone)
+    model, of_teacher = load_vit(named.name), config.teacher or named.teacher
+    teacher = model if of_teacher == named.name else load_vit(of_teacher)
     for vit in (model, teacher):
         refuse_blocks(vit, [config.block])
     if vit_facts(model).width != vit_facts(teacher).width:
@@ -177,7 +179,9 @@ def probe_backbone(
         )
     size = (config.height, config.width)
     say("reading pairs")
-    learn, judge = read_set(train, size, config.max_train_pictures), read_set(test, size)
+    mapping = config.mapping or named.mapping
+    learn, judge = read_set(train, size, mapping, config.max_train_pictures), read_set(test, size, mapping)
+    refuse_shared(learn, judge)
     classes = shared_classes(learn, judge, config.classes)
     say("encoding RGB")
     gallery_NC = pooled(teacher, judge.rgb_NHWC, config.block)
@@ -206,15 +210,24 @@ def probe_backbone(
     }
 
 
-def named_backbone(text: str) -> tuple[str, str]:
-    """(name for `load_vit`, name of its teacher) of a name, or of a folder that jobs/distill_freqkd.py wrote.
+@dataclass(frozen=True)
+class NamedBackbone:
+    """name, teacher: for `load_vit`. mapping: of the infrared values that it learnt with."""
+
+    name: str
+    teacher: str
+    mapping: InfraredMapping
+
+
+def named_backbone(text: str) -> NamedBackbone:
+    """From a name, or a folder that jobs/distill_freqkd.py wrote.
 
     Raises:
         ModelError: the folder does not hold a distilled backbone.
     """
     folder = Path(text)
     if not folder.is_dir():
-        return text, DINOV2
+        return NamedBackbone(text, DINOV2, InfraredMapping())
     try:
         record = DistillRecord.parse(json.loads((folder / DISTILL_NAME).read_text("utf-8")), str(folder))
         with safe_open(folder / MERGED_NAME, "pt") as held:
@@ -223,7 +236,8 @@ def named_backbone(text: str) -> tuple[str, str]:
         raise ModelError(
             f"{folder}: expected {DISTILL_NAME} and {MERGED_NAME} of jobs/distill_freqkd.py: {error}"
         ) from error
-    return f"{TIMM}{architecture}@{folder / MERGED_NAME}", record.config.teacher or record.config.tower
+    teacher = record.config.teacher or record.config.tower
+    return NamedBackbone(f"{TIMM}{architecture}@{folder / MERGED_NAME}", teacher, record.mapping)
 
 
 def figures(judged: Judged, counts_BN: Floats) -> dict[str, Any]:
@@ -289,7 +303,16 @@ def pooled(model: VisionTransformer, images_NHWC: Bytes, block: int) -> Tensor:
     return torch.cat([encode(model, images, block).mean((2, 3)) for images in _batches(images_NHWC)])
 
 
-def read_set(uri: str, size: tuple[int, int], max_pictures: int | None = None) -> ProbeSet:
+def refuse_shared(train: ProbeSet, test: ProbeSet) -> None:
+    """Raises DataError: a picture to be tested on is trained on."""
+    known = {pair.infrared_uri for pair in train.pairs}
+    if shared := [pair.infrared_uri for pair in test.pairs if pair.infrared_uri in known]:
+        raise DataError(
+            "leak", f"{len(shared)} of {len(test.pairs)} test pictures are trained on too, e.g. {shared[0]}"
+        )
+
+
+def read_set(uri: str, size: tuple[int, int], mapping: InfraredMapping, max_pictures: int | None = None) -> ProbeSet:
     """Read all pairs of a corpus and resize them; what cannot be read is left out and told.
 
     Raises:
@@ -303,7 +326,7 @@ def read_set(uri: str, size: tuple[int, int], max_pictures: int | None = None) -
     pairs, rgb, infrared, sizes, faults = [], [], [], [], list(skipped)
     for pair in chosen:
         try:
-            pixels = read_pair(pair)
+            pixels = read_pair(pair, mapping)
             fitted = fit_pair(pixels, size)
         except DataError as error:
             faults.append(str(error))

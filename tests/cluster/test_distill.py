@@ -47,7 +47,8 @@ def options(house: Path, out: str, *more: str) -> list[str]:
     return [
         "--pairs", str(house / "pairs"), "--out", str(house / out), "--tower", f"timm:test_vit@{house}/vit.safetensors",
         "--height", "60", "--width", "80", "--blocks", "1,3", "--rank", "4", "--batch-size", "3", "--epochs", "3",
-        "--learning-rate", "3e-3", "--save-steps", "2", "--cache", str(house / "cache"), "--cache-gb", "0.01", *more,
+        "--learning-rate", "3e-3", "--save-steps", "2", "--cache", str(house / "cache"), "--cache-gb", "0.01",
+        "--max-bad-share", "0.2", *more,
     ]  # fmt: skip
 
 
@@ -112,13 +113,15 @@ def test_what_cannot_be_distilled_is_refused_before_it_starts(house: Path, head:
     cases = [
         (2, "blocks 1,9: expected at least one, each in 0..", ("--blocks", "1,9")),
         (2, "--blocks 1;2: expected numbers", ("--blocks", "1;2")),
-        (2, "cutoff", ("--cutoff", "1.5")),
+        (2, "cutoff", ("--recipe", "reference", "--cutoff", "1.5")),
+        (2, "no bands and hence no cutoff", ("--cutoff", "0.25")),
+        (2, "expected each once", ("--blocks", "1,1")),
         (2, "rank 900: expected 1..", ("--rank", "900")),
         (2, "--recipe frekd: expected one of", ("--recipe", "frekd")),
         (2, "--setting paper: expected one of", ("--setting", "paper")),
         (2, "unknown backbone", ("--tower", "resnet")),
         (2, "has width 96 and patch 16", ("--teacher", f"timm:test_vit3@{house}/wider.safetensors")),
-        (2, "--infrared-range", ("--infrared-range", "5")),
+        (2, "infrared range '5'", ("--infrared-range", "5")),
         (3, "empty_folder", ("--pairs", str(house / "empty"))),
         (3, "no_pairs", ("--pairs", str(house / "alone"))),
     ]
@@ -128,6 +131,16 @@ def test_what_cannot_be_distilled_is_refused_before_it_starts(house: Path, head:
         done = call_job("distill_freqkd", *given, *more, env=head.env)
         assert (done.code, words in done.stderr) == (code, True), (words, done.code, done.stderr)
         assert not (house / "refused").exists()
+
+
+def test_too_many_unreadable_pairs_end_a_training_which_goes_on_when_they_are_mended(house: Path, head: Head):
+    arguments = options(house, "mended")
+    done = call_job("distill_freqkd", *arguments, "--max-bad-share", "0.05", env=head.env)
+    assert done.code == 3 and "1 of 10 pairs could not be read, more than --max-bad-share 0.05" in done.stderr
+    assert "004" in done.stderr and not (house / "mended").exists()
+    done = call_job("distill_freqkd", *arguments, "--infrared-range", "0,255", env=head.env)
+    assert done.code == 2 and "other settings (mapping)" in done.stderr
+    assert call_job("distill_freqkd", *arguments, env=head.env).code == 0
 
 
 def test_the_papers_setting_is_estimated_without_training():

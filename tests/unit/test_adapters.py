@@ -17,7 +17,6 @@ from system.freqkd.adapters import (
     add_adapters,
     load_adapter_state,
     merge,
-    without_adapters,
 )
 
 IMAGES = torch.randn(2, 3, 32, 48, generator=torch.Generator().manual_seed(0))
@@ -103,13 +102,11 @@ def test_the_start_depends_on_the_seed_and_not_on_how_many_blocks_are_adapted():
     assert not any(key.startswith("blocks.2") for key in few_state)
 
 
-def test_adapters_can_be_saved_loaded_and_set_aside():
+def test_adapters_can_be_saved_and_loaded():
     model = learnt()
     other = add_adapters(vit(), 4, 8, 0, seed=9)
     load_adapter_state(other, adapter_state(model))
     assert torch.equal(block_features(other, IMAGES, [2])[0], block_features(model, IMAGES, [2])[0])
-    with without_adapters(model):
-        assert torch.equal(block_features(model, IMAGES, [2])[0], block_features(vit(), IMAGES, [2])[0])
     with pytest.raises(ModelError, match="another rank"):
         load_adapter_state(add_adapters(vit(), 2, 8, 0, seed=9), adapter_state(model))
     with pytest.raises(ModelError, match="differ"):

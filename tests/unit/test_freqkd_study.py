@@ -6,14 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from system.errors import ConfigError, DataError
 from system.freqkd.distiller import DistillConfig
 from system.freqkd.probe import draw_pictures
 from system.report.freqkd_study import freqkd_table, study_markdown, write_plot
 from system.training.freqkd_arms import drift_shifts, drifted, parse_arm, parse_arms
-from system.training.freqkd_run import pad_valid
 from system.training.freqkd_summary import RunFigures, summarise
 
 CLASSES = ("person", "car")
@@ -86,13 +84,6 @@ def test_a_drifted_picture_is_moved_and_its_edge_repeated():
     moved = drifted(picture, np.array([[1, -2]]))[0, ..., 0]
     assert moved.tolist() == [[2, 3, 3, 3], [2, 3, 3, 3], [6, 7, 7, 7]]
     assert np.array_equal(drifted(picture, np.array([[0, 0]])), picture)
-
-
-def test_a_padded_patch_counts_where_its_part_of_the_picture_does():
-    valid = torch.ones(20, 28, dtype=torch.bool)
-    valid[:, :2] = False
-    padded = pad_valid(valid, 14)
-    assert padded.shape == (28, 28) and not padded[:, :2].any() and padded[:, 2:].all()
 
 
 def test_a_difference_that_no_draw_changes_has_no_width_though_each_arm_has():

@@ -75,8 +75,8 @@ def test_missing_partners_are_named(tmp_path: Path):
     pair(tmp_path, "a/1.png", "b/1.png")
     picture(tmp_path / "a/2.png")
     corpus = open_pairs(str(coco(tmp_path / "c.json", [("a/1.png", "b/1.png"), ("a/2.png", "b/2.png")], [])))
-    assert corpus.unmatched == ("a/2.png",)
-    assert [fault.code for fault in corpus.faults] == ["missing_file"]
+    assert [fault.code for fault in corpus.faults] == ["missing_file"] and corpus.unmatched == ()
+    assert "b/2.png: expected a picture" in corpus.faults[0].message
 
 
 @pytest.mark.parametrize(

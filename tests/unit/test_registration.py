@@ -124,5 +124,11 @@ def test_features_that_do_not_fit_are_refused() -> None:
         register_pair(picture, picture, [maps], [torch.ones(4, 5, 7)], PATCH)
     with pytest.raises(ModelError, match="infrared picture are NaN"):
         register_pair(picture, picture, [maps], [maps * float("nan")], PATCH)
-    with pytest.raises(ModelError, match="multiples of the patch"):
-        valid_tokens(torch.ones(20, 28, dtype=torch.bool), PATCH)
+
+
+def test_a_padded_patch_counts_where_its_part_of_the_picture_does() -> None:
+    valid = torch.ones(20, 30, dtype=torch.bool)
+    valid[:, :2] = False
+    assert valid_tokens(valid, PATCH).tolist() == [[False, True, True]] * 2
+    valid[15] = False
+    assert valid_tokens(valid, PATCH)[1].tolist() == [False, False, False]
