@@ -27,6 +27,9 @@ def main(
     critical: Annotated[
         str | None, typer.Option(help="CSV with log_id (or benchmark_id) and tags: which logs people call `critical`.")
     ] = None,
+    together: Annotated[
+        bool, typer.Option("--together", help="All --frames and --logs are one row: where each alone holds few scenes.")
+    ] = False,
     rounds: Annotated[int, typer.Option(min=1, help="Bootstrap draws of scenes for the 95 % intervals.")] = 1000,
     tower: options.Tower = "packaged",
     rules: options.Rules = None,
@@ -35,7 +38,7 @@ def main(
     stride_s: options.StrideS = None,
     keyframe_hz: options.KeyframeHz = 2.0,
 ) -> None:
-    """Judge tags, retrieval, risk, forecast and hardness; every --frames and --logs is a row of its own.
+    """Judge tags, retrieval, risk, forecast and hardness; each --frames and --logs is a row, or all are one.
 
     Scenes of a town, sequence or log that the model was trained or chosen on are left out (training.json beside it
     names them). Linear probes are trained on the model's own training scenes. Intervals come from drawing whole towns,
@@ -68,8 +71,8 @@ def main(
         rows = {}
         with ConsoleProgress("reading") as progress:
             evaluator = Evaluator(model, source, progress, rounds, os.cpu_count() or 1)
-            for uri in sources:
-                rows[uri] = evaluator.judge([uri], critical)
+            for uris in [sources] if together else [[uri] for uri in sources]:
+                rows[" + ".join(uris)] = evaluator.judge(uris, critical)
         leave_ray()
         console = stdout_console()
         for uri, row in rows.items():

