@@ -2,7 +2,7 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: mine test test-all lint clean
+.PHONY: mine test test-unit test-cluster test-all lint clean
 
 # The environment is made once, and again whenever what it is made from changes. constraints.txt names every package that
 # it holds, versions that were tried together; so pip has nothing to resolve.
@@ -25,9 +25,16 @@ test: $(VENV)/.ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -m "not slow"
+	$(MAKE) --no-print-directory --output-sync=target --jobs=2 test-unit test-cluster
 
-# With every number of workers after a kill.
+# Side by side: tests on a cluster wait for processes to start for much of their time.
+test-unit: $(VENV)/.ready
+	$(BIN)/python -m pytest tests/unit
+
+test-cluster: $(VENV)/.ready
+	$(BIN)/python -m pytest -m "not slow" tests/cluster
+
+# With every number of workers after a kill, and signals to all processes.
 test-all: $(VENV)/.ready
 	$(BIN)/python -m pytest
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import warnings
@@ -52,7 +53,9 @@ def call_job(job: str, *arguments: str | Path, env: Mapping[str, str] | None = N
         warnings.catch_warnings(),
     ):
         warnings.simplefilter("ignore")  # of the libraries, as in a process of its own
+        on_sigterm = signal.getsignal(signal.SIGTERM)
         done = CliRunner().invoke(module.app, list(map(str, arguments)))
+        signal.signal(signal.SIGTERM, on_sigterm)
     if done.exception is not None and not isinstance(done.exception, SystemExit):
         raise done.exception
     return Done(done.exit_code, done.stdout, done.stderr)

@@ -275,6 +275,7 @@ def _wait_until(is_so: Callable[[], bool], timeout_s: float = 120) -> None:
         time.sleep(0.2)
 
 
+@pytest.mark.slow
 def test_a_signal_to_all_processes_ends_the_run_after_the_batch_in_hand(tmp_path: Path):
     """As `timeout` and service managers send it: Ray's own processes get it too."""
     for number in range(40):
