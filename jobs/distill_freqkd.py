@@ -84,7 +84,10 @@ def main(
         ),
     ] = None,
 ) -> None:
-    """Teach a backbone to see in infrared what it sees in RGB: low frequencies strictly, high ones loosely.
+    """Teach a backbone to see in infrared what it sees in RGB.
+
+    `--recipe registered` finds how far the two pictures of a pair are apart and matches all frequencies; `reference`,
+    the published one, matches low frequencies strictly and high ones loosely.
 
     The teacher is frozen; the student is the same backbone with low-rank adapters. The same command after a kill goes
     on at the last saved step: to the same bits with one worker, within 1e-4 with more. A pair that cannot be read is
@@ -95,7 +98,8 @@ def main(
     seconds, images, images_per_s, checkpoint, skipped, left_out, resumed_from. With --estimate: parameters, tokens,
     operations, memory_bytes, seconds_per_epoch, seconds, cache_bytes, tflops.
 
-    Exit codes: 0 done; 2 a wrong option; 3 no readable pair; 5 the model, or a loss that is no number.
+    Exit codes: 0 done; 2 a wrong option; 3 no readable pair, or too many that are not; 5 the model, or a loss that
+    is no number.
     """
     with exit_with_code():
         set_ray_environment()
@@ -142,15 +146,18 @@ def main(
             uris=tuple(pairs or ()),
             reader=reader,
             licence=licence,
-            splits=tuple(split.split(",")),
+            splits=tuple(part.strip() for part in split.split(",")),
             mapping=InfraredMapping.of_option(infrared_range),
         )
         if estimate:
             if not num_pairs and not pairs:
                 raise ConfigError("--estimate: give --num-pairs or --pairs")
-            rate = tflops or (100.0 if setting == "vit-l-paper" or gpu else CPU_TFLOPS * threads)
+            if tflops is None:
+                tflops = 100.0 if setting == "vit-l-paper" or gpu else CPU_TFLOPS * threads
             count = num_pairs or len(gather_pairs(source).names)
-            print_figures(asdict(estimate_training(config, count, rate, workers, cache_gb * 1e9)) | {"tflops": rate})
+            print_figures(
+                asdict(estimate_training(config, count, tflops, workers, cache_gb * 1e9)) | {"tflops": tflops}
+            )
             return
         if not pairs or out is None:
             raise ConfigError("give --pairs and --out")

@@ -102,7 +102,8 @@ class Distiller:
             self._parameters.values(), lr=config.learning_rate, weight_decay=config.weight_decay
         )
         self._scaler = torch.amp.GradScaler(self._device.type, enabled=config.precision == "fp16")
-        self._scaled = False
+        # It begins with the first thing that it scales, which a worker may lack: its share of a step may be empty.
+        self._scaler.scale(torch.zeros((), device=self._device))
 
     def step(
         self,
@@ -149,7 +150,6 @@ class Distiller:
                 raise ModelError(f"step {self.steps_done + 1} of {self.total_steps}: {error}") from error
             share = (rows.stop - rows.start) / whole
             self._scaler.scale(terms["total"] * share).backward()
-            self._scaled = True
             for name, value in terms.items():
                 sums[name] = sums.get(name, 0.0) + value.detach().double() * share
         losses = self._mean_losses(sums, sum_over_workers)
@@ -271,10 +271,6 @@ class Distiller:
             sum_over_workers(flat)
             for parameter, gradient in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
                 parameter.grad = gradient.view_as(parameter)
-        if not self._scaled:
-            # A worker without a picture of its own: GradScaler begins with the first thing that it scales.
-            self._scaler.scale(torch.zeros((), device=self._device))
-        self._scaled = True
         self._scaler.unscale_(self._optimizer)
         torch.nn.utils.clip_grad_norm_(parameters, self.config.clip_norm)
         self._scaler.step(self._optimizer)

@@ -38,11 +38,15 @@ class RememberedTower:
         phrases = phrases_of(taxonomy)
         embedded = tower.encode_texts([tower.text_prompt(words) for words in phrases]).cpu()
         texts = dict(zip(phrases, embedded, strict=True))
-        facts = {
-            name: getattr(tower, name)
-            for name in ("name", "tower_id", "embedding_dim", "patch_dim", "input_size", "patch_grid")
-        }
-        return cls(**facts, texts=texts)
+        return cls(
+            name=tower.name,
+            tower_id=tower.tower_id,
+            embedding_dim=tower.embedding_dim,
+            patch_dim=tower.patch_dim,
+            input_size=tower.input_size,
+            patch_grid=tower.patch_grid,
+            texts=texts,
+        )
 
     def to(self, device: torch.device) -> RememberedTower:
         """The same with its embeddings on a device."""

@@ -66,6 +66,8 @@ def write_plot(result: Mapping[str, Any], file: Path) -> None:
     figure = Figure(figsize=(9, 5), layout="constrained")
     axis = figure.subplots()
     drifts, arms = result["drifts"], result["arms"]
+    # The colours of a longer list come in pairs that are hard to tell apart.
+    colors = colormaps["tab10" if len(arms) <= 10 else "tab20"].colors
     reach = max(drifts) - min(drifts) or 1
     for n, (arm, row) in enumerate(arms.items()):
         told = [row[str(drift)] for drift in drifts]
@@ -83,7 +85,7 @@ def write_plot(result: Mapping[str, Any], file: Path) -> None:
             means,
             (low, high),
             label=arm,
-            color=colormaps["tab20"](n % 20),
+            color=colormaps["tab10" if len(result["arms"]) <= 10 else "tab20"](n % 20),
             linewidth=2.2 if arm == result["ours"] else 1.2,
             linestyle=":" if row[str(drifts[0])]["seeds"] == 1 and arm == "none" else "-",
             marker="o",

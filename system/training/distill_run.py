@@ -104,7 +104,8 @@ def distill_on_ray(
         DataError: too many pairs cannot be read. ModelError: the loss became no number, or workers died more often than
             `max_failures`.
     """
-    (run_folder / _PROBLEM).unlink(missing_ok=True)
+    problem = run_folder / _PROBLEM
+    problem.unlink(missing_ok=True)
     trainer = TorchTrainer(
         _worker,
         train_loop_config={
@@ -129,8 +130,8 @@ def distill_on_ray(
     try:
         result = trainer.fit()
     except ray.train.TrainingFailedError as error:
-        raise ModelError(_told(error)) from error
-    if (problem := run_folder / _PROBLEM).is_file():
+        raise (_problem(problem) if problem.is_file() else ModelError(_told(error))) from error
+    if problem.is_file():
         raise _problem(problem)
     assert result.checkpoint is not None
     with result.checkpoint.as_directory() as folder:
@@ -162,7 +163,7 @@ def _worker(spec: dict[str, Any]) -> None:
     torch.set_num_threads(run.threads)
     problem = Path(spec["folder"]) / _PROBLEM
     if problem.is_file():
-        # A worker ends without an error where it cannot go on: Ray would try again, to the same end.
+        # Ray tries again whatever failed; to the same end, so a worker that cannot go on ends without an error.
         return
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
@@ -210,7 +211,9 @@ def _worker(spec: dict[str, Any]) -> None:
                 code = error.code if isinstance(error, DataError) else None
                 told = f"epoch {progress.epoch + 1}: {error}{told}"
                 problem.write_text(json.dumps({"code": code, "message": told}), "utf-8")
-                return
+                if world == 1:
+                    return
+                raise  # only so do the others learn of it, who wait for this worker's sums
             is_last = data.step + 1 == epoch_steps
             progress.add(done, progress.epoch + 1, losses, rows_every, is_last)
             progress.skipped |= {str(number): problem for number, problem in data.problems.items()}

@@ -33,7 +33,8 @@ from system.freqkd.distiller import DistillConfig, Distiller, is_flipped, order_
 from system.freqkd.probe import draw_pictures
 from system.freqkd.registration import register_pair, shift_picture, valid_tokens
 from system.training.freqkd_arms import Arm, drift_shifts, drifted
-from system.training.probe import ProbeSet, figures, judge_backbone, pooled
+from system.training.probe import figures, judge_backbone, pooled
+from system.training.probe_set import ProbeSet
 
 CACHE, ADAPTERS = "cache", "adapters"
 _PICTURES_AT_ONCE = 8

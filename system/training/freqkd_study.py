@@ -38,7 +38,8 @@ from system.training.freqkd_run import (
     write_json,
 )
 from system.training.freqkd_summary import RunFigures, summarise
-from system.training.probe import ProbeSet, encode, read_set, refuse_shared, shared_classes
+from system.training.probe import encode
+from system.training.probe_set import ProbeSet, read_set, refuse_shared, shared_classes
 
 _SETTINGS, _RESULT, _PLOT, _TABLES = "settings.json", "study.json", "study.png", "study.md"
 _TIMED_STEPS = 2

@@ -5,7 +5,6 @@ Legend: N pictures, H x W pixels, h x w patches, C channels, K classes, P patche
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
 from collections.abc import Callable, Sequence
@@ -24,9 +23,8 @@ from torch import Tensor
 from system.backbones.loading import DINOV2, TIMM
 from system.backbones.vit import block_features, load_vit, normalise, pad_to_patch, refuse_blocks, vit_facts, vit_hash
 from system.config import FrozenConfig
-from system.errors import ConfigError, DataError, ModelError
+from system.errors import ConfigError, ModelError
 from system.freqkd.probe import (
-    IGNORED,
     PRESENT,
     STRENGTH,
     Floats,
@@ -35,18 +33,12 @@ from system.freqkd.probe import (
     draw_pictures,
     drawn_average_precision,
     fit_probe,
-    patch_targets,
     retrieval_ranks,
 )
-from system.pairs.pixels import InfraredMapping, read_pair
-from system.pairs.records import Pair, PairCorpus
-from system.pairs.registry import open_pairs
-from system.pairs.resize import fit_pair, scale_boxes
+from system.pairs.pixels import InfraredMapping
 from system.training.distill_publish import DISTILL_NAME, MERGED_NAME, DistillRecord
+from system.training.probe_set import Bytes, ProbeSet, read_set, refuse_shared, shared_classes
 
-Bytes = NDArray[np.uint8]
-# A picture in twenty may be unreadable; more, and the figure is of another corpus.
-_MAX_FAULTY_SHARE = 0.05
 _PICTURES_AT_ONCE = 16
 
 
@@ -69,56 +61,6 @@ class ProbeConfig(FrozenConfig):
     teacher: str | None = None
     mapping: InfraredMapping | None = None
     threads: int = Field(default=0, ge=0, le=1024)
-
-
-@dataclass(frozen=True, eq=False)
-class ProbeSet:
-    """The pairs of a corpus at network size, with what their patches show.
-
-    rgb_NHWC, infrared_NHWC: uint8. sizes: of the pictures as they were, (height, width). faults: what could not be
-    read, one line for each.
-    """
-
-    name: str
-    pairs: tuple[Pair, ...]
-    categories: tuple[str, ...]
-    rgb_NHWC: Bytes
-    infrared_NHWC: Bytes
-    sizes: tuple[tuple[int, int], ...]
-    faults: tuple[str, ...]
-
-    def targets(self, classes: Sequence[str], patch: int) -> NDArray[np.int8]:
-        """What each patch shows, [N, h, w, K]; all is ignored where nobody drew boxes."""
-        number = {name: n for n, name in enumerate(self.categories)}
-        wanted = np.full(len(self.categories) + 1, -1)
-        for k, name in enumerate(classes):
-            wanted[number[name]] = k
-        size = (self.rgb_NHWC.shape[1], self.rgb_NHWC.shape[2])
-        found = np.stack(
-            [
-                patch_targets(
-                    scale_boxes(pair.boxes_xyxy, original, size),
-                    wanted[pair.labels],
-                    pair.is_ignored,
-                    len(classes),
-                    size,
-                    patch,
-                )
-                for pair, original in zip(self.pairs, self.sizes, strict=True)
-            ]
-        )
-        found[[not pair.is_labelled for pair in self.pairs]] = IGNORED
-        return found
-
-    def sha256(self) -> str:
-        """Of pictures and boxes."""
-        digest = hashlib.sha256(repr([pair.pair_id for pair in self.pairs]).encode())
-        for values in (self.rgb_NHWC, self.infrared_NHWC):
-            digest.update(np.ascontiguousarray(values).data)
-        for pair in self.pairs:
-            digest.update(np.asarray(pair.boxes_xyxy, np.float32).tobytes())
-            digest.update(repr((pair.labels.tolist(), pair.is_ignored.tolist())).encode())
-        return digest.hexdigest()
 
 
 @dataclass(frozen=True, eq=False)
@@ -301,83 +243,6 @@ def encode(model: VisionTransformer, images_NHWC: Bytes, block: int) -> Tensor:
 def pooled(model: VisionTransformer, images_NHWC: Bytes, block: int) -> Tensor:
     """The mean patch of each picture, [N, C]."""
     return torch.cat([encode(model, images, block).mean((2, 3)) for images in _batches(images_NHWC)])
-
-
-def refuse_shared(train: ProbeSet, test: ProbeSet) -> None:
-    """Raises DataError: a picture to be tested on is trained on."""
-    known = {pair.infrared_uri for pair in train.pairs}
-    if shared := [pair.infrared_uri for pair in test.pairs if pair.infrared_uri in known]:
-        raise DataError(
-            "leak", f"{len(shared)} of {len(test.pairs)} test pictures are trained on too, e.g. {shared[0]}"
-        )
-
-
-def read_set(uri: str, size: tuple[int, int], mapping: InfraredMapping, max_pictures: int | None = None) -> ProbeSet:
-    """Read all pairs of a corpus and resize them; what cannot be read is left out and told.
-
-    Raises:
-        DataError: nothing can be read, or too much of it cannot.
-    """
-    corpus = open_pairs(uri)
-    skipped = [str(fault) for fault in corpus.faults if fault.is_skipped]
-    chosen: tuple[Pair, ...] = tuple(corpus.pairs)
-    if max_pictures is not None and len(chosen) > max_pictures:
-        chosen = tuple(chosen[n] for n in np.linspace(0, len(chosen) - 1, max_pictures).round().astype(int))
-    pairs, rgb, infrared, sizes, faults = [], [], [], [], list(skipped)
-    for pair in chosen:
-        try:
-            pixels = read_pair(pair, mapping)
-            fitted = fit_pair(pixels, size)
-        except DataError as error:
-            faults.append(str(error))
-            continue
-        pairs.append(pair)
-        rgb.append(fitted.rgb_HWC)
-        infrared.append(fitted.infrared_HWC)
-        sizes.append((pixels.infrared_HWC.shape[0], pixels.infrared_HWC.shape[1]))
-    _refuse_faulty(corpus, faults, len(chosen) + len(skipped))
-    return ProbeSet(
-        corpus.name,
-        tuple(pairs),
-        tuple(corpus.categories),
-        np.stack(rgb),
-        np.stack(infrared),
-        tuple(sizes),
-        tuple(faults),
-    )
-
-
-def _refuse_faulty(corpus: PairCorpus, faults: Sequence[str], count: int) -> None:
-    if not count or len(faults) == count:
-        raise DataError("no_pairs", f"{corpus.name}: no pair could be read" + (f": {faults[0]}" if faults else ""))
-    if len(faults) > _MAX_FAULTY_SHARE * count:
-        raise DataError(
-            "too_many_faults", f"{corpus.name}: {len(faults)} of {count} pairs cannot be read, the first: {faults[0]}"
-        )
-
-
-def shared_classes(train: ProbeSet, test: ProbeSet, wanted: Sequence[str] = ()) -> tuple[str, ...]:
-    """Classes of which both sets show an object, in the order of `train`, or those asked for.
-
-    Raises:
-        ConfigError: one of `wanted` is not shown by both. DataError: none is.
-    """
-    shown = [set(_shown(part)) for part in (train, test)]
-    both = tuple(name for name in train.categories if name in shown[0] & shown[1])
-    if missing := [name for name in wanted if name not in both]:
-        raise ConfigError(f"class {missing[0]}: not shown by both sets; they share {', '.join(both) or 'none'}")
-    if not both:
-        raise DataError(
-            "no_shared_class",
-            f"{train.name} shows {', '.join(sorted(shown[0])) or 'nothing'}, {test.name} "
-            f"{', '.join(sorted(shown[1])) or 'nothing'}: a probe needs boxes of a class of the same name in both",
-        )
-    return tuple(wanted) or both
-
-
-def _shown(part: ProbeSet) -> list[str]:
-    numbers = {int(label) for pair in part.pairs for label in pair.labels[~pair.is_ignored]}
-    return [name for n, name in enumerate(part.categories) if n in numbers]
 
 
 def _rows(features_NChw: Tensor) -> Tensor:

@@ -12,11 +12,10 @@ from system.errors import ConfigError, DataError
 from system.freqkd.estimate import estimate
 from system.freqkd.losses import RECIPES
 from system.freqkd.recipes import vit_s
-from system.pairs.pixels import InfraredMapping
 from system.pairs.records import Pair
 from system.training.distill import PairSource, gather_pairs
 from system.training.freqkd_study import StudyConfig, study_freqkd
-from system.training.probe import ProbeSet, refuse_shared
+from system.training.probe_set import ProbeSet, refuse_shared
 
 
 def probe_set(*names: str) -> ProbeSet:
@@ -64,4 +63,3 @@ def test_the_arm_that_is_compared_must_run(tmp_path: Path):
     config = StudyConfig(train="a", test="b", arms=("none,mse@merge=0.5@rank=4",), ours="mse@rank=8")
     with pytest.raises(ConfigError, match=r"--ours mse@rank=8: expected one of --arms, none, mse@rank=4@merge=0.5"):
         study_freqkd(config, tmp_path, progress=None)  # type: ignore[arg-type]
-    assert InfraredMapping.of_option("7000,9000").high == 9000

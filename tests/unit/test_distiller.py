@@ -252,6 +252,12 @@ def test_drafts_of_a_killed_worker_are_cleared_away_and_a_full_disk_leaves_none(
     assert list(tmp_path.rglob("*.part")) == [fresh] and cache.get("aa33") is None
 
 
+def test_a_first_step_without_a_picture_of_its_own_waits_for_the_others_in_half_precision():
+    distiller = Distiller(vit(), SMALL.model_copy(update={"precision": "fp16"}), 9)
+    losses = distiller.step(INFRARED[:0], [f[:0] for f in TAUGHT], None, [], 2, sum_over_workers=lambda _: None)
+    assert losses["total"] == 0 and distiller.steps_done == 1
+
+
 def test_a_twin_of_the_student_teaches_before_and_after_it_has_learnt():
     student = vit()
     teacher = twin(student)

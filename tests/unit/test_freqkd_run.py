@@ -26,7 +26,7 @@ from system.training.freqkd_run import (
     prepare_registered,
     run_cell,
 )
-from system.training.probe import ProbeSet
+from system.training.probe_set import ProbeSet
 
 SIZE = (64, 96)
 BLOCKS = (1, 3)
