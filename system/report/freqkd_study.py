@@ -67,7 +67,7 @@ def write_plot(result: Mapping[str, Any], file: Path) -> None:
     axis = figure.subplots()
     drifts, arms = result["drifts"], result["arms"]
     # The colours of a longer list come in pairs that are hard to tell apart.
-    colors = colormaps["tab10" if len(arms) <= 10 else "tab20"].colors
+    colors = colormaps["tab10" if len(arms) <= 10 else "tab20"]
     reach = max(drifts) - min(drifts) or 1
     for n, (arm, row) in enumerate(arms.items()):
         told = [row[str(drift)] for drift in drifts]
@@ -85,7 +85,7 @@ def write_plot(result: Mapping[str, Any], file: Path) -> None:
             means,
             (low, high),
             label=arm,
-            color=colormaps["tab10" if len(result["arms"]) <= 10 else "tab20"](n % 20),
+            color=colors(n % colors.N),
             linewidth=2.2 if arm == result["ours"] else 1.2,
             linestyle=":" if row[str(drifts[0])]["seeds"] == 1 and arm == "none" else "-",
             marker="o",
