@@ -3,7 +3,7 @@
 A head starts without readers, so that before training its answer is exactly the tower's zero-shot embedding or tags, or
 the kinematic forecast. Each upgrade of a head adds one reader: private to it, its last layer zero, so that the answer
 does not change before it learns. No head's parameters reach another head's output.
-Legend: N scenes, K = 32 cells, D stream width, Q queries.
+Legend: N scenes, K = 32 cells, D stream width, Q queries, S numbers of a scene's summary.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from system.miner.forecast import NUM_MODES, kinematic_modes
 from system.miner.stream import attend
+from system.miner.summary import SummaryReader
 
 # Typical sizes of speed (m/s), yaw rate (rad/s) and acceleration (m/s^2).
 _EGO_SCALE = (10.0, 0.3, 2.0)
@@ -29,13 +30,22 @@ def ego_facts(ego_N3: Tensor) -> Tensor:
 class StreamReader(nn.Module):
     """Attention of Q learned queries over the stream, then a perceptron: [N, K, D] -> [N, Q, outputs].
 
-    The last layer is zero at first, and so is the output.
+    The last layer is zero at first, and so is the output; likewise that of `summary`, which is
+    added where there is one.
     """
 
     def __init__(
-        self, stream_dim: int, hidden: int, outputs: int, num_heads: int, queries: int = 1, extra: int = 0
+        self,
+        stream_dim: int,
+        hidden: int,
+        outputs: int,
+        num_heads: int,
+        queries: int = 1,
+        extra: int = 0,
+        summary_cells: int = 0,
     ) -> None:
-        """extra: width of what is known of the scene besides the stream, 0 for nothing."""
+        """extra: width of what is known of the scene besides the stream. summary_cells: width C of what is read of the
+        scene's cells beside it. 0 for nothing."""
         super().__init__()
         self.num_heads = num_heads
         self.queries = nn.Parameter(0.02 * torch.randn(queries, stream_dim))
@@ -47,27 +57,43 @@ class StreamReader(nn.Module):
         self.out = nn.Linear(hidden, outputs)
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
+        self.summary = SummaryReader(summary_cells, outputs) if summary_cells else None
 
-    def forward(self, stream_NKD: Tensor, is_read_NK: Tensor, extra_NX: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        stream_NKD: Tensor,
+        is_read_NK: Tensor,
+        extra_NX: Tensor | None = None,
+        summary_NS: Tensor | None = None,
+    ) -> Tensor:
         queries = self.queries.expand(len(stream_NKD), -1, -1)
         if self.extra_in is not None and extra_NX is not None:
             queries = queries + self.extra_in(extra_NX)[:, None]
         keys, values = self.to_keys_values(self.norm_in(stream_NKD)).chunk(2, -1)
         read = queries + self.from_attention(attend(queries, keys, values, is_read_NK, self.num_heads))
-        return self.out(self.hidden(read))
+        answer: Tensor = self.out(self.hidden(read))
+        if self.summary is None:
+            return answer
+        if summary_NS is None:
+            raise ValueError("this reader needs the scenes' summary")
+        return answer + self.summary(summary_NS)[:, None]
 
 
 class Head(nn.Module):
     """Readers whose outputs are summed.
 
-    num_parameters: what a reader has at most; its hidden width follows from that.
+    num_parameters: what a reader has at most; its hidden width follows from that. summary_cells: as of its readers,
+    which have none where the head answers so much that they would be larger.
     """
 
     queries, extra = 1, 0
 
-    def __init__(self, stream_dim: int, outputs: int, num_heads: int, num_parameters: int) -> None:
+    def __init__(
+        self, stream_dim: int, outputs: int, num_heads: int, num_parameters: int, summary_cells: int = 0
+    ) -> None:
         super().__init__()
         self._reader_sizes = (stream_dim, outputs, num_heads)
+        self._summary_cells = summary_cells
         self._num_parameters = num_parameters
         self.outputs = outputs
         self.readers = nn.ModuleList()
@@ -76,21 +102,31 @@ class Head(nn.Module):
         """One more reader, zero at first and on the device of the others; it is returned to be trained."""
         stream_dim, outputs, _ = self._reader_sizes
         of_a_unit = stream_dim + 1 + outputs
-        with_one_unit = sum(p.numel() for p in self._reader(1).parameters())
-        reader = self._reader(1 + max(0, (self._num_parameters - with_one_unit) // of_a_unit))
+
+        def room(cells: int) -> int:
+            return self._num_parameters - sum(p.numel() for p in self._reader(1, cells).parameters())
+
+        cells = self._summary_cells if room(self._summary_cells) >= 0 else 0
+        reader = self._reader(1 + max(0, room(cells) // of_a_unit), cells)
         self.readers.append(reader)
         return reader
 
-    def added(self, stream_NKD: Tensor, is_read_NK: Tensor, extra_NX: Tensor | None = None) -> Tensor:
+    def added(
+        self,
+        stream_NKD: Tensor,
+        is_read_NK: Tensor,
+        extra_NX: Tensor | None = None,
+        summary_NS: Tensor | None = None,
+    ) -> Tensor:
         """What the readers add, [N, Q, outputs]; zero without any."""
         total = stream_NKD.new_zeros(len(stream_NKD), self.queries, self.outputs)
         for reader in self.readers:
-            total = total + reader(stream_NKD, is_read_NK, extra_NX)
+            total = total + reader(stream_NKD, is_read_NK, extra_NX, summary_NS)
         return total
 
-    def _reader(self, hidden: int) -> StreamReader:
+    def _reader(self, hidden: int, summary_cells: int) -> StreamReader:
         stream_dim, outputs, num_heads = self._reader_sizes
-        return StreamReader(stream_dim, hidden, outputs, num_heads, self.queries, self.extra)
+        return StreamReader(stream_dim, hidden, outputs, num_heads, self.queries, self.extra, summary_cells)
 
 
 class EmbeddingHead(Head):
@@ -101,23 +137,35 @@ class EmbeddingHead(Head):
 
 
 class TagHead(Head):
-    """sigmoid(zero-shot logits + W_o h(stream)), W_o zero at first."""
+    """sigmoid(zero-shot logits + W_o h(stream) + W_s summary), W_o and W_s zero at first."""
 
-    def logits(self, stream_NKD: Tensor, is_read_NK: Tensor, zero_shot_logits_NT: Tensor) -> Tensor:
-        return zero_shot_logits_NT + self.added(stream_NKD, is_read_NK)[:, 0]
+    def logits(
+        self,
+        stream_NKD: Tensor,
+        is_read_NK: Tensor,
+        zero_shot_logits_NT: Tensor,
+        summary_NS: Tensor | None = None,
+    ) -> Tensor:
+        return zero_shot_logits_NT + self.added(stream_NKD, is_read_NK, None, summary_NS)[:, 0]
 
-    def forward(self, stream_NKD: Tensor, is_read_NK: Tensor, zero_shot_logits_NT: Tensor) -> Tensor:
-        return torch.sigmoid(self.logits(stream_NKD, is_read_NK, zero_shot_logits_NT))
+    def forward(
+        self,
+        stream_NKD: Tensor,
+        is_read_NK: Tensor,
+        zero_shot_logits_NT: Tensor,
+        summary_NS: Tensor | None = None,
+    ) -> Tensor:
+        return torch.sigmoid(self.logits(stream_NKD, is_read_NK, zero_shot_logits_NT, summary_NS))
 
 
 class OwnTagHead(Head):
-    """sigmoid(W_o h(stream)): tags of a user's own, 0.5 before training."""
+    """sigmoid(W_o h(stream) + W_s summary): tags of a user's own, 0.5 before training."""
 
-    def logits(self, stream_NKD: Tensor, is_read_NK: Tensor) -> Tensor:
-        return self.added(stream_NKD, is_read_NK)[:, 0]
+    def logits(self, stream_NKD: Tensor, is_read_NK: Tensor, summary_NS: Tensor | None = None) -> Tensor:
+        return self.added(stream_NKD, is_read_NK, None, summary_NS)[:, 0]
 
-    def forward(self, stream_NKD: Tensor, is_read_NK: Tensor) -> Tensor:
-        return torch.sigmoid(self.logits(stream_NKD, is_read_NK))
+    def forward(self, stream_NKD: Tensor, is_read_NK: Tensor, summary_NS: Tensor | None = None) -> Tensor:
+        return torch.sigmoid(self.logits(stream_NKD, is_read_NK, summary_NS))
 
 
 class RiskHead(Head):
@@ -129,11 +177,16 @@ class RiskHead(Head):
 
     extra = EGO_FACTS
 
-    def logits(self, stream_NKD: Tensor, is_read_NK: Tensor, ego_N3: Tensor) -> Tensor:
-        return self.added(stream_NKD, is_read_NK, ego_facts(ego_N3))[:, 0, 0]
+    def logits(
+        self, stream_NKD: Tensor, is_read_NK: Tensor, ego_N3: Tensor, summary_NS: Tensor | None = None
+    ) -> Tensor:
+        return self.added(stream_NKD, is_read_NK, ego_facts(ego_N3), summary_NS)[:, 0, 0]
 
-    def forward(self, stream_NKD: Tensor, is_read_NK: Tensor, ego_N3: Tensor) -> Tensor:
-        return torch.sigmoid(self.logits(stream_NKD, is_read_NK, ego_N3)).clamp_max(1.0 - 2.0**-24)
+    def forward(
+        self, stream_NKD: Tensor, is_read_NK: Tensor, ego_N3: Tensor, summary_NS: Tensor | None = None
+    ) -> Tensor:
+        logits = self.logits(stream_NKD, is_read_NK, ego_N3, summary_NS)
+        return torch.sigmoid(logits).clamp_max(1.0 - 2.0**-24)
 
 
 class ForecastHead(Head):

@@ -20,7 +20,7 @@ from system.miner.taxonomy import Taxonomy
 
 # Raise whenever the forward pass gives other answers for the same weights: old rows then belong to another model.
 FORWARD_VERSION = 1
-FORMAT = "nightminer.scene_miner.v2"
+FORMAT = "nightminer.scene_miner.v3"
 CONFIG_NAME, WEIGHTS_NAME = "config.json", "model.safetensors"
 MAX_CONFIG_BYTES, MAX_WEIGHTS_BYTES = 4 << 20, 4 << 30
 
@@ -33,7 +33,7 @@ class SavedMiner(FrozenConfig):
     weights_sha256: of the safetensors file, so that a damaged or exchanged file is refused.
     """
 
-    format: str = Field(pattern=r"^nightminer\.scene_miner\.v2$")
+    format: str = Field(pattern=r"^nightminer\.scene_miner\.v3$")
     tower: str
     tower_id: str
     embedding_dim: int = Field(gt=0)

@@ -98,8 +98,8 @@ class Trainer:
         """Continue from what `save` wrote."""
         tensors = load_file(folder / _TENSORS)
         self.progress = Progress(**json.loads((folder / _PROGRESS).read_text("utf-8")))
-        self._task.restore({name: tensors[f"now/{name}"] for name in self._task.parameters})
-        self._best = {name: tensors[f"best/{name}"] for name in self._task.parameters}
+        self._task.restore({name: tensors[f"now/{name}"] for name in self._task.state()})
+        self._best = {name: tensors[f"best/{name}"] for name in self._task.state()}
         for name, parameter in self._task.parameters.items():
             keys = [key for key in tensors if key.startswith("adam.") and key.split("/", 1)[1] == name]
             state: dict[str, Any] = {key.split("/", 1)[0].removeprefix("adam."): tensors[key] for key in keys}

@@ -6,8 +6,6 @@ is unknown and adds nothing to either. Legend: N scenes, K tags, L own tags, M m
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -30,19 +28,24 @@ def head_loss(miner: SceneMiner, head: str, data: TrainingSet) -> Summed:
 
     Only scenes with something known are asked: the NaN of another's answer would reach the gradient through a zero.
     """
-    known = _known(head, data).nonzero().flatten()
+    known = known_of(head, data).nonzero().flatten()
     if not len(known):
         nothing = data.features.ego_N3.new_zeros(())
         return nothing, nothing
     data = data.rows(known)
-    stream = miner.stream(data.features.tokens) if data.stream_NKD is None else data.stream_NKD
-    is_read = readable(data.features.tokens.is_seen_NK)
-    if head in _LOSSES:
-        return _LOSSES[head](miner, stream, is_read, data.features, data.targets)
-    return tag_loss(miner.own_head(head).logits(stream, is_read), data.targets.own_NL)
+    features, targets = data.features, data.targets
+    stream = miner.stream(features.tokens) if data.stream_NKD is None else data.stream_NKD
+    is_read = readable(features.tokens.is_seen_NK)
+    if head == "embedding":
+        embedding = miner.embedding(stream, is_read, features.mean_embedding_NE)
+        return embedding_loss(embedding, features.mean_embedding_NE, targets.tags_NK, miner.words)
+    if head == "forecast":
+        paths, probability = miner.forecast(stream, is_read, features.ego_N3)
+        return forecast_loss(paths, probability, targets.future_NT2)
+    return logit_loss(head, miner.logits_of(head, stream, features), targets)
 
 
-def _known(head: str, data: TrainingSet) -> Tensor:
+def known_of(head: str, data: TrainingSet) -> Tensor:
     """Scenes [N] of which the head can learn something."""
     targets, features = data.targets, data.features
     if head == "risk":
@@ -52,6 +55,13 @@ def _known(head: str, data: TrainingSet) -> Tensor:
     if head in ("tags", "embedding"):
         return (targets.tags_NK >= 0).any(-1)
     return (targets.own_NL >= 0).any(-1)
+
+
+def logit_loss(head: str, logits: Tensor, targets: Targets) -> Summed:
+    """The loss of a head of tags or of risk, of its logits [N, its answers]."""
+    if head == "risk":
+        return risk_loss(logits[:, 0], targets.risk_N)
+    return tag_loss(logits, targets.tags_NK if head == "tags" else targets.own_NL)
 
 
 def tag_loss(logits_NK: Tensor, tags_NK: Tensor) -> Summed:
@@ -94,31 +104,5 @@ def reconstruction_loss(decoded_NKC: Tensor, features: SceneFeatures) -> Summed:
     return (decoded_NKC[seen] - wanted).square().mean(-1).sum(), seen.sum()
 
 
-def _tags(miner: SceneMiner, stream: Tensor, is_read: Tensor, features: SceneFeatures, targets: Targets) -> Summed:
-    return tag_loss(miner.tags.logits(stream, is_read, features.zero_shot_logits_NK), targets.tags_NK)
-
-
-def _risk(miner: SceneMiner, stream: Tensor, is_read: Tensor, features: SceneFeatures, targets: Targets) -> Summed:
-    return risk_loss(miner.risk.logits(stream, is_read, features.ego_N3), targets.risk_N)
-
-
-def _forecast(miner: SceneMiner, stream: Tensor, is_read: Tensor, features: SceneFeatures, targets: Targets) -> Summed:
-    paths, probability = miner.forecast(stream, is_read, features.ego_N3)
-    return forecast_loss(paths, probability, targets.future_NT2)
-
-
-def _embedding(miner: SceneMiner, stream: Tensor, is_read: Tensor, features: SceneFeatures, targets: Targets) -> Summed:
-    embedding = miner.embedding(stream, is_read, features.mean_embedding_NE)
-    return embedding_loss(embedding, features.mean_embedding_NE, targets.tags_NK, miner.words)
-
-
 def _count(of: Tensor) -> Tensor:
     return torch.tensor(float(len(of)), device=of.device)
-
-
-_LOSSES: dict[str, Callable[[SceneMiner, Tensor, Tensor, SceneFeatures, Targets], Summed]] = {
-    "embedding": _embedding,
-    "tags": _tags,
-    "risk": _risk,
-    "forecast": _forecast,
-}

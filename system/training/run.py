@@ -59,8 +59,8 @@ class Recipe:
     def task(self, miner: SceneMiner, train: TrainingSet) -> Task:
         """Raises GuardError: the head is not private."""
         if self.head is None:
-            return BaseTask(miner)
-        return HeadTask(miner, self.head, choose_probe(train.features))
+            return BaseTask(miner, train)
+        return HeadTask(miner, self.head, choose_probe(train.features), train)
 
     def training_set(self, miner: SceneMiner, examples: Examples) -> TrainingSet:
         """Features and targets of some examples; tags that are left untrained are unknown."""
@@ -152,12 +152,7 @@ def _finished(recipe: Recipe, miner: SceneMiner, train: Examples, folder: Path) 
     progress = trainer.run() if trainer.progress.is_finished(recipe.config) else None
     if progress is None:
         raise ModelError(f"{folder}: the training ended after epoch {trainer.progress.epoch}, before its time")
-    return Trained(miner, _published_parameters(task), progress)
-
-
-def _published_parameters(task: Task) -> int:
-    """Trained parameters that are part of the model; a decoder that is thrown away is not."""
-    return sum(p.numel() for name, p in task.parameters.items() if not name.startswith("decoder."))
+    return Trained(miner, task.num_parameters, progress)
 
 
 def _claim(folder: Path, recipe: Recipe, train: Examples, val: Examples) -> None:

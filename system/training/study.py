@@ -46,6 +46,7 @@ from system.training.metrics import (
 )
 from system.training.records import read_training
 from system.training.run import Recipe
+from system.training.summary_fit import fit_summary
 from system.training.targets import TrainingSet
 from system.training.task import HeadTask, Task
 
@@ -185,9 +186,9 @@ class AdaptedStream(nn.Module):
 class SharedTask(HeadTask):
     """The same upgrade without our guard: some weights that siblings read are trained too."""
 
-    def __init__(self, miner: SceneMiner, head: str, parameters: dict[str, nn.Parameter]) -> None:
+    def __init__(self, miner: SceneMiner, head: str, parameters: dict[str, nn.Parameter], train: TrainingSet) -> None:
         self._head = head
-        Task.__init__(self, miner, parameters, {head: 1.0})
+        Task.__init__(self, miner, parameters, {head: 1.0}, fit_summary(miner, head, train))
 
     def prepare(self, data: TrainingSet) -> TrainingSet:
         """Nothing to be computed once: the stream itself learns."""
@@ -222,7 +223,7 @@ class _Bench:
         return Run(
             arm=arm,
             seed=seed,
-            trained_parameters=sum(p.numel() for p in task.parameters.values()),
+            trained_parameters=task.num_parameters,
             best_epoch=progress.best_epoch,
             max_abs_change=max(moved.values()),
             moved=moved,
@@ -239,16 +240,16 @@ def _task_of(arm: str, miner: SceneMiner, head: str, seed: int, train: TrainingS
     if seed:  # seed 0 starts as jobs/finetune_head.py does
         _draw_reader(reader, seed)
     if arm == "ours":
-        return HeadTask(miner, head, choose_probe(train.features))
+        return HeadTask(miner, head, choose_probe(train.features), train)
     if arm == "unfrozen":
-        return SharedTask(miner, head, dict(miner.named_parameters()))
+        return SharedTask(miner, head, dict(miner.named_parameters()), train)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         size = miner.config.head_parameters
         stream = AdaptedStream(miner.stream, miner.config.stream_dim, size, is_zero=arm == "adapter_zero")
     miner.stream = stream  # type: ignore[assignment]
     learns = {id(p) for p in (*stream.adapter.parameters(), *reader.parameters())}
-    return SharedTask(miner, head, {name: p for name, p in miner.named_parameters() if id(p) in learns})
+    return SharedTask(miner, head, {name: p for name, p in miner.named_parameters() if id(p) in learns}, train)
 
 
 def _draw_reader(reader: nn.Module, seed: int) -> None:

@@ -12,6 +12,7 @@ from system.miner.guard import refuse_side_effects, trainable_parameters
 from system.miner.model import SceneMiner
 from system.miner.scene_batch import SceneFeatures
 from system.training.losses import Summed, head_loss, reconstruction_loss
+from system.training.summary_fit import fit_summary
 from system.training.targets import TrainingSet
 
 BASE_HEADS = ("risk", "forecast")
@@ -20,10 +21,26 @@ _BASE_WEIGHTS = {"risk": 1.0, "forecast": 1.0, "reconstruction": 1.0}
 
 
 class Task:
-    """Parameters and losses of one training. The model's other parameters stay frozen."""
+    """Parameters and losses of one training. The model's other parameters stay frozen.
 
-    def __init__(self, miner: SceneMiner, parameters: dict[str, nn.Parameter], weights: dict[str, float]) -> None:
-        self.miner, self.parameters, self.weights = miner, parameters, weights
+    fitted: what was fitted to its end before this training begins, by its name in the model; it stays as it is.
+    """
+
+    def __init__(
+        self,
+        miner: SceneMiner,
+        parameters: dict[str, nn.Parameter],
+        weights: dict[str, float],
+        fitted: dict[str, Tensor] | None = None,
+    ) -> None:
+        self.miner, self.weights, self.fitted = miner, weights, fitted or {}
+        self.parameters = {name: parameter for name, parameter in parameters.items() if name not in self.fitted}
+
+    @property
+    def num_parameters(self) -> int:
+        """Learnt ones of the model, fitted ones among them."""
+        fitted = (tensor for tensor in self.fitted.values() if isinstance(tensor, nn.Parameter))
+        return sum(p.numel() for p in (*self.parameters.values(), *fitted))
 
     def prepare(self, data: TrainingSet) -> TrainingSet:
         """Compute once what does not change while this task trains."""
@@ -35,21 +52,23 @@ class Task:
 
     def state(self) -> dict[str, Tensor]:
         """What the task has learnt so far, by name."""
-        return {name: parameter.detach().cpu().clone() for name, parameter in self.parameters.items()}
+        return {name: tensor.detach().cpu().clone() for name, tensor in (self.parameters | self.fitted).items()}
 
     def restore(self, state: dict[str, Tensor]) -> None:
         """The inverse of `state`."""
         with torch.no_grad():
-            for name, parameter in self.parameters.items():
-                parameter.copy_(state[name])
+            for name, tensor in (self.parameters | self.fitted).items():
+                tensor.copy_(state[name])
 
 
 class BaseTask(Task):
     """The stream, the first risk and forecast readers, and a decoder that is thrown away afterwards."""
 
-    def __init__(self, miner: SceneMiner) -> None:
+    def __init__(self, miner: SceneMiner, train: TrainingSet) -> None:
+        """train: what the linear part of the risk reader is fitted to."""
         for head in BASE_HEADS:
             miner.add_reader(head)
+        fitted = fit_summary(miner, "risk", train)
         parameters = {
             name: parameter
             for name, parameter in miner.named_parameters()
@@ -60,7 +79,12 @@ class BaseTask(Task):
             self._decoder = nn.Linear(miner.config.stream_dim, miner.tower.patch_dim)
         self._decoder.to(next(iter(parameters.values())).device)
         parameters |= {f"decoder.{name}": parameter for name, parameter in self._decoder.named_parameters()}
-        super().__init__(miner, parameters, _BASE_WEIGHTS)
+        super().__init__(miner, parameters, _BASE_WEIGHTS, fitted)
+
+    @property
+    def num_parameters(self) -> int:
+        """Without the decoder, which is no part of the model."""
+        return super().num_parameters - sum(parameter.numel() for parameter in self._decoder.parameters())
 
     def losses(self, data: TrainingSet) -> dict[str, Summed]:
         features = data.features
@@ -74,11 +98,16 @@ class BaseTask(Task):
 class HeadTask(Task):
     """The newest reader of one head, and nothing that a sibling's answer depends on."""
 
-    def __init__(self, miner: SceneMiner, head: str, probe: SceneFeatures) -> None:
-        """Raises GuardError where the head is not private."""
+    def __init__(self, miner: SceneMiner, head: str, probe: SceneFeatures, train: TrainingSet) -> None:
+        """train: what the linear part of the reader is fitted to.
+
+        Raises:
+            GuardError: the head is not private.
+        """
         self._head = head
         refuse_side_effects(miner, head, probe)
-        super().__init__(miner, trainable_parameters(miner, head, probe), {head: 1.0})
+        parameters = trainable_parameters(miner, head, probe)
+        super().__init__(miner, parameters, {head: 1.0}, fit_summary(miner, head, train))
 
     def prepare(self, data: TrainingSet) -> TrainingSet:
         return data.with_stream(lambda features: self.miner.stream(features.tokens))

@@ -143,20 +143,20 @@ class WritesToTheStream(nn.Module):
         super().__init__()
         self.inner = inner
 
-    def forward(self, stream_NKD, is_read_NK, extra_NX=None):
+    def forward(self, stream_NKD, is_read_NK, extra_NX=None, summary_NS=None):
         stream_NKD += 1e-3
-        return self.inner(stream_NKD, is_read_NK, extra_NX)
+        return self.inner(stream_NKD, is_read_NK, extra_NX, summary_NS)
 
 
 class DrawsNumbers(WritesToTheStream):
-    def forward(self, stream_NKD, is_read_NK, extra_NX=None):
-        return F.dropout(self.inner(stream_NKD, is_read_NK, extra_NX), 0.5, training=True)
+    def forward(self, stream_NKD, is_read_NK, extra_NX=None, summary_NS=None):
+        return F.dropout(self.inner(stream_NKD, is_read_NK, extra_NX, summary_NS), 0.5, training=True)
 
 
 class WritesUnseen(WritesToTheStream):
-    def forward(self, stream_NKD, is_read_NK, extra_NX=None):
+    def forward(self, stream_NKD, is_read_NK, extra_NX=None, summary_NS=None):
         stream_NKD.numpy()[0] += 1e-3
-        return self.inner(stream_NKD, is_read_NK, extra_NX)
+        return self.inner(stream_NKD, is_read_NK, extra_NX, summary_NS)
 
 
 class WritesToAWeight(WritesToTheStream):
@@ -164,14 +164,14 @@ class WritesToAWeight(WritesToTheStream):
         super().__init__(inner)
         self.sibling = (sibling,)
 
-    def forward(self, stream_NKD, is_read_NK, extra_NX=None):
+    def forward(self, stream_NKD, is_read_NK, extra_NX=None, summary_NS=None):
         self.sibling[0].data += 1e-3
-        return self.inner(stream_NKD, is_read_NK, extra_NX)
+        return self.inner(stream_NKD, is_read_NK, extra_NX, summary_NS)
 
 
 class DrawsFromNumpy(WritesToTheStream):
-    def forward(self, stream_NKD, is_read_NK, extra_NX=None):
-        return self.inner(stream_NKD, is_read_NK, extra_NX) + np.random.rand()
+    def forward(self, stream_NKD, is_read_NK, extra_NX=None, summary_NS=None):
+        return self.inner(stream_NKD, is_read_NK, extra_NX, summary_NS) + np.random.rand()
 
 
 @pytest.mark.parametrize("sabotage", [WritesToTheStream, WritesUnseen])

@@ -58,7 +58,7 @@ def examples(model: SceneMiner, scenes: int = 24, seed: int = 0) -> TrainingSet:
 def base_trainer(config: TrainConfig = TRAIN, data: TrainingSet | None = None) -> Trainer:
     model = untrained()
     train = data if data is not None else examples(model)
-    return Trainer(BaseTask(model), train, examples(model, 10, seed=1), config)
+    return Trainer(BaseTask(model, train), train, examples(model, 10, seed=1), config)
 
 
 def head_trainer(head: str, config: TrainConfig = TRAIN) -> tuple[SceneMiner, Trainer]:
@@ -67,7 +67,7 @@ def head_trainer(head: str, config: TrainConfig = TRAIN) -> tuple[SceneMiner, Tr
         model.add_own_head(OwnHead(name=head, tags=("deer",)))
     model.add_reader(head)
     train = examples(model)
-    return model, Trainer(HeadTask(model, head, train.features), train, train, config)
+    return model, Trainer(HeadTask(model, head, train.features, train), train, train, config)
 
 
 def test_a_base_learns_what_it_is_taught():
