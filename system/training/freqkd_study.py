@@ -18,7 +18,6 @@ from system.backbones.vit import load_vit, vit_facts, vit_hash
 from system.config import FrozenConfig
 from system.errors import ConfigError, NightminerError
 from system.freqkd.distiller import DistillConfig, Distiller
-from system.freqkd.losses import RECIPES
 from system.freqkd.probe import STRENGTH, draw_pictures
 from system.freqkd.registration import REGISTRATION_VERSION
 from system.pairs.pixels import InfraredMapping
@@ -97,8 +96,8 @@ def study_freqkd(
     refuse_shared(train, test)
     classes = shared_classes(train, test)
     blocks = _refuse_blocks(config, arms)
-    settings = _settings(config, train, test)
-    _refuse_other_settings(out, settings)
+    settings = _settings(config, arms, train, test)
+    settings["recipes"] |= _refuse_other_settings(out, settings)
     torch.set_num_threads(config.threads)
     bench = Bench(
         out.absolute(), train, test, classes, config.probe_block, config.distill, config.rounds, torch.zeros(0)
@@ -278,9 +277,9 @@ def _ours(config: StudyConfig, arms: Sequence[Arm]) -> str:
     return name
 
 
-def _settings(config: StudyConfig, train: ProbeSet, test: ProbeSet) -> dict[str, Any]:
+def _settings(config: StudyConfig, arms: Sequence[Arm], train: ProbeSet, test: ProbeSet) -> dict[str, Any]:
     """What all runs of a folder have in common; arms, drifts and seeds may be added."""
-    recipes = {name: None if loss is None else loss.model_dump(mode="json") for name, loss in RECIPES.items()}
+    recipes = {arm.name: None if arm.loss is None else arm.loss.model_dump(mode="json") for arm in arms}
     return {
         "distill": json.loads(config.distill.model_dump_json(exclude={"loss", "seed", "merge_factor"})),
         "backbone": vit_hash(load_vit(config.distill.tower)),
@@ -291,7 +290,12 @@ def _settings(config: StudyConfig, train: ProbeSet, test: ProbeSet) -> dict[str,
     }
 
 
-def _refuse_other_settings(out: Path, settings: dict[str, Any]) -> None:
+def _refuse_other_settings(out: Path, settings: dict[str, Any]) -> dict[str, Any]:
+    """Returns: the recipes of the folder's other arms.
+
+    Raises:
+        ConfigError: `out` cannot be read, or holds a study with other settings.
+    """
     file = out / _SETTINGS
     try:
         before = json.loads(file.read_text("utf-8")) if file.is_file() else settings
@@ -299,9 +303,12 @@ def _refuse_other_settings(out: Path, settings: dict[str, Any]) -> None:
         raise ConfigError(f"{file}: cannot be read: {error.strerror}") from error
     except ValueError as error:
         raise ConfigError(f"{file}: expected JSON: {error}") from error
-    if before != settings:
-        differing = sorted(key for key in settings if before.get(key) != settings[key])
+    recipes, known = settings["recipes"], before.get("recipes", {})
+    differing = sorted(key for key in settings if key != "recipes" and before.get(key) != settings[key])
+    differing += [f"recipe of {arm}" for arm in sorted(recipes.keys() & known) if recipes[arm] != known[arm]]
+    if differing:
         raise ConfigError(f"{out}: holds a study with other settings ({', '.join(differing)}); choose another --out")
+    return {arm: loss for arm, loss in known.items() if arm not in recipes}
 
 
 def _write_settings(out: Path, settings: dict[str, Any]) -> None:

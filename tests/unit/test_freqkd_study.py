@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from system.freqkd.distiller import DistillConfig
 from system.freqkd.probe import draw_pictures
 from system.report.freqkd_study import freqkd_table, study_markdown, write_plot
 from system.training.freqkd_arms import drift_shifts, drifted, parse_arm, parse_arms
+from system.training.freqkd_study import _refuse_other_settings
 from system.training.freqkd_summary import RunFigures, summarise
 
 CLASSES = ("person", "car")
@@ -127,3 +129,15 @@ def test_a_study_is_told_in_words_tables_and_a_plot(tmp_path: Path):
     write_plot(result, tmp_path / "study.png")
     assert (tmp_path / "study.png").stat().st_size > 10_000
     assert freqkd_table(result).row_count == 3
+
+
+def test_a_study_folder_takes_new_arms_but_no_arm_that_became_another(tmp_path: Path):
+    settings = {"distill": {"epochs": 1}, "recipes": {"mse": {"kind": "mse"}}}
+    assert _refuse_other_settings(tmp_path, settings) == {}
+    (tmp_path / "settings.json").write_text(json.dumps(settings), "utf-8")
+    more = settings | {"recipes": {"cosine": {"kind": "cosine"}}}
+    assert _refuse_other_settings(tmp_path, more) == {"mse": {"kind": "mse"}}
+    with pytest.raises(ConfigError, match=r"other settings \(recipe of mse\)"):
+        _refuse_other_settings(tmp_path, settings | {"recipes": {"mse": {"kind": "log_mse"}}})
+    with pytest.raises(ConfigError, match=r"other settings \(distill\)"):
+        _refuse_other_settings(tmp_path, settings | {"distill": {"epochs": 2}})
