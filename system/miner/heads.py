@@ -137,16 +137,7 @@ class EmbeddingHead(Head):
 
 
 class TagHead(Head):
-    """sigmoid(zero-shot logits + W_o h(stream) + W_s summary), W_o and W_s zero at first."""
-
-    def logits(
-        self,
-        stream_NKD: Tensor,
-        is_read_NK: Tensor,
-        zero_shot_logits_NT: Tensor,
-        summary_NS: Tensor | None = None,
-    ) -> Tensor:
-        return zero_shot_logits_NT + self.added(stream_NKD, is_read_NK, None, summary_NS)[:, 0]
+    """Logits: zero-shot + W_o h(stream) + W_s summary, W_o and W_s zero at first."""
 
     def forward(
         self,
@@ -155,17 +146,14 @@ class TagHead(Head):
         zero_shot_logits_NT: Tensor,
         summary_NS: Tensor | None = None,
     ) -> Tensor:
-        return torch.sigmoid(self.logits(stream_NKD, is_read_NK, zero_shot_logits_NT, summary_NS))
+        return zero_shot_logits_NT + self.added(stream_NKD, is_read_NK, None, summary_NS)[:, 0]
 
 
 class OwnTagHead(Head):
-    """sigmoid(W_o h(stream) + W_s summary): tags of a user's own, 0.5 before training."""
-
-    def logits(self, stream_NKD: Tensor, is_read_NK: Tensor, summary_NS: Tensor | None = None) -> Tensor:
-        return self.added(stream_NKD, is_read_NK, None, summary_NS)[:, 0]
+    """Logits of a user's own tags: W_o h(stream) + W_s summary, 0 before training."""
 
     def forward(self, stream_NKD: Tensor, is_read_NK: Tensor, summary_NS: Tensor | None = None) -> Tensor:
-        return torch.sigmoid(self.logits(stream_NKD, is_read_NK, summary_NS))
+        return self.added(stream_NKD, is_read_NK, None, summary_NS)[:, 0]
 
 
 class RiskHead(Head):
@@ -177,16 +165,11 @@ class RiskHead(Head):
 
     extra = EGO_FACTS
 
-    def logits(
-        self, stream_NKD: Tensor, is_read_NK: Tensor, ego_N3: Tensor, summary_NS: Tensor | None = None
-    ) -> Tensor:
-        return self.added(stream_NKD, is_read_NK, ego_facts(ego_N3), summary_NS)[:, 0, 0]
+    def logits(self, stream_NKD: Tensor, is_read_NK: Tensor, ego_N3: Tensor) -> Tensor:
+        return self.added(stream_NKD, is_read_NK, ego_facts(ego_N3))[:, 0, 0]
 
-    def forward(
-        self, stream_NKD: Tensor, is_read_NK: Tensor, ego_N3: Tensor, summary_NS: Tensor | None = None
-    ) -> Tensor:
-        logits = self.logits(stream_NKD, is_read_NK, ego_N3, summary_NS)
-        return torch.sigmoid(logits).clamp_max(1.0 - 2.0**-24)
+    def forward(self, stream_NKD: Tensor, is_read_NK: Tensor, ego_N3: Tensor) -> Tensor:
+        return torch.sigmoid(self.logits(stream_NKD, is_read_NK, ego_N3)).clamp_max(1.0 - 2.0**-24)
 
 
 class ForecastHead(Head):

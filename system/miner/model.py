@@ -33,7 +33,7 @@ from system.miner.lift import ImageTower, LiftedScenes, lift_scenes
 from system.miner.miner_config import HEADS, OwnHead, SceneMinerConfig
 from system.miner.scene_batch import SceneBatch, SceneFeatures, SceneOutputs
 from system.miner.stream import SceneStream, readable
-from system.miner.summary import cell_statistics, summary
+from system.miner.summary import summary, top_cells
 from system.miner.tags import embed_taxonomy, zero_shot_logits
 from system.miner.taxonomy import Taxonomy
 
@@ -72,7 +72,7 @@ class SceneMiner(nn.Module):
             self.stream = SceneStream(tower.patch_dim, dim, config.stream_blocks, heads)
         self.embedding = EmbeddingHead(dim, tower.embedding_dim, heads, size)
         self.tags = TagHead(dim, len(taxonomy.tags), heads, size, cells)
-        self.risk = RiskHead(dim, 1, heads, size, cells)
+        self.risk = RiskHead(dim, 1, heads, size)
         self.forecast = ForecastHead(dim, config.forecast_horizon_s, config.forecast_steps, heads, size)
         self.own_heads: tuple[OwnHead, ...] = ()
         self.own = nn.ModuleDict()
@@ -219,13 +219,11 @@ class SceneMiner(nn.Module):
         lifted = lifted.to(self.words.prompts_KE.device)
         counts = lifted.counts_N.tolist()
         with torch.no_grad():
-            mean_cell, top_cell = cell_statistics(lifted.tokens)
             return SceneFeatures(
                 mean_embedding_NE=torch.stack([part.mean(0) for part in lifted.pooled_ME.split(counts)]),
                 zero_shot_logits_NK=zero_shot_logits(lifted.pooled_ME, counts, self.words),
                 tokens=lifted.tokens,
-                mean_cell_NC=mean_cell,
-                top_cell_NC=top_cell,
+                top_cell_NC=top_cells(lifted.tokens),
                 ego_N3=lifted.ego_N3,
             )
 
@@ -260,32 +258,24 @@ class SceneMiner(nn.Module):
         if head == "embedding":
             return (self.embedding(stream_NKD, is_read, features.mean_embedding_NE),)
         if head == "tags":
-            return (self.tags(stream_NKD, is_read, features.zero_shot_logits_NK, summary_of(head, features)),)
+            return (torch.sigmoid(self.tag_logits(head, stream_NKD, features)),)
         if head == "forecast":
             return self.forecast(stream_NKD, is_read, features.ego_N3)
         if head == "risk":
             known = has_pictures if self.has_risk_head else torch.zeros_like(has_pictures)
-            risk = self.risk(stream_NKD, is_read, features.ego_N3, summary_of(head, features))
-            return (torch.where(known, risk, torch.nan),)
-        own = self.own_head(head)(stream_NKD, is_read, summary_of(head, features))
+            return (torch.where(known, self.risk(stream_NKD, is_read, features.ego_N3), torch.nan),)
+        own = torch.sigmoid(self.tag_logits(head, stream_NKD, features))
         return (torch.where(has_pictures[:, None], own, torch.nan),)
 
-    def logits_of(self, head: str, stream_NKD: Tensor, features: SceneFeatures) -> Tensor:
-        """What a head of tags or of risk says before the sigmoid, [N, its answers]."""
-        is_read, given = readable(features.tokens.is_seen_NK), summary_of(head, features)
+    def tag_logits(self, head: str, stream_NKD: Tensor, features: SceneFeatures) -> Tensor:
+        """Of the taxonomy's tags or those of a user's own head, [N, tags]: sigmoid makes them the head's answer."""
+        is_read, given = readable(features.tokens.is_seen_NK), summary(features.top_cell_NC, features.ego_N3)
         if head == "tags":
-            return self.tags.logits(stream_NKD, is_read, features.zero_shot_logits_NK, given)
-        if head == "risk":
-            return self.risk.logits(stream_NKD, is_read, features.ego_N3, given)[:, None]
-        return self.own_head(head).logits(stream_NKD, is_read, given)
+            return self.tags(stream_NKD, is_read, features.zero_shot_logits_NK, given)
+        return self.own_head(head)(stream_NKD, is_read, given)
 
     def forward(self, batch: SceneBatch) -> SceneOutputs:
         return self.answer(self.encode(batch))
-
-
-def summary_of(head: str, features: SceneFeatures) -> Tensor:
-    """What a head of tags or of risk reads beside the stream, [N, S]."""
-    return summary(features.mean_cell_NC if head == "risk" else features.top_cell_NC, features.ego_N3)
 
 
 def _check_tensors(tensors: dict[str, Tensor], expected: dict[str, Tensor], where: str) -> None:

@@ -45,15 +45,13 @@ class SceneFeatures:
     Attributes:
         mean_embedding_NE: g, mean of the tower's embeddings of the scene's pictures; NaN without pictures.
         zero_shot_logits_NK: tag logits of the tower alone; NaN without pictures.
-        tokens: the 32 bird's-eye tokens. mean_cell_NC, top_cell_NC: mean and largest value over them, as of
-            `system.miner.summary.cell_statistics`.
+        tokens: the 32 bird's-eye tokens. top_cell_NC: the largest values over them, as `system.miner.summary` tells.
         ego_N3: as in the batch.
     """
 
     mean_embedding_NE: Tensor
     zero_shot_logits_NK: Tensor
     tokens: BevTokens
-    mean_cell_NC: Tensor
     top_cell_NC: Tensor
     ego_N3: Tensor
 

@@ -1,7 +1,7 @@
 """A scene in one row of numbers, and a linear reader of it: what a few hundred labels can teach.
 
-A tag asks whether something is anywhere, so it reads the largest value of each channel over the cells; risk asks how
-much is around, and reads the mean. Both read how the ego moves. Attention over the stream learns more from more labels.
+A tag asks whether something is anywhere, so it reads the largest value of each channel over the cells, and how the ego
+moves. Attention over the stream learns more from more labels.
 
 Legend: N scenes, K = 32 cells, C channels of a patch, S numbers of a summary.
 """
@@ -24,17 +24,15 @@ _FARTHEST = 5.0
 _LEAST_SPREAD = 1e-3
 
 
-def cell_statistics(tokens: BevTokens) -> tuple[Tensor, Tensor]:
-    """(mean, largest value) of each channel over the cells that were seen, [N, C] each; 0 where none was.
+def top_cells(tokens: BevTokens) -> Tensor:
+    """The largest value of each channel over the cells that were seen, [N, C]; 0 where none was.
 
     Tokens are taken in their own mean and spread, so that neither depends on the tower's scale.
     """
     values_NKC = F.layer_norm(tokens.mean_NKC, tokens.mean_NKC.shape[-1:])
     seen_NK1 = tokens.is_seen_NK[..., None]
-    count_N1 = seen_NK1.sum(1)
-    mean_NC = (values_NKC * seen_NK1).sum(1) / count_N1.clamp_min(1)
     top_NC = values_NKC.masked_fill(~seen_NK1, -torch.inf).amax(1)
-    return mean_NC, top_NC.masked_fill(count_N1 == 0, 0.0)
+    return top_NC.masked_fill(~seen_NK1.any(1), 0.0)
 
 
 def summary(cells_NC: Tensor, ego_N3: Tensor) -> Tensor:

@@ -42,7 +42,9 @@ def head_loss(miner: SceneMiner, head: str, data: TrainingSet) -> Summed:
     if head == "forecast":
         paths, probability = miner.forecast(stream, is_read, features.ego_N3)
         return forecast_loss(paths, probability, targets.future_NT2)
-    return logit_loss(head, miner.logits_of(head, stream, features), targets)
+    if head == "risk":
+        return risk_loss(miner.risk.logits(stream, is_read, features.ego_N3), targets.risk_N)
+    return tag_loss(miner.tag_logits(head, stream, features), tags_of(head, targets))
 
 
 def known_of(head: str, data: TrainingSet) -> Tensor:
@@ -57,11 +59,9 @@ def known_of(head: str, data: TrainingSet) -> Tensor:
     return (targets.own_NL >= 0).any(-1)
 
 
-def logit_loss(head: str, logits: Tensor, targets: Targets) -> Summed:
-    """The loss of a head of tags or of risk, of its logits [N, its answers]."""
-    if head == "risk":
-        return risk_loss(logits[:, 0], targets.risk_N)
-    return tag_loss(logits, targets.tags_NK if head == "tags" else targets.own_NL)
+def tags_of(head: str, targets: Targets) -> Tensor:
+    """The labels of the taxonomy's tags or of those of a user's own head."""
+    return targets.tags_NK if head == "tags" else targets.own_NL
 
 
 def tag_loss(logits_NK: Tensor, tags_NK: Tensor) -> Summed:

@@ -59,7 +59,7 @@ class Recipe:
     def task(self, miner: SceneMiner, train: TrainingSet) -> Task:
         """Raises GuardError: the head is not private."""
         if self.head is None:
-            return BaseTask(miner, train)
+            return BaseTask(miner)
         return HeadTask(miner, self.head, choose_probe(train.features), train)
 
     def training_set(self, miner: SceneMiner, examples: Examples) -> TrainingSet:

@@ -64,11 +64,9 @@ class Task:
 class BaseTask(Task):
     """The stream, the first risk and forecast readers, and a decoder that is thrown away afterwards."""
 
-    def __init__(self, miner: SceneMiner, train: TrainingSet) -> None:
-        """train: what the linear part of the risk reader is fitted to."""
+    def __init__(self, miner: SceneMiner) -> None:
         for head in BASE_HEADS:
             miner.add_reader(head)
-        fitted = fit_summary(miner, "risk", train)
         parameters = {
             name: parameter
             for name, parameter in miner.named_parameters()
@@ -79,7 +77,7 @@ class BaseTask(Task):
             self._decoder = nn.Linear(miner.config.stream_dim, miner.tower.patch_dim)
         self._decoder.to(next(iter(parameters.values())).device)
         parameters |= {f"decoder.{name}": parameter for name, parameter in self._decoder.named_parameters()}
-        super().__init__(miner, parameters, _BASE_WEIGHTS, fitted)
+        super().__init__(miner, parameters, _BASE_WEIGHTS)
 
     @property
     def num_parameters(self) -> int:

@@ -108,12 +108,12 @@ def test_heads_start_by_adding_nothing_bit_by_bit(upgrades):
         upgraded(head, upgrades) for head in (EmbeddingHead(DIM, 16, 4, SIZE), TagHead(DIM, 20, 4, SIZE))
     )
     assert torch.equal(embedding(base, is_read, g), torch.nn.functional.normalize(g, dim=-1))
-    assert torch.equal(tags(base, is_read, logits), torch.sigmoid(logits))
+    assert torch.equal(tags(base, is_read, logits), logits)
     paths, probability = upgraded(ForecastHead(DIM, 3.0, 6, 4, SIZE), upgrades)(base, is_read, EGO.repeat(3, 1))
     prior_paths, prior_logits = kinematic_modes(EGO.repeat(3, 1), 3.0, 6)
     assert torch.equal(paths, prior_paths) and torch.equal(probability, prior_logits.softmax(-1))
     assert upgraded(RiskHead(DIM, 1, 4, SIZE), upgrades)(base, is_read, EGO.repeat(3, 1)).tolist() == [0.5] * 3
-    assert upgraded(OwnTagHead(DIM, 2, 4, SIZE), upgrades)(base, is_read).tolist() == [[0.5, 0.5]] * 3
+    assert upgraded(OwnTagHead(DIM, 2, 4, SIZE), upgrades)(base, is_read).tolist() == [[0, 0]] * 3
 
 
 @pytest.mark.parametrize("outputs", [1, 2, 13, 20, 384, 768])

@@ -14,10 +14,10 @@ from system.errors import ModelError
 from system.miner.bev import NUM_CELLS, BevTokens
 from system.miner.heads import TagHead
 from system.miner.miner_config import OwnHead
-from system.miner.summary import EGO_NUMBERS, SummaryReader, cell_statistics, summary
+from system.miner.summary import EGO_NUMBERS, SummaryReader, summary, top_cells
 from system.training import losses, summary_fit
 from system.training.summary_fit import fit_summary
-from system.training.targets import Targets, TrainingSet
+from system.training.targets import TrainingSet
 from tests.unit.test_training import examples, untrained
 
 CELLS = 6
@@ -31,17 +31,15 @@ def some_tokens(scenes: int = 4) -> BevTokens:
     return BevTokens(mean, torch.zeros_like(mean), torch.zeros(scenes, NUM_CELLS), seen)
 
 
-def test_statistics_are_of_the_seen_cells_alone_and_free_of_the_towers_scale():
+def test_top_values_are_of_the_seen_cells_alone_and_free_of_the_towers_scale():
     tokens = some_tokens()
-    mean_NC, top_NC = cell_statistics(tokens)
+    top_NC = top_cells(tokens)
     for n in range(3):
         held = torch.nn.functional.layer_norm(tokens.mean_NKC[n][tokens.is_seen_NK[n]], (CELLS,))
-        torch.testing.assert_close(mean_NC[n], held.mean(0))
         torch.testing.assert_close(top_NC[n], held.amax(0))
-    assert not mean_NC[3].any() and not top_NC[3].any()
+    assert not top_NC[3].any()
     scaled = replace(tokens, mean_NKC=50 * tokens.mean_NKC + 3)
-    for one, other in zip(cell_statistics(scaled), (mean_NC, top_NC), strict=True):
-        torch.testing.assert_close(one, other, atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(top_cells(scaled), top_NC, atol=1e-3, rtol=1e-3)
 
 
 def test_each_number_counts_in_its_own_spread_and_the_unknown_says_nothing():
@@ -63,7 +61,7 @@ def test_a_reader_that_has_no_room_for_a_summary_has_none():
         few.readers[0](torch.zeros(1, NUM_CELLS, 32), torch.ones(1, NUM_CELLS, dtype=torch.bool))
 
 
-@pytest.mark.parametrize("head", ["tags", "risk", "animals"])
+@pytest.mark.parametrize("head", ["tags", "animals"])
 def test_a_fit_lowers_the_loss_sets_nothing_else_and_is_the_same_each_time(head):
     def fitted() -> tuple[dict[str, torch.Tensor], float, float, set[str]]:
         model = untrained()
@@ -86,18 +84,19 @@ def test_a_fit_lowers_the_loss_sets_nothing_else_and_is_the_same_each_time(head)
 
 
 def test_a_fit_is_the_ridge_that_scikit_learn_finds(monkeypatch):
-    def squares(_head: str, logits: torch.Tensor, targets: Targets) -> losses.Summed:
-        return (logits[:, 0] - targets.risk_N).square().sum(), torch.tensor(float(len(logits)))
+    def squares(answers: torch.Tensor, wanted: torch.Tensor) -> losses.Summed:
+        return (answers - wanted).square().sum(), torch.tensor(float(len(answers)))
 
-    monkeypatch.setattr(summary_fit, "logit_loss", squares)
+    monkeypatch.setattr(summary_fit, "tag_loss", squares)
     model = untrained()
-    model.add_reader("risk")
+    model.add_own_head(OwnHead(name="animals", tags=("deer",)))
+    model.add_reader("animals")
     data = examples(model, 60)
-    fit_summary(model, "risk", data)
-    reader = model.risk.readers[0].summary
-    inputs = reader.inputs(summary(data.features.mean_cell_NC, data.features.ego_N3)).numpy()
-    theirs = Ridge(alpha=3.0 * len(data)).fit(inputs, data.targets.risk_N.numpy())
-    np.testing.assert_allclose(reader.out.weight.detach().numpy()[0], theirs.coef_, atol=1e-4)
+    fit_summary(model, "animals", data)
+    reader = model.own_head("animals").readers[0].summary
+    inputs = reader.inputs(summary(data.features.top_cell_NC, data.features.ego_N3)).numpy()
+    theirs = Ridge(alpha=0.03 * len(data)).fit(inputs, data.targets.own_NL[:, 0].numpy())
+    np.testing.assert_allclose(reader.out.weight.detach().numpy()[0], theirs.coef_, atol=1e-3)
     np.testing.assert_allclose(float(reader.out.bias), theirs.intercept_, atol=1e-3)
 
 

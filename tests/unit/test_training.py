@@ -58,7 +58,7 @@ def examples(model: SceneMiner, scenes: int = 24, seed: int = 0) -> TrainingSet:
 def base_trainer(config: TrainConfig = TRAIN, data: TrainingSet | None = None) -> Trainer:
     model = untrained()
     train = data if data is not None else examples(model)
-    return Trainer(BaseTask(model, train), train, examples(model, 10, seed=1), config)
+    return Trainer(BaseTask(model), train, examples(model, 10, seed=1), config)
 
 
 def head_trainer(head: str, config: TrainConfig = TRAIN) -> tuple[SceneMiner, Trainer]:
