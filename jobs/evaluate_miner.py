@@ -61,12 +61,15 @@ def main(
         sources = [*(frames or ()), *(logs or ())]
         if not sources:
             raise ConfigError("--frames or --logs is missing: what is the model to be judged on?")
-        source = SourceConfig(
-            logs=tuple(sources),
-            tower=tower,
-            rules=rules,
-            cache=cache,
-            windows=WindowConfig.of_options(window_s, stride_s, keyframe_hz),
+        source = SourceConfig.parse(
+            {
+                "logs": tuple(sources),
+                "tower": tower,
+                "rules": rules,
+                "cache": cache,
+                "windows": WindowConfig.of_options(window_s, stride_s, keyframe_hz),
+            },
+            "options",
         )
         rows = {}
         with ConsoleProgress("reading") as progress:

@@ -80,15 +80,18 @@ def main(
             raise ConfigError(
                 f"--head {head} and --own-head {own_head}, which is called {new.name!r}: give one of them"
             )
-        source = SourceConfig(
-            logs=tuple(logs),
-            tower=tower,
-            labels=labels,
-            rules=rules,
-            own_labels=own_labels,
-            cache=cache,
-            test_share=test_share,
-            windows=WindowConfig.of_options(window_s, stride_s, keyframe_hz),
+        source = SourceConfig.parse(
+            {
+                "logs": tuple(logs),
+                "tower": tower,
+                "labels": labels,
+                "rules": rules,
+                "own_labels": own_labels,
+                "cache": cache,
+                "test_share": test_share,
+                "windows": WindowConfig.of_options(window_s, stride_s, keyframe_hz),
+            },
+            "options",
         )
         config = TrainConfig.parse(
             {

@@ -25,6 +25,6 @@ LearningRate = Annotated[float, typer.Option(help="Peak learning rate of AdamW."
 WeightDecay = Annotated[float, typer.Option(help="Weight decay of AdamW.")]
 HiddenCells = Annotated[float, typer.Option(help="Share of bird's-eye cells hidden in a training step.")]
 Seed = Annotated[int, typer.Option(help="Of the order of the scenes and of the hidden cells.")]
-Workers = Annotated[int, typer.Option(help="Ray Train workers; the result does not depend on it.")]
-Threads = Annotated[int, typer.Option("--worker-threads", help="CPUs of each of them.")]
+Workers = Annotated[int, typer.Option(min=1, help="Ray Train workers; the result does not depend on it.")]
+Threads = Annotated[int, typer.Option("--worker-threads", min=1, help="CPUs of each of them.")]
 Gpu = Annotated[bool, typer.Option("--gpu", help="Give every worker a GPU.")]

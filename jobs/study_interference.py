@@ -24,7 +24,7 @@ def main(
     head: Annotated[str, typer.Option(help="`tags`, `embedding`, `risk` or `forecast`.")] = "tags",
     arms: Annotated[
         list[str] | None,
-        typer.Option(help="`ours`, `adapter_random`, `adapter_zero`, `unfrozen`; all, if none is given. Repeatable."),
+        typer.Option(help="Comma-separated: `ours`, `adapter_random`, `adapter_zero`, `unfrozen`; all, if not given."),
     ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Runs of each arm.")] = 5,
     tower: options.Tower = "packaged",
@@ -59,20 +59,29 @@ def main(
         from system.training.examples import SourceConfig
         from system.training.study import ARMS, StudyConfig, study_interference
 
-        source = SourceConfig(
-            logs=tuple(logs),
-            tower=tower,
-            labels=labels,
-            rules=rules,
-            cache=cache,
-            test_share=test_share,
-            windows=WindowConfig.of_options(window_s, stride_s, keyframe_hz),
+        source = SourceConfig.parse(
+            {
+                "logs": tuple(logs),
+                "tower": tower,
+                "labels": labels,
+                "rules": rules,
+                "cache": cache,
+                "test_share": test_share,
+                "windows": WindowConfig.of_options(window_s, stride_s, keyframe_hz),
+            },
+            "options",
         )
         config = TrainConfig.parse(
             {"epochs": epochs, "patience": patience, "batch_size": batch_size, "learning_rate": learning_rate},
             "options",
         )
-        study = StudyConfig(base=base, head=head, arms=tuple(arms or ARMS), seeds=seeds, threads=threads)
+        study = StudyConfig(
+            base=base,
+            head=head,
+            arms=tuple(arm.strip() for text in arms for arm in text.split(",")) if arms else ARMS,
+            seeds=seeds,
+            threads=threads,
+        )
         with ConsoleProgress("reading") as progress:
             result = study_interference(source, study, config, out, progress)
         leave_ray()

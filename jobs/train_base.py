@@ -59,14 +59,17 @@ def main(
         from system.training.config import TrainConfig
         from system.training.examples import SourceConfig
 
-        source = SourceConfig(
-            logs=tuple(logs),
-            tower=tower,
-            labels=labels,
-            rules=rules,
-            cache=cache,
-            test_share=test_share,
-            windows=WindowConfig.of_options(window_s, stride_s, keyframe_hz),
+        source = SourceConfig.parse(
+            {
+                "logs": tuple(logs),
+                "tower": tower,
+                "labels": labels,
+                "rules": rules,
+                "cache": cache,
+                "test_share": test_share,
+                "windows": WindowConfig.of_options(window_s, stride_s, keyframe_hz),
+            },
+            "options",
         )
         config = TrainConfig.parse(
             {

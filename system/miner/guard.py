@@ -223,11 +223,6 @@ def _in_dtype(miner: SceneMiner, dtype: torch.dtype) -> Iterator[None]:
         miner.load_state_dict(exact)
 
 
-def _prefix(miner: SceneMiner, head: str) -> str:
-    wanted = miner.heads[head]
-    return next(name for name, module in miner.named_modules() if module is wanted)
-
-
 def _random_states() -> tuple[str, str, str]:
     """Of torch, numpy and Python."""
     of_numpy = pickle.dumps(np.random.get_state())

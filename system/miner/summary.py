@@ -16,7 +16,7 @@ from system.miner.bev import BevTokens
 
 # Speed, yaw rate, acceleration, and yaw rate without its sign.
 EGO_NUMBERS = 4
-# Against one channel of more than a thousand.
+# One number against a thousand channels, whose evidence adds up; chosen by leaving out groups of training scenes.
 _EGO_WEIGHT = 10.0
 # What no training scene showed moves an answer no further than this many spreads would.
 _FARTHEST = 5.0

@@ -32,8 +32,12 @@ _DONE_SCHEMA = pa.schema(
 
 @dataclass
 class CachedLogs:
-    """computed, already: scenes. images: read now. faults: scenes and logs that could not be read, and why."""
+    """scene_ids: all of the logs. computed, already: scenes. images: read now.
 
+    faults: scenes and logs that could not be read, and why.
+    """
+
+    scene_ids: IdSet = field(default_factory=IdSet)
     computed: int = 0
     already: int = 0
     images: int = 0
@@ -58,7 +62,7 @@ def cache_features(
     for damaged in held.damaged:
         progress.note(damaged)
     plan = plan_mining(MineConfig(logs=logs, store="unused", windows=windows), IdSet(held.where), IdSet())
-    done.already = plan.already
+    done.scene_ids, done.already = plan.scene_ids, plan.already
     done.faults += [f"{bad.uri}: {bad.code}: {bad.message}" for bad in plan.bad_logs]
     progress.expect(plan.todo)
     if not plan.chunks:

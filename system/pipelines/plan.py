@@ -48,10 +48,12 @@ class Chunk:
 class MiningPlan:
     """Counted before anything is mined, so that the reconciliation at the end compares two independent counts.
 
-    found: every scene and every log that could not be listed. already, quarantined_before: what earlier runs settled.
+    scene_ids: every scene of the logs, settled or not. found: every scene and every log that could not be listed.
+    already, quarantined_before: what earlier runs settled.
     deferred: left out by `limit`.
     """
 
+    scene_ids: IdSet = field(default_factory=IdSet)
     found: int = 0
     already: int = 0
     quarantined_before: int = 0
@@ -89,7 +91,7 @@ def plan_mining(config: MineConfig, committed: IdSet, quarantined: IdSet) -> Min
         plan.skipped += skipped
     if not plan.recognised:
         raise ConfigError(f"no log was recognised below {', '.join(config.logs)}")
-    seen = IdSet()
+    seen = plan.scene_ids
     pending: list[WindowRef] = []
     weight = 0
     for log in _list_all(plan.recognised):

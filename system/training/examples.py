@@ -105,7 +105,11 @@ def gather(
     for fault in faults:
         progress.note(f"left out: {fault}")
     held = cache.scenes().where
-    keep = np.array([n for n, scene_id in enumerate(labels.scene_ids) if scene_id in held], dtype=np.intp)
+    # The cache is shared: it holds the scenes of other logs too.
+    named = [n for n, scene_id in enumerate(labels.scene_ids) if scene_id in cached.scene_ids]
+    keep = np.array([n for n in named if labels.scene_ids[n] in held], dtype=np.intp)
+    if len(named) < len(labels):
+        progress.note(f"{len(labels) - len(named)} of {len(labels)} labelled scenes are of other logs and are left out")
     if not len(keep):
         raise DataError(
             "no_scenes",

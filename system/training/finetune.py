@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -99,7 +100,7 @@ def finetune_head(
         base=str(Path(upgrade.base).absolute()),
         head=upgrade.head,
         own_head=own_head,
-        untrained_tags=upgrade.leave_out,
+        untrained_tags=_untrained(upgrade, saved.taxonomy, positives, progress),
     )
     run_folder = out.with_name(f".{out.name}.training")
     progress.phase(f"training head {upgrade.head} on {len(parts['train'])} scenes, judged on {len(parts['val'])}")
@@ -202,6 +203,13 @@ def _refuse_untaught(
     names, values = (own_head.tags, train.own_NL) if own_head is not None else (taxonomy.names, labels.values_NK)
     seen = values[labels.has_pictures_N]
     present, absent = (seen == PRESENT).sum(0), (seen == ABSENT).sum(0)
+    always = [name for k, name in enumerate(names) if present[k] and not absent[k] and name not in leave_out]
+    if always and own_head is not None:
+        raise DataError(
+            "no_negative",
+            f"head {head!r}: every labelled training scene with pictures shows {', '.join(always)}; add rows of scenes "
+            "that do not, with value 0",
+        )
     needed = [k for k, name in enumerate(names) if own_head is not None or (absent[k] and name not in leave_out)]
     lacking = [names[k] for k in needed if not present[k]]
     if lacking:
@@ -210,12 +218,25 @@ def _refuse_untaught(
         raise DataError(
             "no_positive", f"head {head!r}: no training scene with pictures shows {shown}; add logs or labels{way_out}"
         )
-    found = {name: int(present[k]) for k, name in enumerate(names) if present[k] and name not in leave_out}
+    left = {*leave_out, *always}
+    found = {name: int(present[k]) for k, name in enumerate(names) if present[k] and name not in left}
     if not found:
         raise DataError(
             "no_positive", f"head {head!r}: no training scene with pictures has a label that it could learn"
         )
     return found
+
+
+def _untrained(
+    upgrade: UpgradeConfig, taxonomy: Taxonomy, positives: Mapping[str, int], progress: ConsoleProgress
+) -> tuple[str, ...]:
+    """Tags of the taxonomy that are left as they are; those that every known scene shows teach nothing but yes."""
+    if upgrade.head != "tags":
+        return upgrade.leave_out
+    others = tuple(name for name in taxonomy.names if name not in positives and name not in upgrade.leave_out)
+    if others:
+        progress.note(f"not trained, because training scenes do not show both kinds: {', '.join(others)}")
+    return (*upgrade.leave_out, *others)
 
 
 def _refuse_none(known: int, head: str, what: str) -> dict[str, int]:

@@ -16,6 +16,7 @@ import torch
 from ray.train.torch import TorchTrainer, get_device
 
 from system.errors import ConfigError, ModelError
+from system.miner.identity import FORMAT, saved_model_id
 from system.miner.miner_config import OwnHead, SceneMinerConfig
 from system.miner.model import SceneMiner, Tower
 from system.miner.remembered_tower import RememberedTower
@@ -90,7 +91,7 @@ def train_on_ray(recipe: Recipe, tower: RememberedTower, train: Examples, val: E
         ConfigError: the folder holds a training with other settings. ModelError: the loss became no number, or workers
             died more often than `max_failures`.
     """
-    _claim(run_folder, recipe, train, val)
+    _claim(run_folder, recipe, tower.tower_id, train, val)
     config = recipe.config
     logging.getLogger("ray.train").setLevel(logging.ERROR)
     trainer = TorchTrainer(
@@ -155,13 +156,15 @@ def _finished(recipe: Recipe, miner: SceneMiner, train: Examples, folder: Path) 
     return Trained(miner, task.num_parameters, progress)
 
 
-def _claim(folder: Path, recipe: Recipe, train: Examples, val: Examples) -> None:
+def _claim(folder: Path, recipe: Recipe, tower_id: str, train: Examples, val: Examples) -> None:
     """Begin a run folder, or check that it is of this very training."""
     settings = {
         "tower": recipe.tower,
         "taxonomy": recipe.taxonomy.model_dump(mode="json"),
         "config": recipe.config.model_dump(exclude={"workers", "threads_per_worker", "use_gpu", "max_failures"}),
-        "base": recipe.base,
+        "tower_id": tower_id,
+        "base": recipe.base and saved_model_id(recipe.base, tower_id),
+        "format": FORMAT,
         "head": recipe.head,
         "own_head": recipe.own_head.model_dump(mode="json") if recipe.own_head else None,
         "untrained_tags": list(recipe.untrained_tags),

@@ -8,6 +8,8 @@ settings. Arms differ in what else may learn:
     adapter_zero      the same, the adapter adding nothing at first.
     unfrozen          every weight of the model.
 
+The linear part of the reader is fitted before, in every arm alike.
+
 Legend: N scenes, K cells, D stream width.
 """
 

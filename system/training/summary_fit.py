@@ -16,7 +16,7 @@ from system.miner.summary import SummaryReader, summary
 from system.training.losses import known_of, tag_loss, tags_of
 from system.training.targets import TrainingSet
 
-# Of the squared weights of one answer, beside the mean loss; chosen by leaving out groups of training scenes, where
+# Of the squared weights of one tag, beside its mean loss; chosen by leaving out groups of training scenes, where
 # anything from 0.01 to 0.1 does as well.
 _RIDGE = 0.03
 _MOST_STEPS = 100
@@ -55,13 +55,15 @@ def _fit(miner: SceneMiner, head: str, part: SummaryReader, data: TrainingSet) -
     learns = [parameter.requires_grad for parameter in (weight, bias)]
     weight.requires_grad_(True)
     bias.requires_grad_(True)
-    ridge = _RIDGE / len(weight)
+    labels_NK = tags_of(head, data.targets)
+    # Each tag is weighed by its known labels in the mean loss, and so is its ridge: its fit does not depend on others.
+    ridge_K = _RIDGE * (labels_NK >= 0).sum(0) / (labels_NK >= 0).sum()
     optimizer = torch.optim.LBFGS([weight, bias], max_iter=_MOST_STEPS, line_search_fn="strong_wolfe")
 
     def closure() -> Tensor:
         optimizer.zero_grad()
-        loss, count = tag_loss(before + part.out(inputs_NS), tags_of(head, data.targets))
-        total = loss / count + ridge * weight.square().sum()
+        loss, count = tag_loss(before + part.out(inputs_NS), labels_NK)
+        total = loss / count + (ridge_K * weight.square().sum(1)).sum()
         total.backward()
         return total
 

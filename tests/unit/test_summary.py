@@ -132,3 +132,16 @@ def test_broken_features_end_a_fit_with_the_heads_name():
 
 def test_ego_numbers_are_those_of_a_summary():
     assert summary(torch.zeros(1, CELLS), torch.zeros(1, 3)).shape == (1, CELLS + EGO_NUMBERS)
+
+
+def test_the_fit_of_a_tag_does_not_depend_on_what_is_known_of_others():
+    found = []
+    for known in (1, 8):
+        model = untrained()
+        model.add_reader("tags")
+        data = examples(model)
+        tags = data.targets.tags_NK.clone()
+        tags[:, known:] = -1
+        fit_summary(model, "tags", replace(data, targets=replace(data.targets, tags_NK=tags)))
+        found.append(model.tags.readers[0].summary.out.weight[0].detach().clone())
+    torch.testing.assert_close(found[0], found[1], atol=2e-3, rtol=2e-3)
