@@ -7,6 +7,7 @@ import os
 import signal
 import threading
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import ray
@@ -64,6 +65,24 @@ def _init() -> None:
         log_to_driver=False,
         object_store_memory=_LOCAL_OBJECT_STORE_BYTES,
     )
+
+
+def check_workers(workers: int, threads: int, use_gpu: bool, note: Callable[[str], None]) -> None:
+    """Say so where training workers will have to wait, since Ray waits without a word.
+
+    Raises:
+        ConfigError: they would wait for ever, because this machine's own cluster does not grow.
+    """
+    resources = ray.cluster_resources()
+    cpus, gpus = int(resources.get("CPU", 0)), int(resources.get("GPU", 0))
+    lacking = [f"{workers * threads} CPUs, it has {cpus}"] * (workers * threads > cpus)
+    lacking += [f"{workers} GPUs, it has {gpus}"] * (use_gpu and workers > gpus)
+    if not lacking:
+        return
+    told = f"{workers} workers of {threads} threads want " + " and ".join(lacking)
+    if not os.environ.get("RAY_ADDRESS"):
+        raise ConfigError(f"{told}: this machine; ask for fewer --workers or --worker-threads, or submit to a cluster")
+    note(f"{told} (the cluster): they wait until there are more")
 
 
 def size_pool(config: PoolConfig, cpus: float, gpus: float) -> PoolSize:

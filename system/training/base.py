@@ -11,7 +11,7 @@ from system.backbones.runtime import Runtime
 from system.errors import DataError
 from system.miner.remembered_tower import RememberedTower
 from system.miner.taxonomy import Taxonomy
-from system.pipelines.resources import connect_to_ray
+from system.pipelines.resources import check_workers, connect_to_ray
 from system.report.console import ConsoleProgress
 from system.store.runs import git_commit
 from system.training.certificate import library_versions, now
@@ -61,6 +61,7 @@ def train_base(
     recipe = Recipe(source.tower, taxonomy, config)
     progress.phase(f"training on {len(parts['train'])} scenes, judged on {len(parts['val'])}")
     connect_to_ray()
+    check_workers(config.workers, config.threads_per_worker, config.use_gpu, progress.note)
     tower = RememberedTower.of(load_tower(source.tower, Runtime()), taxonomy)
     trained = train_on_ray(recipe, tower, parts["train"], parts["val"], run_folder)
     folder = unpublished(out)

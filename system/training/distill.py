@@ -13,8 +13,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import ray
-
 from system.backbones.vit import load_vit, refuse_blocks, vit_facts
 from system.errors import ConfigError, DataError
 from system.freqkd.adapters import add_adapters, load_adapter_state
@@ -22,7 +20,7 @@ from system.freqkd.distiller import DistillConfig, Distiller
 from system.pairs.pixels import InfraredMapping
 from system.pairs.registry import open_pairs
 from system.pipelines.pair_stream import PairName
-from system.pipelines.resources import connect_to_ray
+from system.pipelines.resources import check_workers, connect_to_ray
 from system.report.console import ConsoleProgress
 from system.store.runs import git_commit
 from system.training.certificate import library_versions, now
@@ -91,11 +89,7 @@ def distill(
     for split, count in gathered.other_splits.items():
         progress.note(f"not learnt from: {count} pairs of the split {split!r} (--split)")
     connect_to_ray()
-    wanted, found = run.workers * run.threads, int(ray.cluster_resources().get("CPU", 0))
-    if wanted > found:
-        progress.note(
-            f"the cluster has {found} CPUs, {run.workers} workers want {wanted}: they wait until there are more"
-        )
+    check_workers(run.workers, run.threads, run.use_gpu, progress.note)
     logging.getLogger("ray.train").setLevel(logging.ERROR)
     with _shown(run_folder, config.batch_size, progress):
         state, trained = distill_on_ray(config, run, gathered.names, source.mapping, run_folder)

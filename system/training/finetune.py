@@ -18,7 +18,7 @@ from system.miner.miner_config import HEADS, OwnHead
 from system.miner.model import SceneMiner
 from system.miner.remembered_tower import RememberedTower
 from system.miner.taxonomy import Taxonomy
-from system.pipelines.resources import connect_to_ray
+from system.pipelines.resources import check_workers, connect_to_ray
 from system.report.console import ConsoleProgress
 from system.training.base import describe_training
 from system.training.certificate import certify, choose_probe, save_probe
@@ -105,6 +105,7 @@ def finetune_head(
     run_folder = out.with_name(f".{out.name}.training")
     progress.phase(f"training head {upgrade.head} on {len(parts['train'])} scenes, judged on {len(parts['val'])}")
     connect_to_ray()
+    check_workers(config.workers, config.threads_per_worker, config.use_gpu, progress.note)
     trained = train_on_ray(recipe, tower, parts["train"], parts["val"], run_folder)
     folder = unpublished(out)
     trained.miner.save(folder)

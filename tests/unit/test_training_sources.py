@@ -12,6 +12,7 @@ from system.errors import ConfigError, DataError
 from system.labels.table import Labels
 from system.miner.miner_config import OwnHead
 from system.miner.taxonomy import load_taxonomy
+from system.pipelines import resources
 from system.pipelines.features import CachedLogs
 from system.store.ids import IdSet
 from system.training import examples as examples_module
@@ -103,3 +104,16 @@ def test_a_training_goes_on_from_no_other_base_than_its_own(tmp_path: Path):
     model.save(tmp_path / "base")
     with pytest.raises(ConfigError, match=r"other settings \(base\)"):
         _claim(tmp_path / "run", recipe, FakeTower().tower_id, examples, examples)
+
+
+@pytest.mark.parametrize(("workers", "gpu", "words"), [(3, False, "3 CPUs, it has 2"), (1, True, "1 GPUs, it has 0")])
+def test_workers_that_would_wait_for_ever_are_refused_here_and_told_of_on_a_cluster(monkeypatch, workers, gpu, words):
+    monkeypatch.setattr(resources.ray, "cluster_resources", lambda: {"CPU": 2.0})
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    notes = Notes()
+    with pytest.raises(ConfigError, match=words):
+        resources.check_workers(workers, 1, gpu, notes.note)
+    monkeypatch.setenv("RAY_ADDRESS", "auto")
+    resources.check_workers(workers, 1, gpu, notes.note)
+    resources.check_workers(2, 1, False, notes.note)
+    assert len(notes.told) == 1 and words in notes.told[0] and "wait" in notes.told[0]
