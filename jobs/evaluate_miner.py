@@ -32,7 +32,12 @@ def main(
     ] = False,
     rounds: Annotated[int, typer.Option(min=1, help="Bootstrap draws of scenes for the 95 % intervals.")] = 1000,
     tower: options.Tower = "packaged",
+    labels: options.Labels = None,
     rules: options.Rules = None,
+    own_labels: Annotated[
+        str | None,
+        typer.Option(help="CSV with scene_id (or log id), tag, value, for users' own heads; of one row."),
+    ] = None,
     cache: options.Cache = "out/features",
     window_s: options.WindowS = 4.0,
     stride_s: options.StrideS = None,
@@ -41,13 +46,14 @@ def main(
     """Judge tags, retrieval, risk, forecast and hardness; each --frames and --logs is a row, or all are one.
 
     Scenes of a town, sequence or log that the model was trained or chosen on are left out (training.json beside it
-    names them). Linear probes are trained on the model's own training scenes. Intervals come from drawing whole towns,
+    names them). Linear probes are trained on the model's own training scenes, cut and labelled as they were then; what
+    is judged, by the options here. Intervals come from drawing whole towns,
     sequences or logs, or single scenes where there are fewer than ten of those (`intervals_over` says which).
 
     The last line of stdout is one JSON object: the figures of the first row, and rows {source: figures}. A figure is
     {value, low, high}: tag_map, tag_micro_f1 (and ..._zero_shot, ..._linear_probe), tag_map_over_zero_shot,
-    tag_map_over_linear_probe, ndcg_at_10, recall_at_10 (of tag prompts; descriptions_... of the makers' words),
-    risk_spearman, risk_top_decile, ade_ratio, min_ade_ratio,
+    tag_map_over_linear_probe, own_tag_map, ndcg_at_10, recall_at_10 (of tag prompts; descriptions_... of the makers'
+    words), risk_spearman, risk_top_decile, ade_ratio, min_ade_ratio,
     hardness_critical_auc.
 
     Exit codes: 0 done; 2 a wrong option; 3 unreadable input or no scene left; 5 the model.
@@ -61,11 +67,15 @@ def main(
         sources = [*(frames or ()), *(logs or ())]
         if not sources:
             raise ConfigError("--frames or --logs is missing: what is the model to be judged on?")
+        if own_labels and len(sources) > 1 and not together:
+            raise ConfigError("--own-labels names scenes of one row: give one of --frames and --logs, or --together")
         source = SourceConfig.parse(
             {
                 "logs": tuple(sources),
                 "tower": tower,
+                "labels": labels,
                 "rules": rules,
+                "own_labels": own_labels,
                 "cache": cache,
                 "windows": WindowConfig.of_options(window_s, stride_s, keyframe_hz),
             },

@@ -54,9 +54,14 @@ def train_base(
     """
     refuse_existing(out)
     describe_tower(source.tower)
-    examples = gather(source, taxonomy, progress)
-    parts = split_examples(examples, {}, source.test_share)
-    _refuse_nothing_to_learn(parts)
+
+    def divided(examples: Examples) -> dict[str, Examples]:
+        parts = split_examples(examples, {}, source.test_share)
+        _refuse_nothing_to_learn(parts)
+        return parts
+
+    examples = gather(source, taxonomy, progress, check=divided)
+    parts = divided(examples)
     run_folder = out.with_name(f".{out.name}.training")
     recipe = Recipe(source.tower, taxonomy, config)
     progress.phase(f"training on {len(parts['train'])} scenes, judged on {len(parts['val'])}")
@@ -103,6 +108,9 @@ def describe_training(
         config=config.model_dump(mode="json"),
         logs=source.logs,
         tower=source.tower,
+        windows=source.windows,
+        labels=source.labels,
+        rules=source.rules,
         parts=groups_of(parts),
         log_parts=logs_of(parts),
         scenes={part: len(rows) for part, rows in parts.items()},

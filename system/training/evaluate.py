@@ -8,7 +8,6 @@ Legend: N scenes, K tags, E embedding width.
 from __future__ import annotations
 
 import csv
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -18,10 +17,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
 from system.backbones.loading import load_tower
 from system.backbones.runtime import choose_runtime
@@ -30,9 +25,11 @@ from system.labels.table import ABSENT, PRESENT
 from system.miner.forecast import ambiguity_m
 from system.miner.hardness import HardnessWeights, fuse, percentile_ranks
 from system.miner.lift import LiftedScenes
+from system.miner.miner_config import OwnHead
 from system.miner.model import SceneMiner
 from system.report.console import ConsoleProgress
 from system.training.examples import Examples, SourceConfig, decided_parts, gather
+from system.training.linear_probes import fit_probe, probe_features
 from system.training.metrics import (
     Floats,
     Interval,
@@ -49,7 +46,6 @@ from system.training.metrics import (
 )
 from system.training.records import read_training
 
-_STRENGTHS = (1e-4, 1e-3, 1e-2, 0.1, 1.0)
 # Intervals come from drawing whole groups where there are so many; fewer say too little, and scenes are drawn.
 _FEWEST_GROUPS = 10
 _BATCH = 256
@@ -60,7 +56,7 @@ class Evaluation:
     """Figures of one set of scenes.
 
     draw_groups: whether the intervals come from drawing whole groups, or single scenes. tags: per tag counts and AP of
-    every method. notes: what could not be judged.
+    every method; own_tags: the same of users' own heads, of the model alone. notes: what could not be judged.
     """
 
     group_N: tuple[str, ...]
@@ -68,6 +64,7 @@ class Evaluation:
     rounds: int
     figures: dict[str, Interval] = field(default_factory=dict)
     tags: dict[str, dict[str, Any]] = field(default_factory=dict)
+    own_tags: dict[str, dict[str, Any]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -87,7 +84,7 @@ class Evaluation:
         figures = {name: interval.as_json() for name, interval in self.figures.items()}
         drawn = "groups" if self.draw_groups else "scenes"
         head = {"scenes": self.scenes, "groups": self.groups, "intervals_over": drawn}
-        return {**head, **figures, "tags": self.tags, "notes": self.notes}
+        return {**head, **figures, "tags": self.tags, "own_tags": self.own_tags, "notes": self.notes}
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,6 +92,7 @@ class Answers:
     """What the methods say of N scenes; NaN where one does not answer."""
 
     tags: dict[str, Floats]
+    own_NL: Floats
     embeddings: dict[str, Floats]
     risk_N: Floats
     paths_NMT2: Floats
@@ -127,7 +125,9 @@ class Evaluator:
         Raises:
             DataError: no scene is left.
         """
-        whole = gather(self._source.model_copy(update={"logs": tuple(logs)}), self._miner.taxonomy, self._progress)
+        source, miner = self._source.model_copy(update={"logs": tuple(logs)}), self._miner
+        own = OwnHead(name="own", tags=miner.own_tags) if source.own_labels and miner.own_tags else None
+        whole = gather(source, miner.taxonomy, self._progress, own)
         parts = decided_parts(whole.labels, self._record)
         fresh = [n for n, group in enumerate(whole.labels.groups) if parts.get(group, "test") == "test"]
         if not fresh:
@@ -142,6 +142,7 @@ class Evaluator:
         if not result.draw_groups:
             result.notes.append(f"{groups} groups are too few to draw: intervals are over scenes, and too narrow")
         self._judge_tags(examples, answers, result)
+        self._judge_own_tags(examples, answers, result)
         self._judge_retrieval(examples, answers, result)
         self._judge_risk(examples, answers, result)
         self._judge_forecast(examples, answers, result)
@@ -155,10 +156,11 @@ class Evaluator:
             self._notes.append("no training.json beside the model: no linear probes, thresholds of 0.5")
             return
         trainings = [t for t in self._record.trainings if t.head == "tags"] or list(self._record.trainings)
-        logs = trainings[-1].logs
+        last = trainings[-1]
+        learnt = {name: getattr(last, name) for name in ("logs", "windows", "labels", "rules")}
         try:
-            examples = gather(self._source.model_copy(update={"logs": logs}), self._miner.taxonomy, self._progress)
-        except DataError as error:
+            examples = gather(self._source.model_copy(update=learnt), self._miner.taxonomy, self._progress)
+        except (DataError, ConfigError) as error:
             self._notes.append(f"the training logs are not at hand: no linear probes, thresholds of 0.5 ({error})")
             return
         parts = decided_parts(examples.labels, self._record)
@@ -170,9 +172,9 @@ class Evaluator:
         lifted = examples.lifted()
         values = examples.labels.values_NK
         self._progress.phase("training the linear probes")
-        for name, features in _probe_features(lifted).items():
+        for name, features in probe_features(lifted).items():
             self._probes[name] = [
-                _probe(features, values[:, k], rows["train"], rows["val"]) for k in range(values.shape[1])
+                fit_probe(features, values[:, k], rows["train"], rows["val"]) for k in range(values.shape[1])
             ]
         train = values[rows["train"]]
         both = (train == PRESENT).any(0) & (train == ABSENT).any(0)
@@ -196,12 +198,14 @@ class Evaluator:
         paths, probability = answers["forecast"]
         zero_shot = torch.sigmoid(features.zero_shot_logits_NK).numpy()
         tags = {"": answers["tags"][0].numpy(), "zero_shot": zero_shot}
-        for name, inputs in _probe_features(lifted).items():
+        for name, inputs in probe_features(lifted).items():
             if name in self._probes:
                 tags[name] = np.stack([probe(inputs) for probe in self._probes[name]], -1)
         mean = torch.nn.functional.normalize(features.mean_embedding_NE, dim=-1)
+        own = [answers[head.name][0].numpy() for head in miner.own_heads]
         return Answers(
             tags=tags,
+            own_NL=np.concatenate(own, -1) if own else tags[""][:, :0],
             embeddings={"": answers["embedding"][0].numpy(), "zero_shot": mean.numpy()},
             risk_N=answers["risk"][0].numpy(),
             paths_NMT2=paths.numpy(),
@@ -253,6 +257,19 @@ class Evaluator:
             others["linear_probe"] = best
         for told, name in others.items():
             result.figures[f"tag_map_over_{told}"] = result.figure(gain, rows, scores[""], scores[name], known)
+
+    def _judge_own_tags(self, examples: Examples, answers: Answers, result: Evaluation) -> None:
+        """Tags of users' own heads, where labels of them were given."""
+        rows, values = np.flatnonzero(examples.labels.has_pictures_N), examples.own_NL
+        if not values.shape[1]:
+            return
+        scores, known = answers.own_NL[rows], values[rows]
+        for k, name in enumerate(self._miner.own_tags):
+            counts = {"present": int((known[:, k] == PRESENT).sum()), "absent": int((known[:, k] == ABSENT).sum())}
+            ap = result.figure(average_precision, rows, scores[:, k], known[:, k])
+            result.own_tags[name] = {**counts, "ap_model": ap.as_json()}
+        every = partial(mean_average_precision, tags=range(values.shape[1]))
+        result.figures["own_tag_map"] = result.figure(every, rows, scores, known)
 
     def _judge_retrieval(self, examples: Examples, answers: Answers, result: Evaluation) -> None:
         """Queries: a prompt of each tag, and every description. Relevant: the scenes that have it."""
@@ -338,34 +355,6 @@ def _mean(values: Floats) -> float:
 
 def _ratio(ours: Floats, theirs: Floats) -> float:
     return float(ours.mean() / max(theirs.mean(), 1e-9))
-
-
-def _probe_features(lifted: LiftedScenes) -> dict[str, Floats]:
-    """Inputs [N, ...] of the probes: mean pooled embedding, mean patch token; zero without pictures."""
-    pooled = [part.mean(0) for part in lifted.pooled_ME.split(lifted.counts_N.tolist())]
-    return {"pooled": torch.stack(pooled).nan_to_num().numpy(), "patches": lifted.mean_patch_NC.numpy()}
-
-
-def _probe(
-    features: Floats, values: NDArray[np.int8], train: NDArray[np.intp], val: NDArray[np.intp]
-) -> Callable[[Floats], Floats]:
-    """A logistic regression of one tag, its strength chosen on validation; constant where nothing teaches it."""
-    fit = train[values[train] >= 0]
-    if len(set(values[fit].tolist())) < 2:
-        return lambda inputs: np.full(len(inputs), np.nan)
-    best: tuple[float, Any] | None = None
-    for strength in _STRENGTHS:
-        model = make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=2000))
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)
-            model.fit(features[fit], values[fit])
-        score = average_precision(model.predict_proba(features[val])[:, 1], values[val]) if len(val) else np.nan
-        score = -1.0 if np.isnan(score) else score
-        if best is None or score > best[0]:
-            best = (score, model)
-    assert best is not None
-    chosen = best[1]
-    return lambda inputs: chosen.predict_proba(inputs)[:, 1]
 
 
 def _constant_velocity(ego_N3: Floats, steps: int, horizon_s: float) -> Floats:

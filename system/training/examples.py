@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -82,9 +82,17 @@ class Examples:
 
 
 def gather(
-    source: SourceConfig, taxonomy: Taxonomy, progress: ConsoleProgress, own_head: OwnHead | None = None
+    source: SourceConfig,
+    taxonomy: Taxonomy,
+    progress: ConsoleProgress,
+    own_head: OwnHead | None = None,
+    check: Callable[[Examples], object] = lambda _: None,
 ) -> Examples:
     """Label the logs, fill the feature cache, and keep the scenes that have both.
+
+    Args:
+        check: asked of all labelled scenes before any picture is read, so that what labels alone can tell to be wrong
+            is told at once.
 
     Raises:
         ConfigError, DataError: a log, table or tag is wrong; no scene is left.
@@ -99,6 +107,7 @@ def gather(
         labels, faults = read_labels(source.labels, taxonomy), []
     _refuse_unknown_ids(own, labels, source.own_labels)
     cache = FeatureCache(source.cache, describe_tower(source.tower).tower_id, source.windows)
+    check(Examples(labels, _own_values(labels, own, own_head), cache, ()))
     progress.phase("computing the tower's features")
     cached = cache_features(source.logs, source.windows, source.tower, cache, progress)
     faults += cached.faults

@@ -83,16 +83,21 @@ def finetune_head(
     # Weights are read whole before any picture is.
     tower = RememberedTower.of(load_tower(source.tower, Runtime()), saved.taxonomy)
     base_id = SceneMiner.load(upgrade.base, tower).model_id
-    examples = gather(source, saved.taxonomy, progress, own_head)
     earlier = read_training(upgrade.base)
-    parts = split_examples(examples, decided_parts(examples.labels, earlier), source.test_share)
-    positives = _refuse_untaught(upgrade.head, own_head, saved.taxonomy, parts["train"], upgrade.leave_out)
-    if not known_scenes(upgrade.head, parts["val"], own_head is not None):
-        raise DataError(
-            "nothing_to_judge",
-            f"head {upgrade.head!r}: nothing is known of the {len(parts['val'])} validation scenes, by which the epoch "
-            "is chosen; add labelled logs of other groups",
-        )
+
+    def divided(examples: Examples) -> tuple[dict[str, Examples], dict[str, int]]:
+        parts = split_examples(examples, decided_parts(examples.labels, earlier), source.test_share)
+        positives = _refuse_untaught(upgrade.head, own_head, saved.taxonomy, parts["train"], upgrade.leave_out)
+        if not known_scenes(upgrade.head, parts["val"], own_head is not None):
+            raise DataError(
+                "nothing_to_judge",
+                f"head {upgrade.head!r}: nothing is known of the {len(parts['val'])} validation scenes, by which the "
+                "epoch is chosen; add labelled logs of other groups",
+            )
+        return parts, positives
+
+    examples = gather(source, saved.taxonomy, progress, own_head, divided)
+    parts, positives = divided(examples)
     recipe = Recipe(
         tower=source.tower,
         taxonomy=saved.taxonomy,

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from system.errors import ConfigError, ModelError
+from system.miner.heads import Head
 from system.miner.model import SceneMiner
 from system.training.records import CERTIFICATE_NAME, RECORD_NAME, Training, TrainingRecord, write_record
 
@@ -68,6 +69,11 @@ def write_history(folder: Path, history: Sequence[Mapping[str, float]], best_epo
                     writer.add_scalar(name, value, int(row["epoch"]))
 
 
+def _linear(head: Head) -> str:
+    """A head of very many answers has no room for it."""
+    return "yes" if any(reader.summary is not None for reader in head.readers) else "no"
+
+
 def write_card(folder: Path, miner: SceneMiner, record: TrainingRecord) -> None:
     """The training record and a model card for people."""
     write_record(folder, RECORD_NAME, record)
@@ -86,10 +92,10 @@ def write_card(folder: Path, miner: SceneMiner, record: TrainingRecord) -> None:
         "",
         "## Heads",
         "",
-        "| head | readers | parameters |",
-        "|---|---|---|",
+        "| head | readers | parameters | linear in the scene's summary |",
+        "|---|---|---|---|",
         *(
-            f"| {name} | {len(head.readers)} | {sum(p.numel() for p in head.parameters())} |"
+            f"| {name} | {len(head.readers)} | {sum(p.numel() for p in head.parameters())} | {_linear(head)} |"
             for name, head in miner.heads.items()
         ),
         "",

@@ -10,6 +10,7 @@ from pydantic import Field
 
 from system.config import FrozenConfig
 from system.errors import ConfigError, ModelError
+from system.logs.windows import WindowConfig
 
 CERTIFICATE_NAME, PROBE_NAME, RECORD_NAME = "certificate.json", "probe.safetensors", "training.json"
 _MAX_BYTES = 64 << 20
@@ -21,6 +22,7 @@ class Training(FrozenConfig):
     head: what was trained; "base" for the stream with its first heads.
     parts: group -> train, val or test, so that no later training or evaluation mixes them. log_parts: the same of each
     log, since other rules name other groups.
+    windows, labels, rules: how the logs were cut and labelled; None where ours were taken.
     scenes: of each part. data_sha256: of their ids and labels. figures: what was measured at the end.
     """
 
@@ -31,6 +33,9 @@ class Training(FrozenConfig):
     config: dict[str, Any]
     logs: tuple[str, ...]
     tower: str
+    windows: WindowConfig = WindowConfig()
+    labels: str | None = None
+    rules: str | None = None
     parts: dict[str, str]
     log_parts: dict[str, str] = Field(default_factory=dict)
     scenes: dict[str, int]

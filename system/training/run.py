@@ -29,6 +29,7 @@ from system.training.targets import TrainingSet, make_targets
 from system.training.task import BaseTask, HeadTask, Task
 
 _SETTINGS = "settings.json"
+_FEW = 32
 
 
 @dataclass(frozen=True)
@@ -88,10 +89,11 @@ def train_on_ray(recipe: Recipe, tower: RememberedTower, train: Examples, val: E
         tower: the recipe's, as far as cached features need it.
         run_folder: where progress is kept, seen by every worker; the caller removes it.
     Raises:
-        ConfigError: the folder holds a training with other settings. ModelError: the loss became no number, or workers
-            died more often than `max_failures`.
+        ConfigError: the folder holds a training with other settings. GuardError: the head is not private.
+        ModelError: the loss became no number, or workers died more often than `max_failures`.
     """
     _claim(run_folder, recipe, tower.tower_id, train, val)
+    _try(recipe, tower, train)
     config = recipe.config
     logging.getLogger("ray.train").setLevel(logging.ERROR)
     trainer = TorchTrainer(
@@ -117,6 +119,16 @@ def train_on_ray(recipe: Recipe, tower: RememberedTower, train: Examples, val: E
     miner = recipe.build(tower)
     with result.checkpoint.as_directory() as folder:
         return _finished(recipe, miner, train, Path(folder))
+
+
+def _try(recipe: Recipe, tower: RememberedTower, train: Examples) -> None:
+    """Build the task on a few scenes: what is wrong with it is told here, and not by workers that try it again.
+
+    Raises:
+        GuardError: the head is not private.
+    """
+    miner = recipe.build(tower)
+    recipe.task(miner, recipe.training_set(miner, train.rows(np.arange(min(len(train), _FEW)))))
 
 
 def _worker(spec: dict[str, Any]) -> None:
@@ -146,7 +158,7 @@ def _worker(spec: dict[str, Any]) -> None:
 
 def _finished(recipe: Recipe, miner: SceneMiner, train: Examples, folder: Path) -> Trained:
     """The model of the best epoch of a finished training."""
-    part = recipe.training_set(miner, train.rows(np.arange(min(len(train), 32))))
+    part = recipe.training_set(miner, train.rows(np.arange(min(len(train), _FEW))))
     task = recipe.task(miner, part)
     trainer = Trainer(task, part, part, recipe.config)
     trainer.load(folder)

@@ -114,11 +114,15 @@ def study_interference(
     torch.set_num_threads(study.threads)
     tower = load_tower(source.tower, choose_runtime(study.threads, use_gpu=False))
     taxonomy = SceneMiner.load(study.base, tower).taxonomy
-    examples = gather(source, taxonomy, progress)
     record = read_training(study.base)
-    parts = split_examples(examples, decided_parts(examples.labels, record), source.test_share)
-    if not len(parts["test"]):
-        raise DataError("no_scenes", "every group of these logs was learnt from by the base; add others to test on")
+
+    def divided(examples: Examples) -> dict[str, Examples]:
+        parts = split_examples(examples, decided_parts(examples.labels, record), source.test_share)
+        if not len(parts["test"]):
+            raise DataError("no_scenes", "every group of these logs was learnt from by the base; add others to test on")
+        return parts
+
+    parts = divided(gather(source, taxonomy, progress, check=divided))
     _claim(out, study, config, parts)
     runs: list[Run] = []
     bench = _Bench(Recipe(source.tower, taxonomy, config, base=study.base, head=study.head), tower, parts)

@@ -144,6 +144,13 @@ def test_a_chain_of_four_upgrades_is_certified_and_the_first_head_stays_as_it_wa
     assert rows[str(house / "fleet")]["scenes"] < 24  # what it learnt from is left out
     assert {"tag_map", "tag_map_zero_shot", "tag_map_linear_probe", "ndcg_at_10"} <= judged.figures.keys()
 
+    given = ("--model", house / "animals", "--logs", house / "fleet", "--cache", house / "features", "--rounds", "20")
+    own = call_job("evaluate_miner", *given, "--own-labels", house / "own.csv", env=head.env)
+    assert own.code == 0, own.stderr
+    assert set(own.figures["rows"][str(house / "fleet")]["own_tags"]) == {"deer"}
+    refused = call_job("evaluate_miner", *given, "--logs", "x", "--own-labels", house / "own.csv", env=head.env)
+    assert refused.code == 2 and "--together" in refused.stderr
+
 
 def test_a_moved_sibling_or_another_file_is_not_verified(house: Path, head: Head):
     moved = house / "moved"
@@ -196,6 +203,7 @@ def test_what_cannot_be_trained_is_refused_before_it_starts(house: Path, head: H
     (house / "unknown_tag.csv").write_text("scene_id,tag,value\ndrive-00,elk,1\n")
     (house / "unknown_id.csv").write_text("scene_id,tag,value\nnobody,deer,1\n")
     (house / "no_positive.csv").write_text("scene_id,tag,value\ndrive-00,deer,0\ndrive-01,deer,0\n")
+    (house / "no_negative.csv").write_text("scene_id,tag,value\ndrive-00,deer,1\ndrive-01,deer,1\n")
     (house / "taken.toml").write_text('name = "tags"\ntags = ["deer"]\n')
     (house / "known.toml").write_text('name = "mine"\ntags = ["night"]\n')
     (house / "other_tags.toml").write_text(
@@ -216,6 +224,8 @@ def test_what_cannot_be_trained_is_refused_before_it_starts(house: Path, head: H
         (3, "elk", (*own[:3], house / "unknown_tag.csv"), "base"),
         (3, "unknown_id", (*own[:3], house / "unknown_id.csv"), "base"),
         (3, "shows deer", (*own[:3], house / "no_positive.csv"), "base"),
+        (3, "with value 0", (*own[:3], house / "no_negative.csv"), "base"),
+        (2, "test_share", (*own, "--test-share", "0.9"), "base"),
         (2, "--taxonomy", ("--head", "tags", "--taxonomy", house / "other_tags.toml"), "base"),
         (2, "the model has no tags snow", ("--head", "tags", "--leave-out", "snow"), "base"),
         (5, "truncated", ("--head", "risk"), "truncated"),
