@@ -203,7 +203,8 @@ def test_what_cannot_be_trained_is_refused_before_it_starts(house: Path, head: H
     (house / "unknown_tag.csv").write_text("scene_id,tag,value\ndrive-00,elk,1\n")
     (house / "unknown_id.csv").write_text("scene_id,tag,value\nnobody,deer,1\n")
     (house / "no_positive.csv").write_text("scene_id,tag,value\ndrive-00,deer,0\ndrive-01,deer,0\n")
-    (house / "no_negative.csv").write_text("scene_id,tag,value\ndrive-00,deer,1\ndrive-01,deer,1\n")
+    everywhere = [f"drive-{n:02d},deer,1\n" for n in range(12)]
+    (house / "no_negative.csv").write_text("scene_id,tag,value\n" + "".join(everywhere))
     (house / "taken.toml").write_text('name = "tags"\ntags = ["deer"]\n')
     (house / "known.toml").write_text('name = "mine"\ntags = ["night"]\n')
     (house / "other_tags.toml").write_text(

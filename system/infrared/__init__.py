@@ -1,0 +1,1 @@
+"""Infrared detectors and segmenters on distilled backbones, and how they are judged. No Ray."""
