@@ -130,16 +130,16 @@ def read_kaist_results(file: Path, images: tuple[KaistImage, ...]) -> list[Detec
         if not line.strip():
             continue
         try:
-            image, *values = (float(part) for part in line.split(","))
-            if len(values) != 5 or image != int(image) or not np.isfinite(values).all():
+            number_of, *values = (float(part) for part in line.split(","))
+            if len(values) != 5 or number_of != int(number_of) or not np.isfinite(values).all():
                 raise ValueError
         except ValueError:
             told = f"expected image,x,y,w,h,score, found {line[:80]!r}"
             raise DataError("bad_line", f"{file}: line {number}: {told}") from None
-        if not 1 <= image <= len(images):
-            told = f"picture {image:g}, the annotations hold 1 to {len(images)}"
+        if not 1 <= number_of <= len(images):
+            told = f"picture {number_of:g}, the annotations hold 1 to {len(images)}"
             raise DataError("unknown_image", f"{file}: line {number}: {told}")
-        lines.setdefault(int(image) - 1, []).append(values)
+        lines.setdefault(int(number_of) - 1, []).append(values)
     if not lines:
         raise DataError("empty_file", f"{file}: expected detections, found none")
     found = []

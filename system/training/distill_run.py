@@ -31,9 +31,9 @@ from system.pairs.pixels import InfraredMapping
 from system.pipelines.pair_stream import PairName, StreamConfig, stream_steps, trainer_cpus
 from system.pipelines.teacher_cache import TeacherCache
 from system.training.distill_teacher import Lesson, PairTeacher
+from system.training.problem import forget_problem, has_problem, note_problem, problem_of
 
 _TENSORS, _PROGRESS, _POSITION = "state.safetensors", "progress.json", "position.json"
-_PROBLEM = "problem.json"
 _NAMED_PAIRS = 16
 # Rows of the curve, about.
 _CURVE_ROWS = 500
@@ -104,8 +104,7 @@ def distill_on_ray(
         DataError: too many pairs cannot be read. ModelError: the loss became no number, or workers died more often than
             `max_failures`.
     """
-    problem = run_folder / _PROBLEM
-    problem.unlink(missing_ok=True)
+    forget_problem(run_folder)
     trainer = TorchTrainer(
         _worker,
         train_loop_config={
@@ -130,9 +129,9 @@ def distill_on_ray(
     try:
         result = trainer.fit()
     except ray.train.TrainingFailedError as error:
-        raise (_problem(problem) if problem.is_file() else ModelError(_told(error))) from error
-    if problem.is_file():
-        raise _problem(problem)
+        raise problem_of(run_folder, error) from error
+    if has_problem(run_folder):
+        raise problem_of(run_folder)
     assert result.checkpoint is not None
     with result.checkpoint.as_directory() as folder:
         state, progress = _load(Path(folder))
@@ -161,9 +160,7 @@ def _worker(spec: dict[str, Any]) -> None:
     run: DistillRun = spec["run"]
     pairs: list[PairName] = spec["pairs"]
     torch.set_num_threads(run.threads)
-    problem = Path(spec["folder"]) / _PROBLEM
-    if problem.is_file():
-        # Ray tries again whatever failed; to the same end, so a worker that cannot go on ends without an error.
+    if has_problem(Path(spec["folder"])):
         return
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
@@ -208,9 +205,9 @@ def _worker(spec: dict[str, Any]) -> None:
             except NightminerError as error:
                 names = ", ".join(pairs[number].pair_id for number in data.numbers[:_NAMED_PAIRS])
                 told = f" (pairs of this step: {names})" if isinstance(error, ModelError) and names else ""
-                code = error.code if isinstance(error, DataError) else None
                 told = f"epoch {progress.epoch + 1}: {error}{told}"
-                problem.write_text(json.dumps({"code": code, "message": told}), "utf-8")
+                worded = DataError(error.code, told) if isinstance(error, DataError) else ModelError(told)
+                note_problem(Path(spec["folder"]), worded)
                 if world == 1:
                     return
                 raise  # only so do the others learn of it, who wait for this worker's sums
@@ -273,15 +270,3 @@ def _note(folder: Path, steps: int, skipped: int) -> None:
     draft = folder / f"{_POSITION}.part"
     draft.write_text(json.dumps({"steps": steps, "skipped": skipped}), "utf-8")
     os.replace(draft, folder / _POSITION)
-
-
-def _problem(file: Path) -> NightminerError:
-    """What a worker could not go on with, as it wrote it down."""
-    found = json.loads(file.read_text("utf-8"))
-    return DataError(found["code"], found["message"]) if found["code"] else ModelError(found["message"])
-
-
-def _told(error: BaseException) -> str:
-    """The worker's own words, without Ray's frames around them."""
-    lines = [line for line in str(error).splitlines() if "Error: " in line]
-    return lines[-1].split("Error: ", 1)[1] if lines else str(error)

@@ -15,7 +15,7 @@ import ray.train
 import torch
 from ray.train.torch import TorchTrainer, get_device
 
-from system.errors import ConfigError, ModelError
+from system.errors import ConfigError, ModelError, NightminerError
 from system.miner.identity import FORMAT, saved_model_id
 from system.miner.miner_config import OwnHead, SceneMinerConfig
 from system.miner.model import SceneMiner, Tower
@@ -25,6 +25,7 @@ from system.training.certificate import choose_probe
 from system.training.config import TrainConfig
 from system.training.examples import Examples
 from system.training.loop import Progress, Trainer
+from system.training.problem import forget_problem, has_problem, note_problem, problem_of
 from system.training.targets import TrainingSet, make_targets
 from system.training.task import BaseTask, HeadTask, Task
 
@@ -96,9 +97,16 @@ def train_on_ray(recipe: Recipe, tower: RememberedTower, train: Examples, val: E
     _try(recipe, tower, train)
     config = recipe.config
     logging.getLogger("ray.train").setLevel(logging.ERROR)
+    forget_problem(run_folder)
     trainer = TorchTrainer(
         _worker,
-        train_loop_config={"recipe": recipe, "tower": tower, "train": train, "val": val},
+        train_loop_config={
+            "recipe": recipe,
+            "tower": tower,
+            "train": train,
+            "val": val,
+            "folder": run_folder.absolute(),
+        },
         scaling_config=ray.train.ScalingConfig(
             num_workers=config.workers,
             use_gpu=config.use_gpu,
@@ -114,7 +122,9 @@ def train_on_ray(recipe: Recipe, tower: RememberedTower, train: Examples, val: E
     try:
         result = trainer.fit()
     except ray.train.TrainingFailedError as error:
-        raise ModelError(_told(error)) from error
+        raise problem_of(run_folder, error) from error
+    if has_problem(run_folder):
+        raise problem_of(run_folder)
     assert result.checkpoint is not None
     miner = recipe.build(tower)
     with result.checkpoint.as_directory() as folder:
@@ -133,6 +143,17 @@ def _try(recipe: Recipe, tower: RememberedTower, train: Examples) -> None:
 
 def _worker(spec: dict[str, Any]) -> None:
     """What every worker runs."""
+    if has_problem(spec["folder"]):
+        return
+    try:
+        _train(spec)
+    except NightminerError as error:
+        note_problem(spec["folder"], error)
+        if ray.train.get_context().get_world_size() > 1:
+            raise  # only so do the others learn of it, who wait for this worker's sums
+
+
+def _train(spec: dict[str, Any]) -> None:
     recipe: Recipe = spec["recipe"]
     config, context = recipe.config, ray.train.get_context()
     torch.set_num_threads(config.threads_per_worker)
@@ -201,9 +222,3 @@ def _claim(folder: Path, recipe: Recipe, tower_id: str, train: Examples, val: Ex
 def discard_run(folder: Path) -> None:
     """Remove the progress of a training whose model is published."""
     shutil.rmtree(folder, ignore_errors=True)
-
-
-def _told(error: BaseException) -> str:
-    """The worker's own words, without Ray's frames around them."""
-    lines = [line for line in str(error).splitlines() if "Error: " in line]
-    return lines[-1].split("Error: ", 1)[1] if lines else str(error)

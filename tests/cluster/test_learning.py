@@ -125,9 +125,9 @@ def test_a_chain_of_four_upgrades_is_certified_and_the_first_head_stays_as_it_wa
     done = call_job("verify_certificate", "--model", house / "animals", "--base", house / "risk", env=head.env)
     assert done.code == 0, done.stderr
 
-    mined = run_job("mine_fleet", "--logs", house / "unseen", "--store", house / "store", env=head.env)
+    mined = call_job("mine_fleet", "--logs", house / "unseen", "--store", house / "store", env=head.env)
     assert mined.code == 0, mined.stderr
-    more = run_job(
+    more = call_job(
         "mine_fleet", "--logs", house / "unseen", "--store", house / "store", "--model", house / "animals", env=head.env
     )
     assert more.code == 0, more.stderr

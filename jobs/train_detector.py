@@ -1,0 +1,140 @@
+"""Train an infrared detector on a distilled (or any) backbone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from jobs import options
+from system.pipelines.ray_environment import leave_ray, set_ray_environment
+from system.report.console import ConsoleProgress, exit_with_code, print_figures
+
+app = typer.Typer(add_completion=False, rich_markup_mode="markdown", pretty_exceptions_enable=False)
+
+
+@app.command()
+def main(
+    train: Annotated[
+        list[str], typer.Option(help="COCO file of infrared pictures, or a corpus of pairs with boxes. Repeatable.")
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for the detector; must be new.")],
+    val: Annotated[str | None, typer.Option(help="Judged after each epoch, for the curve; chooses nothing.")] = None,
+    images: Annotated[str | None, typer.Option(help="Folder of the COCO files' pictures, if not beside them.")] = None,
+    classes: Annotated[str | None, typer.Option(help="Comma-separated; all of the first set, if not given.")] = None,
+    architecture: Annotated[str, typer.Option(help="`fcos`, which trains on CPUs, or `rf_detr`.")] = "fcos",
+    backbone: Annotated[
+        str, typer.Option(help="Folder of jobs/distill_freqkd.py, `dinov2-packaged`, `timm:NAME` or `timm:NAME@FILE`.")
+    ] = "dinov2-packaged",
+    merge: Annotated[
+        float | None, typer.Option(help="Factor of the distilled update; the folder's own, if not given.")
+    ] = None,
+    frozen: Annotated[
+        bool, typer.Option("--frozen/--finetune", help="Leave the backbone as it is, or let it learn slowly.")
+    ] = True,
+    height: Annotated[int, typer.Option(help="Pictures are resized to it: multiples of the patch.")] = 336,
+    width: Annotated[int, typer.Option()] = 448,
+    blocks: Annotated[str, typer.Option(help="Whose features the head reads, counted from 0.")] = "3,6,9",
+    channels: Annotated[int, typer.Option(help="Width of the head.")] = 96,
+    convs: Annotated[int, typer.Option(help="Of each of fcos' two branches.")] = 2,
+    epochs: Annotated[int, typer.Option()] = 12,
+    batch_size: Annotated[int, typer.Option(help="Pictures of one step, over all workers together.")] = 4,
+    learning_rate: Annotated[float, typer.Option(help="Of the head.")] = 1e-3,
+    backbone_factor: Annotated[float, typer.Option(help="Of it, for the backbone with --finetune.")] = 0.1,
+    anchor_weight: Annotated[
+        float, typer.Option(help="With --finetune: weight of the frozen copy that sees the same picture.")
+    ] = 0.1,
+    augment: Annotated[str, typer.Option(help="`none`, `flip`, or `full`: gain, offset, noise, blur, scale.")] = "flip",
+    precision: Annotated[str, typer.Option(help="`fp32`, `bf16` or `fp16`.")] = "fp32",
+    infrared_range: Annotated[
+        str | None, typer.Option(help="16 bits: `LOW,HIGH` of raw values; as the backbone learnt, if not given.")
+    ] = None,
+    seed: Annotated[int, typer.Option()] = 0,
+    workers: options.Workers = 1,
+    threads: options.Threads = 1,
+    gpu: options.Gpu = False,
+    cache: Annotated[str, typer.Option(help="Folder for the frozen backbone's features.")] = "out/features",
+    cache_gb: Annotated[float, typer.Option(min=0, help="Its bound; 0 keeps nothing.")] = 20.0,
+    max_bad_share: Annotated[
+        float, typer.Option(min=0, max=1, help="Of the pictures that may be unreadable; more end the training.")
+    ] = 0.05,
+    licence: Annotated[str, typer.Option(help="Of the pictures, for the model card.")] = "not stated",
+) -> None:
+    """Teach a detector to find things in infrared pictures.
+
+    The same command after a kill goes on at the last whole epoch. The folder holds the weights (safetensors), curves,
+    TensorBoard events, pictures with boxes after each epoch, and a model card.
+
+    The last line of stdout is one JSON object: checkpoint, detector_id, classes, trained_parameters, images, seconds,
+    epochs, loss, ap50, ap (of --val), skipped, left_out, resumed_from.
+
+    Exit codes: 0 done; 2 a wrong option; 3 unreadable input; 5 the backbone, or a loss that became no number.
+    """
+    with exit_with_code():
+        set_ray_environment()
+        from system.errors import ConfigError
+        from system.infrared.detector_trainer import DetectorTrainConfig
+        from system.pairs.pixels import InfraredMapping
+
+        # Ray reads its settings when it is imported.
+        from system.training.detect import DetectSource, train_detector
+        from system.training.detect_run import DetectRun
+        from system.training.student import mapping_of
+
+        try:
+            numbers = tuple(int(part) for part in blocks.split(","))
+        except ValueError as error:
+            raise ConfigError(f"--blocks {blocks}: expected whole numbers with commas between them") from error
+        mapping = InfraredMapping.of_option(infrared_range) if infrared_range else mapping_of(backbone)
+        values: dict[str, Any] = {
+            "architecture": architecture,
+            "backbone": str(Path(backbone).absolute()) if Path(backbone).is_dir() else backbone,
+            "merge": merge,
+            "height": height,
+            "width": width,
+            "blocks": numbers,
+            "channels": channels,
+            "convs": convs,
+            "is_frozen": frozen,
+            "mapping": mapping,
+        }
+        config = DetectorTrainConfig.parse(
+            {
+                "epochs": epochs,
+                "batch_size": batch_size,
+                "learning_rate": learning_rate,
+                "backbone_factor": backbone_factor,
+                "anchor_weight": anchor_weight,
+                "augment": augment,
+                "precision": precision,
+                "seed": seed,
+            },
+            "options",
+        )
+        run = DetectRun.parse(
+            {
+                "workers": workers,
+                "threads": threads,
+                "use_gpu": gpu,
+                "cache": str(Path(cache).absolute()),
+                "cache_gb": cache_gb,
+                "max_bad_share": max_bad_share,
+            },
+            "options",
+        )
+        source = DetectSource(
+            train=tuple(train),
+            val=val,
+            images=images,
+            classes=tuple(part.strip().lower() for part in classes.split(",")) if classes else (),
+            licence=licence,
+        )
+        with ConsoleProgress("training", "epochs") as progress:
+            result = train_detector(source, values, config, run, out, progress)
+        leave_ray()
+        print_figures(result)
+
+
+if __name__ == "__main__":
+    app()

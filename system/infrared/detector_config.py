@@ -1,0 +1,48 @@
+"""What a detector is made of."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from system.config import FrozenConfig
+from system.pairs.pixels import InfraredMapping
+
+Architecture = Literal["fcos", "rf_detr"]
+
+
+class DetectorConfig(FrozenConfig):
+    """A detector, without its weights.
+
+    architecture: fcos, an anchor-free dense head on ViT features, trains on CPUs; rf_detr, a DETR of transformers on
+        the same features.
+    backbone: of `load_vit`, or the folder of a distillation. merge: the factor of that distillation's update; None for
+        the one that its merged weights have.
+    classes: by their place in labels.
+    height, width: pictures are resized to it, shape not kept.
+    blocks: of the ViT whose features the head reads, counted from 0.
+    channels: width of the head. convs: 3x3 convolutions of each of fcos' two branches.
+    is_frozen: whether the backbone stays as it is.
+    mapping: of infrared values to 8 bits.
+    """
+
+    architecture: Architecture = "fcos"
+    backbone: str = "dinov2-packaged"
+    merge: float | None = Field(default=None, ge=0, le=4)
+    classes: tuple[str, ...]
+    height: int = Field(default=336, ge=28, le=8192)
+    width: int = Field(default=448, ge=28, le=8192)
+    blocks: tuple[int, ...] = (3, 6, 9)
+    channels: int = Field(default=96, ge=32, le=1024, multiple_of=32)
+    convs: int = Field(default=2, ge=1, le=8)
+    is_frozen: bool = True
+    mapping: InfraredMapping = InfraredMapping()
+
+    @model_validator(mode="after")
+    def _is_whole(self) -> Self:
+        if not self.classes or len(set(self.classes)) < len(self.classes):
+            raise ValueError(f"classes {self.classes}: expected at least one, each once")
+        if not self.blocks or list(self.blocks) != sorted(set(self.blocks)):
+            raise ValueError(f"blocks {self.blocks}: expected at least one, rising")
+        return self

@@ -1,0 +1,127 @@
+"""The light detector: FCOS, anchor-free and dense, on the features of a few ViT blocks.
+
+Three levels at half, one and two patches; torchvision gives head, losses and the choice of boxes.
+Source: Tian et al., FCOS, ICCV 2019; levels from a plain ViT: Li et al., ViTDet, ECCV 2022.
+
+Legend: N pictures, C channels, h x w patches, K classes, A places of all levels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.fcos import FCOS, FCOSHead
+from torchvision.models.detection.image_list import ImageList
+
+from system.infrared.targets import Found, Target
+
+_LEVELS = 3
+_LEAST_SCORE, _SUPPRESS_OVERLAP, _CANDIDATES, _KEPT = 0.02, 0.6, 1000, 100
+# A logit of no class: neither loss nor gradient comes from it.
+_NOBODY = -50.0
+
+
+class PatchPyramid(nn.Module):
+    """Features of some blocks, one size, as three sizes: twice the grid, the grid, half the grid."""
+
+    def __init__(self, widths: Sequence[int], channels: int) -> None:
+        super().__init__()
+        self.out_channels = channels
+        # Blocks differ in scale.
+        self.norms = nn.ModuleList(nn.GroupNorm(1, width) for width in widths)
+        self.lateral = nn.ModuleList(nn.Conv2d(width, channels, 1) for width in widths)
+        self.finer = nn.ConvTranspose2d(channels, channels, 2, stride=2)
+        self.coarser = nn.Conv2d(channels, channels, 3, stride=2, padding=1)
+
+    def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
+        """[N, C, h, w] of each block -> [N, channels, 2h, 2w], [N, channels, h, w], [N, channels, h/2, w/2]."""
+        parts = [conv(norm(f)) for conv, norm, f in zip(self.lateral, self.norms, features, strict=True)]
+        joined = F.gelu(torch.stack(parts).sum(0))
+        return [self.finer(joined), joined, self.coarser(joined)]
+
+
+class FcosHead(nn.Module):
+    """Everything of the detector that comes after the backbone."""
+
+    loss_names = ("classification", "box", "centre")
+
+    def __init__(self, widths: Sequence[int], patch: int, channels: int, convs: int, num_classes: int) -> None:
+        super().__init__()
+        self._sides = (patch // 2, patch, 2 * patch)
+        self.fcos = FCOS(
+            PatchPyramid(widths, channels),
+            num_classes,
+            anchor_generator=AnchorGenerator(tuple((side,) for side in self._sides), ((1.0,),) * _LEVELS),
+            head=FCOSHead(channels, 1, num_classes, convs),
+            score_thresh=_LEAST_SCORE,
+            nms_thresh=_SUPPRESS_OVERLAP,
+            detections_per_img=_KEPT,
+            topk_candidates=_CANDIDATES,
+        )
+
+    def losses(self, features: Sequence[Tensor], size: tuple[int, int], targets: Sequence[Target]) -> dict[str, Tensor]:
+        """Means over the places that show an object: classification, box, centre."""
+        levels = self.fcos.backbone(features)
+        outputs = self.fcos.head(levels)
+        anchors = self._anchors(levels, size)
+        for row, target in enumerate(targets):
+            nobody_A = _in_ignored(anchors[row], target)
+            if nobody_A.any():
+                outputs["cls_logits"] = outputs["cls_logits"].clone()
+                outputs["cls_logits"][row, nobody_A] = _NOBODY
+        wanted = [{"boxes": target.boxes_xyxy, "labels": target.labels} for target in targets]
+        counts = [level.shape[2] * level.shape[3] for level in levels]
+        found = self.fcos.compute_loss(wanted, outputs, anchors, counts)
+        return {
+            "classification": found["classification"],
+            "box": found["bbox_regression"],
+            "centre": found["bbox_ctrness"],
+        }
+
+    def detect(self, features: Sequence[Tensor], size: tuple[int, int]) -> list[Found]:
+        """The best boxes of each picture, in its pixels."""
+        levels = self.fcos.backbone(features)
+        outputs = self.fcos.head(levels)
+        anchors = self._anchors(levels, size)
+        counts = [level.shape[2] * level.shape[3] for level in levels]
+        split = {name: list(value.split(counts, dim=1)) for name, value in outputs.items()}
+        chosen = self.fcos.postprocess_detections(
+            split, [list(a.split(counts)) for a in anchors], [size] * len(anchors)
+        )
+        return [Found(row["boxes"], row["scores"], row["labels"]) for row in chosen]
+
+    def raw(self, features: Sequence[Tensor], size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """Before any choice: (boxes [N, A, 4] in pixels, scores [N, A, K])."""
+        levels = self.fcos.backbone(features)
+        outputs = self.fcos.head(levels)
+        anchors = torch.stack(self._anchors(levels, size))
+        boxes = self.fcos.box_coder.decode(outputs["bbox_regression"], anchors)
+        return boxes, torch.sqrt(outputs["cls_logits"].sigmoid() * outputs["bbox_ctrness"].sigmoid())
+
+    def _anchors(self, levels: Sequence[Tensor], size: tuple[int, int]) -> list[Tensor]:
+        """For each picture [A, 4]: a square of a stride's side around the middle of each place.
+
+        torchvision's lie around the upper left corner of each place, half a stride off what the place sees.
+        """
+        images = ImageList(levels[0].new_empty((len(levels[0]), 1, *size)), [size] * len(levels[0]))
+        corners = self.fcos.anchor_generator(images, list(levels))
+        halves = [
+            level.new_full((level.shape[2] * level.shape[3], 1), side / 2)
+            for level, side in zip(levels, self._sides, strict=True)
+        ]
+        return [anchors + torch.cat(halves) for anchors in corners]
+
+
+def _in_ignored(anchors_A4: Tensor, target: Target) -> Tensor:
+    """Whose middle lies in an ignored region and in no object, [A]."""
+    middle_A2 = (anchors_A4[:, :2] + anchors_A4[:, 2:]) / 2
+    return _inside(middle_A2, target.ignored_xyxy) & ~_inside(middle_A2, target.boxes_xyxy)
+
+
+def _inside(points_A2: Tensor, boxes_xyxy: Tensor) -> Tensor:
+    points_A12 = points_A2[:, None]
+    return ((points_A12 > boxes_xyxy[None, :, :2]) & (points_A12 < boxes_xyxy[None, :, 2:])).all(-1).any(1)

@@ -1,0 +1,205 @@
+"""Infrared pictures with boxes, from any corpus of pairs or from a COCO file of infrared pictures alone.
+
+Classes are matched by name, in small letters, so that corpora which spell them otherwise fit each other.
+Legend: N boxes of a picture.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from system.errors import ConfigError, DataError
+from system.pairs import files
+from system.pairs.boxes import check_boxes
+from system.pairs.coco_file import CocoFile, read_coco
+from system.pairs.records import Light, PairFault
+from system.pairs.registry import open_pairs
+
+# What corpora call regions in which nothing is to be found nor missed.
+_NOBODYS = ("dontcare", "don't care", "ignore", "__ignore__")
+_UP = 3
+
+
+@dataclass(frozen=True, eq=False)
+class InfraredPicture:
+    """One picture; only its name and annotations, no pixels.
+
+    Attributes:
+        picture_id: unique in its set.
+        boxes_xyxy, labels, is_ignored: as of `Pair`; labels are places in the set's classes.
+        width, height: as its annotations state them, or None.
+        number: its id in the COCO file, or None.
+    """
+
+    picture_id: str
+    uri: str
+    boxes_xyxy: NDArray[np.float32]
+    labels: NDArray[np.int64]
+    is_ignored: NDArray[np.bool_]
+    width: int | None = None
+    height: int | None = None
+    light: Light = ""
+    number: int | str | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class InfraredSet:
+    """classes: by their place in labels. faults: pictures that were left out, boxes that were dropped or cut."""
+
+    name: str
+    pictures: tuple[InfraredPicture, ...]
+    classes: tuple[str, ...]
+    faults: tuple[PairFault, ...] = ()
+
+    def counts(self) -> dict[str, int]:
+        """Boxes of each class that are not ignored."""
+        found = [p.labels[~p.is_ignored] for p in self.pictures]
+        numbers = np.bincount(np.concatenate([np.zeros(0, int), *found]), minlength=len(self.classes))
+        return dict(zip(self.classes, numbers.tolist(), strict=True))
+
+    def of_classes(self, classes: Sequence[str]) -> InfraredSet:
+        """The same pictures with labels that are places in `classes`; boxes of other classes are background.
+
+        Regions of nobody are ignored for every class.
+
+        Raises:
+            ConfigError: the set knows none of the classes.
+        """
+        if not set(classes) & set(self.classes):
+            raise ConfigError(
+                f"{self.name}: knows {', '.join(self.classes) or 'no class'}, expected one of {', '.join(classes)}"
+            )
+        place = {name: k for k, name in enumerate(classes)}
+        return replace(
+            self,
+            pictures=tuple(_relabelled(p, self.classes, place) for p in self.pictures),
+            classes=tuple(classes),
+        )
+
+
+def read_infrared_set(uri: str, images: str | None = None) -> InfraredSet:
+    """List a labelled set.
+
+    Args:
+        uri: a COCO file (`file_name2` is the infrared picture where there is one, else `file_name`), or a corpus of
+            pairs that `open_pairs` knows.
+        images: folder of a COCO file's pictures; the file's own, its parent or grandparent, if not given.
+    Raises:
+        DataError: nobody drew boxes there, or none of its pictures can be found. FormatError: no reader knows it.
+    """
+    if not uri.lower().endswith(".json"):
+        if images is not None:
+            raise ConfigError(f"--images goes with a COCO file, found {uri}")
+        return _of_pairs(uri)
+    coco = read_coco(uri)
+    if not coco.images:
+        raise DataError("no_pictures", f"{uri}: expected images, found an empty list")
+    if not coco.is_labelled:
+        raise DataError("not_labelled", f"{uri}: expected annotations, found none; a detector is judged by boxes")
+    names = [image.file_name2 or image.file_name for image in coco.images]
+    root = _root(uri, names, images)
+    pictures, faults = [], [PairFault(str(n), code, told, is_skipped=False) for n, code, told in coco.faults]
+    listed: dict[str, frozenset[str]] = {}
+    for image, file_name in zip(coco.images, names, strict=True):
+        try:
+            picture_uri = files.join(root, file_name)
+        except DataError as error:
+            faults.append(PairFault(file_name, error.code, error.message))
+            continue
+        if not _is_there(picture_uri, listed):
+            faults.append(PairFault(file_name, "missing_file", f"{picture_uri}: expected a picture, found no file"))
+            continue
+        boxes = check_boxes(coco.boxes.get(image.number, ()), image.width, image.height, file_name)
+        faults += boxes.faults
+        pictures.append(
+            InfraredPicture(
+                picture_id=file_name,
+                uri=picture_uri,
+                boxes_xyxy=boxes.boxes_xyxy,
+                labels=boxes.labels,
+                is_ignored=boxes.is_ignored,
+                width=image.width,
+                height=image.height,
+                light="day" if image.light == "day" else "night" if image.light == "night" else "",
+                number=image.number,
+            )
+        )
+    return InfraredSet(files.stem(uri), tuple(pictures), _classes(coco), tuple(faults))
+
+
+def _of_pairs(uri: str) -> InfraredSet:
+    corpus = open_pairs(uri)
+    labelled = [pair for pair in corpus.pairs if pair.is_labelled]
+    if not labelled:
+        raise DataError("not_labelled", f"{uri}: expected boxes, found {len(corpus.pairs)} pairs without")
+    pictures = tuple(
+        InfraredPicture(
+            picture_id=pair.pair_id,
+            uri=pair.infrared_uri,
+            boxes_xyxy=pair.boxes_xyxy,
+            labels=pair.labels,
+            is_ignored=pair.is_ignored,
+            width=pair.width,
+            height=pair.height,
+            light=pair.light,
+        )
+        for pair in labelled
+    )
+    return InfraredSet(corpus.name, pictures, tuple(name.lower() for name in corpus.categories), corpus.faults)
+
+
+def _classes(coco: CocoFile) -> tuple[str, ...]:
+    names = tuple(name.strip().lower() for name in coco.categories)
+    if len(set(names)) < len(names):
+        raise DataError("not_coco", f"{coco.uri}: two of its categories are both called one of {', '.join(names)}")
+    return names
+
+
+def _relabelled(picture: InfraredPicture, classes: Sequence[str], place: dict[str, int]) -> InfraredPicture:
+    boxes, labels, ignored = [], [], []
+    for box, label, is_ignored in zip(picture.boxes_xyxy, picture.labels, picture.is_ignored, strict=True):
+        name = classes[label]
+        meant = list(place.values()) if name in _NOBODYS else [place[name]] if name in place else []
+        boxes += [box] * len(meant)
+        labels += meant
+        ignored += [bool(is_ignored) or name in _NOBODYS] * len(meant)
+    return replace(
+        picture,
+        boxes_xyxy=np.array(boxes, np.float32).reshape(-1, 4),
+        labels=np.array(labels, np.int64),
+        is_ignored=np.array(ignored, np.bool_),
+    )
+
+
+def _root(uri: str, names: Sequence[str], images: str | None) -> str:
+    """Raises DataError: none of the pictures lies where it is expected."""
+    candidates = [images.rstrip("/")] if images else []
+    folder = uri
+    while not images and len(candidates) < _UP:
+        folder = files.parent(folder)
+        candidates.append(folder)
+    asked = names[:: max(1, len(names) // 16)]
+    listed: dict[str, frozenset[str]] = {}
+    held = [sum(_holds(root, name, listed) for name in asked) for root in candidates]
+    if not max(held):
+        told = f"none of its pictures ({names[0]}, ...) lies under {' or '.join(candidates)}"
+        raise DataError("missing_file", f"{uri}: {told}; name their folder with --images")
+    return candidates[held.index(max(held))]
+
+
+def _holds(root: str, name: str, listed: dict[str, frozenset[str]]) -> bool:
+    try:
+        return _is_there(files.join(root, name), listed)
+    except DataError:
+        return False
+
+
+def _is_there(uri: str, listed: dict[str, frozenset[str]]) -> bool:
+    folder = files.parent(uri)
+    if folder not in listed:
+        listed[folder] = frozenset(files.list_folder(folder)) if files.is_folder(folder) else frozenset()
+    return uri in listed[folder]

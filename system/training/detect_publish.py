@@ -1,0 +1,130 @@
+"""What the training of a detector leaves beside its weights: curves, sample pictures, a record and a model card."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from system.config import FrozenConfig
+from system.errors import ModelError
+from system.infrared.detector import CONFIG_NAME, WEIGHTS_NAME, Detector
+from system.infrared.detector_config import DetectorConfig
+from system.infrared.detector_trainer import DetectorTrainConfig
+from system.training.publish import CARD_NAME, CURVES_NAME, HISTORY_NAME, TENSORBOARD_NAME
+
+DETECT_NAME = "training.json"
+
+
+class DetectRecord(FrozenConfig):
+    """Where a detector comes from.
+
+    objects: of each class that it learnt from. figures: of the last epoch. skipped: why, for each picture.
+    """
+
+    detector: DetectorConfig
+    config: DetectorTrainConfig
+    train: tuple[str, ...]
+    val: str | None
+    licence: str
+    objects: dict[str, int]
+    pictures: int
+    data_sha256: str
+    trained_parameters: int
+    figures: dict[str, float]
+    skipped: tuple[str, ...]
+    left_out: int
+    seconds: float
+    created: str
+    commit: str
+    libraries: dict[str, str]
+
+
+def write_detector(
+    folder: Path, detector: Detector, record: DetectRecord, history: Sequence[Mapping[str, float]]
+) -> None:
+    """Fill a new folder.
+
+    Raises:
+        ModelError: it cannot be written.
+    """
+    detector.save(folder)
+    try:
+        (folder / DETECT_NAME).write_text(record.model_dump_json(indent=1) + "\n", "utf-8")
+        _write_history(folder, history)
+        (folder / CARD_NAME).write_text(_card(record), "utf-8")
+    except OSError as error:
+        raise ModelError(f"{folder}: cannot be written: {error.strerror or error}") from error
+
+
+def _write_history(folder: Path, history: Sequence[Mapping[str, float]]) -> None:
+    # Both take seconds to import, and workers import this module too.
+    from matplotlib.figure import Figure
+    from torch.utils.tensorboard import SummaryWriter
+
+    (folder / HISTORY_NAME).write_text(json.dumps(list(history), indent=1) + "\n", "utf-8")
+    names = [name for name in history[-1] if name != "epoch"]
+    figure = Figure(figsize=(3.6 * len(names), 3.0), layout="constrained")
+    for axis, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
+        rows = [(row["epoch"], row[name]) for row in history if name in row]
+        axis.plot(*zip(*rows, strict=True), color="#cc6677" if name.startswith("val") else "#4477aa", marker=".")
+        axis.set(title=name, xlabel="epoch")
+        axis.set_ylim(bottom=0)
+    figure.savefig(folder / CURVES_NAME, dpi=110)
+    with SummaryWriter(str(folder / TENSORBOARD_NAME)) as writer:
+        for row in history:
+            for name, value in row.items():
+                if name != "epoch":
+                    writer.add_scalar(name, value, int(row["epoch"]))
+
+
+def _card(record: DetectRecord) -> str:
+    detector, config = record.detector, record.config
+    backbone = "frozen" if detector.is_frozen else f"trained at {config.backbone_factor:g} of the head's learning rate"
+    return "\n".join(
+        [
+            f"# An infrared detector of {', '.join(detector.classes)}",
+            "",
+            f"`{detector.architecture}` on blocks {', '.join(map(str, detector.blocks))} of "
+            f"`{Path(detector.backbone).name}` ({backbone}), pictures of {detector.height}x{detector.width}.",
+            "",
+            "## Use",
+            "",
+            "    python jobs/predict_infrared.py --images FOLDER --model <this folder> --out out/boxes",
+            "",
+            f"`{CONFIG_NAME}` and `{WEIGHTS_NAME}` (safetensors) are all that it needs.",
+            "",
+            "## Data",
+            "",
+            f"{record.pictures} pictures of {', '.join(f'`{Path(uri).name}`' for uri in record.train)}: "
+            f"{', '.join(f'{objects} {name}' for name, objects in record.objects.items())}. {record.left_out} pictures "
+            f"were left out and {len(record.skipped)} could not be read. SHA-256 of the list of pictures and boxes: "
+            f"`{record.data_sha256[:16]}`. Licence of the pictures, as stated by who trained this: {record.licence}.",
+            "",
+            "## Training",
+            "",
+            f"{config.epochs} epochs in {record.seconds:.0f} s, batches of {config.batch_size}, seed {config.seed}, "
+            f"{config.precision}, views `{config.augment}`, {record.trained_parameters} parameters; a moving average "
+            f"of their values is what is kept. All settings and library versions: `{DETECT_NAME}`. Commit "
+            f"{record.commit[:12] or 'unknown'}, {record.created}.",
+            "",
+            "| at the last epoch | |",
+            "|---|---|",
+            *(f"| {name} | {value:.4g} |" for name, value in record.figures.items()),
+            "",
+            f"`val` is {f'`{Path(record.val).name}`, which chose nothing' if record.val else 'not given'}. Figures "
+            "with intervals: `jobs/evaluate_detector.py`.",
+            "",
+            f"![curves]({CURVES_NAME})",
+            "",
+            f"Numbers: `{HISTORY_NAME}`; `tensorboard --logdir {TENSORBOARD_NAME}`; pictures after each epoch: "
+            "`samples/`.",
+            "",
+            "## Limits",
+            "",
+            "It knows the cameras, places and weather of the pictures above and no others; scores are not "
+            "probabilities elsewhere. It must not be the only thing that a vehicle brakes for. The licences of the "
+            "pictures and of the backbone may bind these weights.",
+            "",
+        ]
+    )

@@ -1,0 +1,56 @@
+"""Backbones by name, the students of a distillation among them, merged at any factor."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from timm.models.vision_transformer import VisionTransformer
+
+from system.backbones.vit import load_vit
+from system.errors import ConfigError, ModelError
+from system.freqkd.adapters import add_adapters, load_adapter_state, merge
+from system.pairs.pixels import InfraredMapping
+from system.training.distill_publish import ADAPTERS_NAME, DISTILL_NAME, DistillRecord
+from system.training.probe import named_backbone
+
+
+def load_backbone(name: str, factor: float | None = None) -> VisionTransformer:
+    """A backbone of `load_vit`, or of a folder that jobs/distill_freqkd.py wrote.
+
+    Args:
+        factor: of the distilled update in W + factor x update; None for that of the folder's merged weights.
+    Raises:
+        ConfigError: no such name, or a factor for a backbone without adapters. ModelError: the folder is not whole.
+    """
+    folder = Path(name)
+    if factor is None or not folder.is_dir():
+        if factor is not None:
+            raise ConfigError(f"--merge {factor:g} goes with the folder of a distillation, found {name}")
+        return load_vit(named_backbone(name).name)
+    config = read_distillation(folder).config
+    student = load_vit(config.tower)
+    try:
+        state = load_file(folder / ADAPTERS_NAME)
+    except (OSError, SafetensorError) as error:
+        raise ModelError(f"{folder / ADAPTERS_NAME}: cannot be loaded: {error}") from error
+    add_adapters(student, config.rank, config.alpha, 0.0, config.seed, max(config.blocks))
+    load_adapter_state(student, state)
+    merged = load_vit(config.tower)
+    merged.load_state_dict(merge(student, factor))
+    return merged
+
+
+def mapping_of(name: str) -> InfraredMapping:
+    """Of the infrared values that a backbone learnt with."""
+    return named_backbone(name).mapping
+
+
+def read_distillation(folder: Path) -> DistillRecord:
+    """Raises ModelError: it is no folder of a distillation."""
+    try:
+        return DistillRecord.parse(json.loads((folder / DISTILL_NAME).read_text("utf-8")), str(folder))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{folder}: expected {DISTILL_NAME} of jobs/distill_freqkd.py: {error}") from error
