@@ -36,10 +36,10 @@ def main(
     height: Annotated[int, typer.Option(help="Pictures are resized to it: multiples of the patch.")] = 336,
     width: Annotated[int, typer.Option()] = 448,
     blocks: Annotated[str, typer.Option(help="Whose features the head reads, counted from 0.")] = "3,6,9",
-    channels: Annotated[int, typer.Option(help="Width of the head.")] = 96,
+    channels: Annotated[int, typer.Option(help="Width of the head.")] = 64,
     convs: Annotated[int, typer.Option(help="Of each of fcos' two branches.")] = 2,
-    epochs: Annotated[int, typer.Option()] = 12,
-    batch_size: Annotated[int, typer.Option(help="Pictures of one step, over all workers together.")] = 4,
+    epochs: Annotated[int, typer.Option()] = 24,
+    batch_size: Annotated[int, typer.Option(help="Pictures of one step, over all workers together.")] = 2,
     learning_rate: Annotated[float, typer.Option(help="Of the head.")] = 1e-3,
     backbone_factor: Annotated[float, typer.Option(help="Of it, for the backbone with --finetune.")] = 0.1,
     anchor_weight: Annotated[

@@ -14,7 +14,6 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol, Self
 
-import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -31,6 +30,7 @@ from system.infrared.detections import Detections
 from system.infrared.detector_config import DetectorConfig
 from system.infrared.fcos import FcosHead
 from system.infrared.targets import Found, Target
+from system.pairs.resize import fit_picture
 
 CONFIG_NAME, WEIGHTS_NAME = "detector.json", "detector.safetensors"
 FORMAT = "nightminer.detector.v1"
@@ -113,7 +113,7 @@ class Detector(nn.Module):
         if not pictures:
             return []
         device = next(self.parameters()).device
-        fitted = np.stack([fit_picture(picture, self.size) for picture in pictures])
+        fitted = np.stack([as_three_channels(fit_picture(picture, self.size)) for picture in pictures])
         found = self.head.detect(self.features(torch.from_numpy(fitted).to(device)), self.size)
         return [
             row.detections(self.size).resized((picture.shape[0], picture.shape[1]))
@@ -188,13 +188,8 @@ def detector_id(folder: str | Path) -> str:
     return hashlib.sha256(described.model_dump_json().encode()).hexdigest()[:16]
 
 
-def fit_picture(picture: Bytes, size: tuple[int, int]) -> Bytes:
-    """One infrared picture as a backbone's three channels, uint8 [H, W, 3]; by area where it shrinks, else linearly."""
-    height, width = size
-    if picture.shape[:2] != size:
-        shrinks = height * width < picture.shape[0] * picture.shape[1]
-        resized = cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
-        picture = resized.astype(np.uint8, copy=False)
+def as_three_channels(picture: Bytes) -> Bytes:
+    """uint8 [H, W] or [H, W, 3] -> [H, W, 3]."""
     return np.repeat(picture[..., None], 3, axis=2) if picture.ndim == 2 else picture
 
 

@@ -34,7 +34,7 @@ class DetectorConfig(FrozenConfig):
     height: int = Field(default=336, ge=28, le=8192)
     width: int = Field(default=448, ge=28, le=8192)
     blocks: tuple[int, ...] = (3, 6, 9)
-    channels: int = Field(default=96, ge=32, le=1024, multiple_of=32)
+    channels: int = Field(default=64, ge=32, le=1024, multiple_of=32)
     convs: int = Field(default=2, ge=1, le=8)
     is_frozen: bool = True
     mapping: InfraredMapping = InfraredMapping()

@@ -41,8 +41,8 @@ class DetectorTrainConfig(FrozenConfig):
     backbone computes its features anew at each step.
     """
 
-    epochs: int = Field(default=12, ge=1, le=100_000)
-    batch_size: int = Field(default=4, ge=1, le=65536)
+    epochs: int = Field(default=24, ge=1, le=100_000)
+    batch_size: int = Field(default=2, ge=1, le=65536)
     learning_rate: float = Field(default=1e-3, gt=0, le=1)
     backbone_factor: float = Field(default=0.1, ge=0, le=1)
     anchor_weight: float = Field(default=0.1, ge=0)

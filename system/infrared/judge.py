@@ -29,6 +29,7 @@ from system.infrared.matching import (
     overlaps,
 )
 
+# AR_third: of at most 100 detections a picture, as COCO reports it.
 _STATS = {
     "ap": "AP_all",
     "ap50": "AP_50",
@@ -36,7 +37,7 @@ _STATS = {
     "ap_small": "AP_small",
     "ap_medium": "AP_medium",
     "ap_large": "AP_large",
-    "ar": "AR_all",
+    "ar": "AR_third",
     "ar_small": "AR_small",
     "ar_medium": "AR_medium",
     "ar_large": "AR_large",

@@ -32,6 +32,8 @@ from system.pairs.records import Pair
 FORMATS = ("JPEG", "PNG", "TIFF", "WEBP", "BMP", "PPM")
 # Shapes that differ by less come from rounding to whole pixels.
 SAME_SHAPE = 0.02
+# Mean of highest less lowest channel: grey pictures in colour files have 0, JPEGs of them under 2.
+_GREY_SPREAD = 6.0
 _GREY_MODES = ("1", "L", "LA", "La")
 _DAMAGED = (
     OSError,
@@ -114,6 +116,15 @@ class PairPixels:
     infrared_bits: int = 8
 
 
+@dataclass(frozen=True, eq=False)
+class InfraredPixels:
+    """pixels_HW: uint8. bits: of a stored value. is_coloured: its channels differ, as no infrared camera's do."""
+
+    pixels_HW: NDArray[np.uint8]
+    bits: int = 8
+    is_coloured: bool = False
+
+
 _DEFAULT_MAPPING, _DEFAULT_LIMITS = InfraredMapping(), PixelLimits()
 
 
@@ -130,7 +141,8 @@ def read_pair(
         bits = 8
     else:
         rgb_HWC = _rgb(pair.rgb_uri, limits)
-        infrared_HW, bits = read_infrared(pair.infrared_uri, mapping, limits)
+        infrared = read_infrared(pair.infrared_uri, mapping, limits)
+        infrared_HW, bits = infrared.pixels_HW, infrared.bits
     size, rgb_size = infrared_HW.shape, rgb_HWC.shape[:2]
     if pair.width and pair.height and len(pair.boxes_xyxy) and size != (pair.height, pair.width):
         raise DataError(
@@ -150,8 +162,8 @@ def read_pair(
 
 def read_infrared(
     uri: str, mapping: InfraredMapping = _DEFAULT_MAPPING, limits: PixelLimits = _DEFAULT_LIMITS
-) -> tuple[NDArray[np.uint8], int]:
-    """An infrared picture as uint8 [H, W], and the bits of a stored value. Of a coloured one, the luminance.
+) -> InfraredPixels:
+    """An infrared picture; of a coloured one, the luminance.
 
     Raises:
         DataError: as `read_pair`.
@@ -159,10 +171,15 @@ def read_infrared(
     image = _open(uri, limits)
     if image.mode.startswith(("I", "F")):
         values_HW = np.asarray(image, dtype=np.float32)
-        return map_infrared(values_HW, mapping, uri), 16 if image.mode.startswith("I;16") else 32
+        return InfraredPixels(map_infrared(values_HW, mapping, uri), 16 if image.mode.startswith("I;16") else 32)
     if image.mode not in ("L", "RGB"):
         image = image.convert("RGB")
-    return np.array(image.convert("L"), dtype=np.uint8), 8
+    pixels_HW = np.array(image.convert("L"), dtype=np.uint8)
+    if image.mode == "L":
+        return InfraredPixels(pixels_HW)
+    colours_HWC = np.asarray(image)
+    spread = float((colours_HWC.max(2).astype(np.float32) - colours_HWC.min(2)).mean())
+    return InfraredPixels(pixels_HW, is_coloured=spread > _GREY_SPREAD)
 
 
 def map_infrared(values_HW: NDArray[np.float32], mapping: InfraredMapping, name: str = "picture") -> NDArray[np.uint8]:

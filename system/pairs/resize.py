@@ -39,7 +39,12 @@ def scale_boxes(
     return (np.asarray(boxes_xyxy, np.float32).reshape(-1, 4) * scale).astype(np.float32)
 
 
-def _resized(image_HWC: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
-    shrinks = height * width < image_HWC.shape[0] * image_HWC.shape[1]
-    resized = cv2.resize(image_HWC, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+def fit_picture(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+    """One picture, [H, W] or [H, W, 3], at (height, width), as `fit_pair` resizes."""
+    return image if image.shape[:2] == size else _resized(image, *size)
+
+
+def _resized(image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
+    shrinks = height * width < image.shape[0] * image.shape[1]
+    resized = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
     return resized.astype(np.uint8, copy=False)

@@ -17,7 +17,7 @@ def freqkd_table(result: Mapping[str, Any]) -> Table:
     for name in _header(result):
         table.add_column(name, no_wrap=name == "arm", justify="left" if name == "arm" else "right")
     for arm, row in result["arms"].items():
-        table.add_row(arm, *(_figure(row[str(drift)]) for drift in result["drifts"]))
+        table.add_row(arm, *(figure_text(row[str(drift)]) for drift in result["drifts"]))
     return table
 
 
@@ -33,18 +33,20 @@ def study_markdown(result: Mapping[str, Any], plot: str) -> str:
         "Figures are points of 100; intervals are of 95 %, over draws of seeds and of test pictures together.",
         f"![patch AP against drift]({plot})",
         "## Mean patch AP",
-        _grid(_header(result), {arm: _cells(row, result) for arm, row in result["arms"].items()}),
+        grid(_header(result), {arm: _cells(row, result) for arm, row in result["arms"].items()}),
     ]
     differences = result["differences"]
     if differences["against_none"]:
         rows = {arm: _cells(row, result, is_signed=True) for arm, row in differences["against_none"].items()}
-        parts += ["## Gain over no distillation (paired)", _grid(_header(result), rows)]
+        parts += ["## Gain over no distillation (paired)", grid(_header(result), rows)]
     if differences["ours_against"]:
         rows = {arm: _cells(row, result, is_signed=True) for arm, row in differences["ours_against"].items()}
-        parts += [f"## `{result['ours']}` minus each rival (paired)", _grid(_header(result), rows)]
+        parts += [f"## `{result['ours']}` minus each rival (paired)", grid(_header(result), rows)]
     for figure in (*result["classes"], "retrieval_r1", "retrieval_r5"):
-        rows = {arm: [_figure(row[str(d)][figure]) for d in result["drifts"]] for arm, row in result["arms"].items()}
-        parts += [f"## {figure.replace('retrieval_r', 'retrieval, R@')}", _grid(_header(result), rows)]
+        rows = {
+            arm: [figure_text(row[str(d)][figure]) for d in result["drifts"]] for arm, row in result["arms"].items()
+        }
+        parts += [f"## {figure.replace('retrieval_r', 'retrieval, R@')}", grid(_header(result), rows)]
     if result["registration"]:
         rows = {
             f"{drift} px": [
@@ -54,7 +56,7 @@ def study_markdown(result: Mapping[str, Any], plot: str) -> str:
             for drift, found in result["registration"].items()
         }
         header = ["drift", "pairs moved", "injected p50", "p90", "left p50", "p90"]
-        parts += ["## What registering found (first seed, pixels)", _grid(header, rows)]
+        parts += ["## What registering found (first seed, pixels)", grid(header, rows)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -106,16 +108,18 @@ def _header(result: Mapping[str, Any]) -> list[str]:
 
 
 def _cells(row: Mapping[str, Figure], result: Mapping[str, Any], is_signed: bool = False) -> list[str]:
-    return [_figure(row[str(drift)], is_signed) for drift in result["drifts"]]
+    return [figure_text(row[str(drift)], is_signed) for drift in result["drifts"]]
 
 
-def _figure(figure: Figure, is_signed: bool = False) -> str:
+def figure_text(figure: Figure, is_signed: bool = False) -> str:
+    """A mean and its interval."""
     if figure["mean"] is None:
         return "-"
     sign = "+" if is_signed else ""
     return f"{figure['mean']:{sign}.1f} ({figure['low']:{sign}.1f} to {figure['high']:{sign}.1f})"
 
 
-def _grid(header: list[str], rows: Mapping[str, list[str]]) -> str:
+def grid(header: list[str], rows: Mapping[str, list[str]]) -> str:
+    """A table of Markdown."""
     lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
     return "\n".join([*lines, *("| " + " | ".join([name, *cells]) + " |" for name, cells in rows.items())])

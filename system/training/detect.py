@@ -83,7 +83,7 @@ def train_detector(
     """
     refuse_existing(out)
     train = gather_labelled(source.train, source.images, source.classes)
-    val = gather_labelled((source.val,), source.images, ()).of_classes(train.classes) if source.val else None
+    val = read_infrared_set(source.val, source.images).of_classes(train.classes) if source.val else None
     if val is not None:
         known = {picture.uri for picture in train.pictures}
         if shared := [picture.uri for picture in val.pictures if picture.uri in known]:

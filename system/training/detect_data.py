@@ -17,10 +17,9 @@ from system.errors import DataError, storage_errors
 from system.freqkd.distiller import seed_of
 from system.infrared.augment import Augment, Example, augmented
 from system.infrared.detections import Truth
-from system.infrared.detector import fit_picture
 from system.pairs.infrared_set import InfraredPicture, InfraredSet
 from system.pairs.pixels import InfraredMapping, read_infrared
-from system.pairs.resize import scale_boxes
+from system.pairs.resize import fit_picture, scale_boxes
 
 _AHEAD = 2
 
@@ -41,13 +40,12 @@ class PictureReader:
             DataError: it cannot be read, or is not of the size that its boxes were drawn on.
         """
         try:
-            pixels_HW, _ = read_infrared(picture.uri, self.mapping)
+            pixels_HW = read_infrared(picture.uri, self.mapping).pixels_HW
         except storage_errors() as error:
             raise DataError("unreadable_file", f"{picture.uri}: {error}") from error
         refuse_other_size(picture, pixels_HW.shape)
         boxes = scale_boxes(picture.boxes_xyxy, (pixels_HW.shape[0], pixels_HW.shape[1]), self.size)
-        fitted = np.ascontiguousarray(fit_picture(pixels_HW, self.size)[..., 0])
-        return Example(fitted, Truth(boxes, picture.labels, picture.is_ignored))
+        return Example(fit_picture(pixels_HW, self.size), Truth(boxes, picture.labels, picture.is_ignored))
 
     def view(self, picture: InfraredPicture, number: int, epoch: int) -> Example | DataError:
         """As it is learnt from in an epoch; what is drawn depends on seed, epoch and number alone."""

@@ -1,0 +1,109 @@
+"""What distillation is worth to an infrared detector: many small trainings, compared on the same pictures."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from system.errors import ConfigError
+from system.pipelines.ray_environment import leave_ray, set_ray_environment
+from system.report.console import ConsoleProgress, exit_with_code, print_figures
+
+app = typer.Typer(add_completion=False, rich_markup_mode="markdown", pretty_exceptions_enable=False)
+
+
+@app.command()
+def main(
+    students: Annotated[str, typer.Option(help="Folder of jobs/study_freqkd.py, whose students are compared.")],
+    train: Annotated[str, typer.Option(help="Labelled infrared pictures: a COCO file or a corpus of pairs.")],
+    out: Annotated[Path, typer.Option(help="Folder of the study, seen by every worker; an unfinished one goes on.")],
+    test: Annotated[
+        str | None, typer.Option(help="Others to judge on; the last part of --train by name, if not given.")
+    ] = None,
+    hold_out: Annotated[float, typer.Option(help="Share of --train that is kept for tests, without --test.")] = 0.3,
+    also: Annotated[
+        list[str] | None, typer.Option(help="NAME=SET, judged too without training on it. Repeatable.")
+    ] = None,
+    classes: Annotated[str | None, typer.Option(help="Comma-separated; all of --train, if not given.")] = None,
+    arms: Annotated[str, typer.Option(help="Arms of the FreqKD study.")] = "none,mse,cosine,reference,registered",
+    drifts: Annotated[str, typer.Option(help="Of its pairs, in pixels, comma-separated.")] = "0",
+    seeds: Annotated[int, typer.Option(min=1)] = 3,
+    ours: Annotated[str, typer.Option(help="The arm that is compared with every other.")] = "registered",
+    height: Annotated[int, typer.Option()] = 280,
+    width: Annotated[int, typer.Option()] = 378,
+    blocks: Annotated[str, typer.Option(help="Whose features the head reads.")] = "3,6,9",
+    channels: Annotated[int, typer.Option(help="Width of the head.")] = 64,
+    epochs: Annotated[int, typer.Option()] = 16,
+    batch_size: Annotated[int, typer.Option()] = 2,
+    learning_rate: Annotated[float, typer.Option()] = 1e-3,
+    rounds: Annotated[int, typer.Option(help="Bootstrap draws.")] = 1000,
+    threads: Annotated[int, typer.Option("--worker-threads", help="CPUs of a run.")] = 1,
+    dry_run: Annotated[bool, typer.Option("--dry-run", "--budget", help="Print the budget and end.")] = False,
+) -> None:
+    """Train the same detector on the frozen student of every arm, drift and seed, and judge all on the same pictures.
+
+    All arms have the same pictures in the same order, the same views, heads that start alike, and the same steps.
+
+    The last line of stdout is one JSON object: sets {test, NAME: {arms {arm: {drift: {ap50 {mean, low, high, seeds},
+    ap, <class>}}}, differences (paired)}}, budget. The same lies in study.json and, to be read, in study.md.
+
+    Exit codes: 0 done; 2 a wrong option, or students that are missing; 3 unreadable input; 5 a backbone, or a loss that
+    became no number.
+    """
+    with exit_with_code():
+        set_ray_environment()
+        # Ray reads its settings when it is imported.
+        from system.infrared.detector_trainer import DetectorTrainConfig
+        from system.training.detection_study import DetectionStudyConfig, study_detection
+
+        named = dict(text.split("=", 1) if "=" in text else ("", text) for text in also or ())
+        if "" in named or "test" in named:
+            raise ConfigError(f"--also {named.get('', 'test')}: expected NAME=SET, with a name other than test")
+        study = DetectionStudyConfig.parse(
+            {
+                "students": students,
+                "train": train,
+                "test": test,
+                "hold_out": hold_out,
+                "also": named,
+                "classes": tuple(part.strip().lower() for part in classes.split(",")) if classes else (),
+                "arms": (arms,),
+                "drifts": _numbers("--drifts", drifts),
+                "seeds": seeds,
+                "ours": ours,
+                "rounds": rounds,
+                "threads": threads,
+            },
+            "options",
+        )
+        values: dict[str, Any] = {
+            "height": height,
+            "width": width,
+            "blocks": _numbers("--blocks", blocks),
+            "channels": channels,
+        }
+        config = DetectorTrainConfig.parse(
+            {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate}, "options"
+        )
+        with ConsoleProgress("studying", "runs") as progress:
+
+            def tell(budget: dict[str, Any]) -> None:
+                progress.note(f"budget: {json.dumps(budget)}")
+
+            result = study_detection(study, values, config, out, progress, tell, dry_run)
+        leave_ray()
+        print_figures(result)
+
+
+def _numbers(option: str, text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError as error:
+        raise ConfigError(f"{option} {text}: expected whole numbers with commas between them") from error
+
+
+if __name__ == "__main__":
+    app()

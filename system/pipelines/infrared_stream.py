@@ -1,0 +1,143 @@
+"""Infrared pictures of any number through Ray Data: tasks read and shrink, a pool of actors detects.
+
+Only names and boxes pass through the driver. A picture that cannot be read is a row that says why.
+Legend: H x W pixels, M boxes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import ray
+import ray.data
+
+from system.errors import DataError, storage_errors
+from system.infrared.detections import Detections
+from system.pairs.pixels import InfraredMapping, read_infrared
+from system.pairs.resize import fit_picture
+from system.pipelines.resources import PoolSize
+from system.pipelines.stream import quiet_stream
+
+_READ_CPUS = 0.5
+_TASK_PICTURES = 16
+_READ_SCHEMA = pa.schema(
+    [
+        pa.field("uri", pa.string()),
+        pa.field("height", pa.int32()),
+        pa.field("width", pa.int32()),
+        pa.field("is_coloured", pa.bool_()),
+        pa.field("pixels", pa.large_binary()),
+        pa.field("code", pa.string()),
+        pa.field("message", pa.string()),
+    ]
+)
+_BOXES = [
+    pa.field("boxes_xyxy", pa.list_(pa.float32())),
+    pa.field("scores", pa.list_(pa.float32())),
+    pa.field("labels", pa.list_(pa.int32())),
+]
+
+
+@dataclass(frozen=True)
+class DetectSettings:
+    """model: folder of a detector. batch_size: pictures of one pass."""
+
+    model: str
+    size: tuple[int, int]
+    mapping: InfraredMapping
+    batch_size: int = 4
+
+
+@dataclass(frozen=True, eq=False)
+class PictureResult:
+    """What is known of one picture after the stream. found: None where it could not be read, and why."""
+
+    uri: str
+    found: Detections | None
+    is_coloured: bool = False
+    code: str = ""
+    message: str = ""
+
+
+def stream_detections(uris: Sequence[str], settings: DetectSettings, pool: PoolSize) -> Iterator[PictureResult]:
+    """Detect in every picture; order is not kept."""
+    if not uris:
+        return
+    quiet_stream()
+    parts = [list(uris[k : k + _TASK_PICTURES]) for k in range(0, len(uris), _TASK_PICTURES)]
+    source: Any = ray.data.from_items([{"uris": json.dumps(part)} for part in parts], override_num_blocks=len(parts))
+    read = source.map_batches(
+        _read_part, fn_kwargs={"settings": settings}, batch_size=1, batch_format="numpy", num_cpus=_READ_CPUS
+    )
+    found = read.map_batches(
+        DetectorActor,
+        fn_constructor_kwargs={"settings": settings, "threads": pool.threads},
+        batch_size=settings.batch_size,
+        batch_format="pyarrow",
+        zero_copy_batch=True,
+        compute=ray.data.ActorPoolStrategy(size=pool.actors, max_tasks_in_flight_per_actor=2),
+        num_cpus=pool.threads,
+        num_gpus=pool.gpus_per_actor,
+    )
+    for block in found.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1):
+        for row in block.to_pylist():
+            yield _result(row)
+
+
+def _result(row: dict[str, Any]) -> PictureResult:
+    if row["code"] is not None:
+        return PictureResult(row["uri"], None, code=row["code"], message=row["message"])
+    found = Detections.of(row["boxes_xyxy"], row["scores"], row["labels"], (row["height"], row["width"]))
+    return PictureResult(row["uri"], found, row["is_coloured"])
+
+
+def _read_part(batch: dict[str, np.ndarray], settings: DetectSettings) -> pa.Table:
+    rows = [_read(uri, settings) for uri in json.loads(str(batch["uris"][0]))]
+    return pa.Table.from_pylist(rows, schema=_READ_SCHEMA)
+
+
+def _read(uri: str, settings: DetectSettings) -> dict[str, Any]:
+    try:
+        infrared = read_infrared(uri, settings.mapping)
+    except DataError as error:
+        return {"uri": uri, "code": error.code, "message": error.message}
+    except storage_errors() as error:
+        return {"uri": uri, "code": "unreadable_file", "message": f"{uri}: {error}"}
+    height, width = infrared.pixels_HW.shape
+    pixels = fit_picture(infrared.pixels_HW, settings.size).tobytes()
+    return {"uri": uri, "height": height, "width": width, "is_coloured": infrared.is_coloured, "pixels": pixels}
+
+
+class DetectorActor:
+    """A detector on the threads, or the GPU, that it reserved."""
+
+    def __init__(self, settings: DetectSettings, threads: int) -> None:
+        import torch
+
+        from system.infrared.detector import Detector
+
+        torch.set_num_threads(threads)
+        device = "cuda" if ray.get_gpu_ids() else "cpu"
+        self._detector, self._size = Detector.load(settings.model).to(device), settings.size
+
+    def __call__(self, rows: pa.Table) -> pa.Table:
+        good = np.flatnonzero([code is None for code in rows["code"].to_pylist()])
+        pixels = rows["pixels"]
+        pictures = [np.frombuffer(pixels[int(n)].as_buffer(), np.uint8).reshape(self._size) for n in good]
+        answers: dict[int, Detections] = dict(zip(good.tolist(), self._detector.detect(pictures), strict=True))
+        heights, widths = rows["height"].to_pylist(), rows["width"].to_pylist()
+        resized = [answers[n].resized((heights[n], widths[n])) if n in answers else None for n in range(len(rows))]
+        table = rows.drop_columns(["pixels"])
+        columns = [
+            [None if found is None else found.boxes_xyxy.ravel() for found in resized],
+            [None if found is None else found.scores for found in resized],
+            [None if found is None else found.labels for found in resized],
+        ]
+        for field, values in zip(_BOXES, columns, strict=True):
+            table = table.append_column(field, pa.array(values, field.type))
+        return table

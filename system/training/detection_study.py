@@ -1,0 +1,197 @@
+"""Study what distillation is worth to a detector: every arm, drift and seed, side by side on Ray, resumable.
+
+The students are those of a FreqKD study. Their backbone stays frozen, so that arms differ in nothing but what was
+distilled into it, and its features are computed once a run.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import ray
+import torch
+from pydantic import Field
+
+from system.config import FrozenConfig
+from system.errors import ConfigError, DataError, NightminerError
+from system.infrared.detector_config import DetectorConfig
+from system.infrared.detector_trainer import DetectorTrainConfig
+from system.pairs.infrared_set import InfraredSet, read_infrared_set
+from system.pipelines.resources import connect_to_ray
+from system.report.console import ConsoleProgress
+from system.report.detection_study import detection_markdown
+from system.training.detect import gather_labelled
+from system.training.detect_data import sha256_of
+from system.training.detection_run import (
+    DetectionBench,
+    DetectionCell,
+    distillation_of,
+    refuse_missing_students,
+    run_detection,
+)
+from system.training.detection_summary import DetectionFigures, summarise_detection
+from system.training.freqkd_arms import parse_arms
+from system.training.freqkd_run import write_json
+
+_SETTINGS, _RESULT, _TABLES = "settings.json", "study.json", "study.md"
+_RETRIES = 3
+TEST = "test"
+
+
+class DetectionStudyConfig(FrozenConfig):
+    """What is compared.
+
+    students: folder of a FreqKD study. train: labelled pictures. test: others; without it the last `hold_out` of train
+    by name, in one block. also: sets by name on which the detectors are judged without having seen any of their kind.
+    arms, drifts, seeds, ours: as of a FreqKD study.
+    """
+
+    students: str
+    train: str
+    test: str | None = None
+    hold_out: float = Field(default=0.3, gt=0, lt=1)
+    also: dict[str, str] = Field(default_factory=dict)
+    classes: tuple[str, ...] = ()
+    arms: tuple[str, ...] = Field(min_length=1)
+    drifts: tuple[int, ...] = (0,)
+    seeds: int = Field(default=3, ge=1, le=1000)
+    ours: str = "registered"
+    rounds: int = Field(default=1000, ge=10, le=100_000)
+    threads: int = Field(default=1, ge=1, le=256)
+
+
+def study_detection(
+    study: DetectionStudyConfig,
+    values: dict[str, Any],
+    config: DetectorTrainConfig,
+    out: Path,
+    progress: ConsoleProgress,
+    tell_budget: Callable[[dict[str, Any]], None] = lambda _: None,
+    is_dry: bool = False,
+) -> dict[str, Any]:
+    """Do every run that `out` lacks, and sum up all that were asked for.
+
+    Args:
+        values: of `DetectorConfig` without classes and backbone.
+    Returns:
+        What lies in study.json: for each test set the arms' figures and their differences, and the budget.
+    Raises:
+        ConfigError: students that are missing, or `out` holds a study with other settings. DataError, ModelError.
+    """
+    students = Path(study.students).absolute()
+    tower = distillation_of(students).tower
+    arms = parse_arms(study.arms)
+    cells = [DetectionCell(arm, 0, seed) for seed in range(study.seeds) for arm in arms if arm.loss is None]
+    cells += [
+        DetectionCell(arm, drift, seed)
+        for seed in range(study.seeds)
+        for drift in study.drifts
+        for arm in arms
+        if arm.loss is not None
+    ]
+    cells.sort(key=lambda cell: cell.seed)
+    refuse_missing_students(students, cells)
+    train, tests = _sets(study)
+    detector = DetectorConfig.parse(values | {"backbone": tower, "classes": train.classes}, "options")
+    settings = {
+        "detector": detector.model_dump(mode="json"),
+        "config": config.model_dump(mode="json", exclude={"seed"}),
+        "rounds": study.rounds,
+        "data": {name: sha256_of(found) for name, found in {"train": train, **tests}.items()},
+        "students": json.loads((students / _SETTINGS).read_text("utf-8"))["data"],
+    }
+    _refuse_other_settings(out, settings)
+    missing = [cell for cell in cells if not (out / f"{cell.name}.json").is_file()]
+    connect_to_ray()
+    budget = {
+        "runs": len(cells),
+        "runs_done": len(cells) - len(missing),
+        "at_once": max(1, int(ray.cluster_resources().get("CPU", 1)) // study.threads),
+        "images_per_run": config.epochs * len(train.pictures),
+        "epochs": config.epochs,
+        "size": [detector.height, detector.width],
+        "train_pictures": len(train.pictures),
+        "test_pictures": {name: len(found.pictures) for name, found in tests.items()},
+    }
+    tell_budget(budget)
+    if is_dry:
+        return {"budget": budget}
+    _write_settings(out, settings)
+    bench = DetectionBench(out.absolute(), students, detector, config, train, tests, study.rounds, study.threads)
+    _run(bench, missing, progress)
+    seconds = [json.loads((out / f"{cell.name}.json").read_text("utf-8"))["seconds"] for cell in cells]
+    budget["seconds_per_run"] = {part: round(sum(s[part] for s in seconds) / len(seconds), 1) for part in seconds[0]}
+    result: dict[str, Any] = {"budget": budget, "drifts": list(study.drifts), "classes": list(train.classes)}
+    result |= {"ours": study.ours, "sets": {}}
+    for name in tests:
+        runs = {
+            (cell.arm.name, cell.drift_px, cell.seed): DetectionFigures.read(out / f"{cell.name}.npz", name)
+            for cell in cells
+        }
+        names = [arm.name for arm in arms]
+        result["sets"][name] = summarise_detection(runs, names, study.drifts, study.seeds, train.classes, study.ours)
+    write_json(out / _RESULT, result)
+    (out / _TABLES).write_text(detection_markdown(result), "utf-8")
+    return result
+
+
+def _sets(study: DetectionStudyConfig) -> tuple[InfraredSet, dict[str, InfraredSet]]:
+    train = gather_labelled((study.train,), None, study.classes)
+    if study.test is None:
+        ordered = tuple(sorted(train.pictures, key=lambda picture: picture.picture_id))
+        held = max(1, round(study.hold_out * len(ordered)))
+        train, test = replace(train, pictures=ordered[:-held]), replace(train, pictures=ordered[-held:])
+    else:
+        test = read_infrared_set(study.test).of_classes(train.classes)
+    known = {picture.uri for picture in train.pictures}
+    if shared := [picture.uri for picture in test.pictures if picture.uri in known]:
+        raise DataError("leak", f"{len(shared)} test pictures are trained on too, e.g. {shared[0]}")
+    others = {name: read_infrared_set(uri).of_classes(train.classes) for name, uri in study.also.items()}
+    return train, {TEST: test, **others}
+
+
+@ray.remote(max_retries=_RETRIES)
+def _cell(bench: DetectionBench, cell: DetectionCell) -> str:
+    torch.set_num_threads(bench.threads)
+    return str(run_detection(bench, cell)["arm"])
+
+
+def _run(bench: DetectionBench, missing: Sequence[DetectionCell], progress: ConsoleProgress) -> None:
+    """Raises NightminerError: what a run raised; runs that are done stay done."""
+    progress.phase(f"{len(missing)} runs")
+    progress.expect(len(missing))
+    shared = ray.put(bench)
+    pending = [_cell.options(num_cpus=bench.threads).remote(shared, cell) for cell in missing]
+    try:
+        while pending:
+            done, pending = ray.wait(pending)
+            ray.get(done[0])
+            progress.advanced(1, 0, 0)
+    except ray.exceptions.RayTaskError as error:
+        for task in pending:
+            ray.cancel(task, force=True)
+        if isinstance(error.cause, NightminerError):
+            raise error.cause from None
+        raise
+
+
+def _refuse_other_settings(out: Path, settings: dict[str, Any]) -> None:
+    file = out / _SETTINGS
+    try:
+        before = json.loads(file.read_text("utf-8")) if file.is_file() else settings
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{file}: cannot be read: {error}") from error
+    if differing := sorted(key for key in settings if before.get(key) != json.loads(json.dumps(settings[key]))):
+        raise ConfigError(f"{out}: holds a study with other settings ({', '.join(differing)}); choose another --out")
+
+
+def _write_settings(out: Path, settings: dict[str, Any]) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        write_json(out / _SETTINGS, settings)
+    except OSError as error:
+        raise ConfigError(f"{out}: cannot be written: {error.strerror}") from error

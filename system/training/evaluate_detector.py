@@ -1,0 +1,175 @@
+"""Judge a detector on a labelled set, or anybody's result file by KAIST's rules; figures, curves and worst errors."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import Field
+
+from system.config import FrozenConfig
+from system.errors import ConfigError, DataError
+from system.freqkd.probe import draw_pictures
+from system.infrared.detections import Detections, Truth
+from system.infrared.detector import detector_id, read_detector_config
+from system.infrared.judge import Judged, calibration, figures, worst_errors
+from system.infrared.kaist import read_kaist_annotations, read_kaist_results
+from system.infrared.kaist_judge import kaist_figures, kaist_matches
+from system.pairs.infrared_set import InfraredPicture, InfraredSet, read_infrared_set
+from system.pairs.pixels import InfraredMapping, read_infrared
+from system.pipelines.config import PoolConfig
+from system.pipelines.infrared_stream import PictureResult
+from system.pipelines.predict_infrared import detect_all
+from system.report.console import ConsoleProgress
+from system.report.detection_curves import detection_curves
+from system.report.detection_sheet import DetectionCell, detection_sheet
+
+FIGURES_NAME, CURVES_NAME, ERRORS_NAME = "figures.json", "curves.png", "worst_errors.jpg"
+_KAIST_CURVES = ("all", "day", "night")
+
+
+class JudgeConfig(FrozenConfig):
+    """rounds: bootstrap draws of pictures. sure_score: above it a miss counts as one, on the sheet of errors. errors:
+    cells of that sheet. max_bad_share: of the pictures that may be unreadable."""
+
+    rounds: int = Field(default=1000, ge=1, le=100_000)
+    sure_score: float = Field(default=0.3, ge=0, le=1)
+    errors: int = Field(default=12, ge=0, le=120)
+    max_bad_share: float = Field(default=0.05, ge=0, le=1)
+
+
+def judge_kaist(annotations: Path, results: Path, out: Path | None, config: JudgeConfig) -> dict[str, Any]:
+    """KAIST's miss rates of a result file, of all pictures and, as `parity`, of those with people only.
+
+    Raises:
+        DataError: a file is not of its form.
+    """
+    images = read_kaist_annotations(annotations)
+    found = read_kaist_results(results, images)
+    matched = kaist_matches(images, found)
+    told = kaist_figures(matched, config.rounds)
+    told["parity"] = kaist_figures(kaist_matches(images, found, only_with_people=True), config.rounds)
+    if out is not None:
+        _make(out)
+        detection_curves({name: matched[name] for name in _KAIST_CURVES}, None, out / CURVES_NAME)
+        (out / FIGURES_NAME).write_text(json.dumps(told, indent=1) + "\n", "utf-8")
+    return told
+
+
+def judge_detector(
+    uri: str,
+    images: str | None,
+    model: str,
+    out: Path | None,
+    config: JudgeConfig,
+    pool: PoolConfig,
+    progress: ConsoleProgress,
+) -> dict[str, Any]:
+    """Detect in every picture of a labelled set, and judge.
+
+    Returns:
+        ap50, ap {value, low, high}, classes, coco, parity (pictures with objects only), calibration, counts.
+    Raises:
+        ConfigError: the set and the detector share no class. DataError: too much cannot be read. ModelError.
+    """
+    classes = read_detector_config(Path(model)).config.classes
+    labelled = read_infrared_set(uri, images)
+    shared = tuple(name for name in classes if name in labelled.classes)
+    if not shared:
+        raise ConfigError(
+            f"{uri} knows {', '.join(labelled.classes)}; the detector finds {', '.join(classes)}: no class to judge"
+        )
+    judged_set = labelled.of_classes(classes)
+    progress.phase(f"detecting in {len(judged_set.pictures)} pictures")
+    progress.expect(len(judged_set.pictures))
+    results = detect_all([picture.uri for picture in judged_set.pictures], model, pool, progress)
+    pictures, found, faults = _readable(judged_set, results, classes, shared)
+    if len(faults) > config.max_bad_share * len(judged_set.pictures):
+        raise DataError(
+            "too_many_bad", f"{len(faults)} of {len(judged_set.pictures)} pictures cannot be judged, e.g. {faults[0]}"
+        )
+    truths = [_truth(picture, classes, shared) for picture in pictures]
+    progress.phase("judging")
+    judged = Judged.of(shared, found, truths)
+    told = figures(judged, draw_pictures(len(pictures), config.rounds, seed=0))
+    told["calibration"] = calibration(judged)
+    with_objects = [n for n, truth in enumerate(truths) if not truth.is_ignored.all()]
+    parity = Judged.of(shared, [found[n] for n in with_objects], [truths[n] for n in with_objects])
+    told["parity"] = figures(parity, draw_pictures(len(with_objects), config.rounds, seed=0))
+    told["counts"] = {
+        "pictures": len(pictures),
+        "pictures_without_objects": len(pictures) - len(with_objects),
+        "unreadable": len(faults),
+        "faults": len(labelled.faults),
+    }
+    told |= {"model": model, "detector_id": detector_id(model), "data": uri, "not_judged": _others(classes, shared)}
+    told["faults"] = [*faults, *map(str, labelled.faults)][:20]
+    if out is not None:
+        _make(out)
+        mapping = read_detector_config(Path(model)).config.mapping
+        named = dict(zip(shared, judged.matches, strict=True))
+        detection_curves(named, told["calibration"], out / CURVES_NAME)
+        (out / ERRORS_NAME).write_bytes(_sheet(judged, pictures, mapping, config))
+        (out / FIGURES_NAME).write_text(json.dumps(told, indent=1) + "\n", "utf-8")
+    return told
+
+
+def _readable(
+    judged: InfraredSet, results: dict[str, PictureResult], classes: tuple[str, ...], shared: tuple[str, ...]
+) -> tuple[list[InfraredPicture], list[Detections], list[str]]:
+    """Pictures that were read and are of their annotations' size, with labels that are places in `shared`."""
+    place = np.array([shared.index(name) if name in shared else -1 for name in classes])
+    pictures, found, faults = [], [], []
+    for picture in judged.pictures:
+        result = results[picture.uri]
+        if result.found is None:
+            faults.append(f"{picture.picture_id}: {result.code}: {result.message}")
+            continue
+        size = result.found.image_size
+        if picture.width and picture.height and size != (picture.height, picture.width):
+            told = f"{size[1]}x{size[0]} pixels, its annotations state {picture.width}x{picture.height}"
+            faults.append(f"{picture.picture_id}: wrong_shape: {told}")
+            continue
+        labels = place[result.found.labels]
+        kept = result.found.chosen(labels >= 0)
+        pictures.append(picture)
+        found.append(Detections.of(kept.boxes_xyxy, kept.scores, labels[labels >= 0], size))
+    return pictures, found, faults
+
+
+def _truth(picture: InfraredPicture, classes: tuple[str, ...], shared: tuple[str, ...]) -> Truth:
+    place = np.array([shared.index(name) if name in shared else -1 for name in classes])
+    labels = place[picture.labels]
+    kept = labels >= 0
+    return Truth(picture.boxes_xyxy[kept], labels[kept], picture.is_ignored[kept])
+
+
+def _others(classes: tuple[str, ...], shared: tuple[str, ...]) -> list[str]:
+    return [name for name in classes if name not in shared]
+
+
+def _sheet(judged: Judged, pictures: list[InfraredPicture], mapping: InfraredMapping, config: JudgeConfig) -> bytes:
+    cells = []
+    for error in worst_errors(judged, config.sure_score, config.errors):
+        picture, name = pictures[error.picture], judged.classes[error.label]
+        told = f"false alarm: {name} {error.score:.2f}" if error.kind == "false_alarm" else f"missed: {name}"
+        cells.append(
+            DetectionCell(
+                read_infrared(picture.uri, mapping).pixels_HW,
+                judged.found[error.picture].above(config.sure_score),
+                judged.truths[error.picture],
+                (told, picture.picture_id),
+                (error.box_xyxy,),
+            )
+        )
+    title = f"worst errors (red); detections above {config.sure_score:g} (yellow), objects (green), ignored (grey)"
+    return detection_sheet(title, cells, judged.classes)
+
+
+def _make(out: Path) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"--out {out}: cannot be written: {error.strerror}") from error
