@@ -1,0 +1,173 @@
+"""Train, judge and use a detector as users do: small, on the cluster, killed, broken pictures, wrong options."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import timm
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from tests.cluster.conftest import Head
+from tests.cluster.jobs import ROOT, Done, call_job, run_job
+
+PICTURES = 12
+# Each worker takes the mean over the objects of its own part of a batch.
+WORKERS_TOLERANCE = 0.02
+
+
+@pytest.fixture(scope="module")
+def house(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Pictures with a warm and a cold square each, labelled; one of them is broken. And a small backbone."""
+    root = tmp_path_factory.mktemp("detecting")
+    rng = np.random.default_rng(0)
+    for part, count in (("train", PICTURES), ("val", 4)):
+        images, annotations = [], []
+        (root / part).mkdir()
+        for n in range(count):
+            picture = np.full((72, 108), 110, np.uint8)
+            for label, (left, value) in enumerate(((0, 255), (56, 0))):
+                x, y = left + int(rng.integers(0, 24)), int(rng.integers(0, 44))
+                picture[y : y + 24, x : x + 24] = value
+                box = {"image_id": n, "category_id": label, "bbox": [x, y, 24, 24], "iscrowd": 0, "area": 576}
+                annotations.append(box | {"id": len(annotations)})
+            Image.fromarray(picture).save(root / part / f"{n:03d}.png")
+            images.append({"id": n, "file_name": f"{part}/{n:03d}.png", "width": 108, "height": 72})
+        categories = [{"id": 0, "name": "Warm"}, {"id": 1, "name": "Cold"}]
+        content = {"images": images, "annotations": annotations, "categories": categories}
+        (root / f"{part}.json").write_text(json.dumps(content))
+    broken = root / "train" / "004.png"
+    broken.write_bytes(broken.read_bytes()[:60])
+    torch.manual_seed(0)
+    save_file(timm.create_model("test_vit", num_classes=0).state_dict(), root / "vit.safetensors")
+    return root
+
+
+def options(house: Path, out: str, *more: str) -> list[str]:
+    return [
+        "--train", str(house / "train.json"), "--val", str(house / "val.json"), "--out", str(house / out),
+        "--backbone", f"timm:test_vit@{house}/vit.safetensors", "--height", "64", "--width", "96", "--blocks", "1,3",
+        "--channels", "32", "--convs", "1", "--epochs", "4", "--batch-size", "3", "--learning-rate", "3e-3",
+        "--cache", str(house / "cache"), "--cache-gb", "0.05", "--max-bad-share", "0.2", *more,
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def whole(house: Path, head: Head) -> Done:
+    done = run_job("train_detector", *options(house, "whole"), env=head.env)
+    assert done.code == 0, done.stderr
+    return done
+
+
+def history(folder: Path) -> list[dict[str, float]]:
+    return json.loads((folder / "history.json").read_text())
+
+
+def test_a_detector_learns_and_says_where_it_comes_from(house: Path, whole: Done):
+    figures = whole.figures
+    assert (
+        figures["classes"] == ["warm", "cold"] and figures["skipped"] == 1 and figures["images"] == 4 * (PICTURES - 1)
+    )
+    rows = history(house / "whole")
+    assert rows[-1]["train/total"] < rows[0]["train/total"] and 0 <= rows[-1]["val/ap50"] <= 100
+    names = {
+        "detector.json",
+        "detector.safetensors",
+        "README.md",
+        "curves.png",
+        "training.json",
+        "tensorboard",
+        "samples",
+    }
+    assert names <= {file.name for file in (house / "whole").iterdir()}
+    assert len(list((house / "whole" / "samples").iterdir())) == 4
+
+
+@pytest.mark.parametrize("workers", ["1", pytest.param("2", marks=pytest.mark.slow)])
+def test_a_killed_training_ends_where_the_unbroken_one_does(house: Path, head: Head, whole: Done, workers: str):
+    out = f"again-{workers}"
+    arguments = options(house, out, "--workers", workers)
+    command = [sys.executable, str(ROOT / "jobs" / "train_detector.py"), *arguments]
+    process = subprocess.Popen(command, cwd=ROOT, env=head.env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline_s = time.monotonic() + 180
+    listed = house / f".{out}.training" / "ray" / "checkpoint_manager_snapshot.json"
+    while time.monotonic() < deadline_s and not (listed.is_file() and "checkpoint_2" in listed.read_text()):
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait(30)
+    assert not (house / out).exists()
+    done = call_job("train_detector", *arguments, env=head.env)
+    assert done.code == 0, done.stderr
+    assert not list(house.glob(f".{out}.*"))
+    if workers == "1":
+        ours, theirs = (load_file(house / f / "detector.safetensors") for f in (out, "whole"))
+        assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    for row, expected in zip(history(house / out), history(house / "whole"), strict=True):
+        assert row["train/total"] == pytest.approx(expected["train/total"], rel=WORKERS_TOLERANCE)
+
+
+def test_pictures_become_boxes_in_every_form_and_a_broken_one_is_written_down(house: Path, head: Head, whole: Done):
+    given = ("--model", house / "whole", "--max-bad-share", "0.2", "--min-score", "0.02")
+    done = run_job("predict_infrared", "--images", house / "train", *given, "--out", house / "boxes", env=head.env)
+    assert done.code == 0, done.stderr
+    figures = done.figures
+    assert figures["images"] == PICTURES - 1 and figures["quarantined"] == 1 and figures["detections"] > 0
+    rows = pq.read_table(house / "boxes" / "detections.parquet").to_pylist()
+    coco = json.loads((house / "boxes" / "coco.json").read_text())
+    assert len(rows) == len(coco["images"]) == PICTURES - 1
+    assert sum(len(row["scores"]) for row in rows) == len(coco["annotations"]) == figures["detections"]
+    assert all(0 <= x1 < x2 <= 108 and 0 <= y1 < y2 <= 72 for row in rows for x1, y1, x2, y2 in row["boxes_xyxy"])
+    bad = json.loads((house / "boxes" / "quarantine.jsonl").read_text())
+    assert bad["uri"].endswith("004.png") and bad["code"] == "truncated_image"
+    assert len(list((house / "boxes" / "pictures").iterdir())) == PICTURES - 1
+    again = call_job("predict_infrared", "--images", house / "train", *given, "--out", house / "boxes", env=head.env)
+    assert again.code == 2 and "never overwritten" in again.stderr
+
+
+def test_a_detector_is_judged_as_after_its_last_epoch(house: Path, head: Head, whole: Done):
+    given = ("--coco", house / "val.json", "--model", house / "whole", "--rounds", "50", "--out", house / "judged")
+    done = call_job("evaluate_detector", *given, env=head.env)
+    assert done.code == 0, done.stderr
+    figures = done.figures
+    # Boxes are judged at the pictures' own size here, at the detector's there.
+    assert figures["ap50"]["value"] == pytest.approx(history(house / "whole")[-1]["val/ap50"], abs=3)
+    assert figures["coco"]["ap50"] == pytest.approx(figures["ap50"]["value"], abs=0.01)
+    assert {"parity", "calibration", "counts", "classes"} <= figures.keys()
+    assert {f.name for f in (house / "judged").iterdir()} == {"figures.json", "curves.png", "worst_errors.jpg"}
+
+
+def test_what_cannot_be_learnt_or_judged_is_refused(house: Path, head: Head, whole: Done):
+    (house / "nobody.json").write_text(
+        json.dumps(
+            json.loads((house / "val.json").read_text())
+            | {"categories": [{"id": 0, "name": "elk"}, {"id": 1, "name": "emu"}]}
+        )
+    )
+    train, model = options(house, "refused"), house / "whole"
+    cases = [
+        ("train_detector", 2, "multiples of", [*train, "--height", "65"]),
+        ("train_detector", 2, "each in 0..", [*train, "--blocks", "1,99"]),
+        ("train_detector", 3, "leak", [*train, "--val", house / "train.json"]),
+        ("train_detector", 2, "expected one of elk", [*train, "--classes", "elk"]),
+        ("train_detector", 2, "never overwritten", [*train, "--out", house / "whole"]),
+        ("train_detector", 2, "--merge 0.5 goes with", [*train, "--merge", "0.5"]),
+        ("train_detector", 3, "too_many_bad", [*train, "--max-bad-share", "0.01"]),
+        ("evaluate_detector", 2, "no class to judge", ["--coco", house / "nobody.json", "--model", model]),
+        ("evaluate_detector", 2, "give --coco and --model, or", []),
+        ("evaluate_detector", 5, "detector.json", ["--coco", house / "val.json", "--model", house]),
+        ("predict_infrared", 3, "found neither", ["--images", "/nowhere", "--model", model, "--out", house / "x"]),
+        ("predict_infrared", 5, "detector.json", ["--images", house / "val", "--model", house, "--out", house / "x"]),
+    ]  # fmt: skip
+    for job, code, words, arguments in cases:
+        done = call_job(job, *arguments, env=head.env)
+        assert (done.code, words in done.stderr) == (code, True), (words, done.code, done.stderr)
+    assert not (house / "x").exists()

@@ -1,0 +1,179 @@
+"""Our matching says what COCO's own says, miss rates are those that were published; intervals hold what they should."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from system.errors import DataError
+from system.infrared.detections import Detections, Truth
+from system.infrared.judge import Judged, calibration, coco_figures, figures, worst_errors
+from system.infrared.kaist import SUBSETS, read_kaist_annotations, read_kaist_results
+from system.infrared.kaist_judge import kaist_figures, kaist_matches
+from system.infrared.matching import COCO_OVERLAPS, average_precision, match, precision_recall
+from system.infrared.miss_rate import log_average_miss_rate
+
+SIZE = (120, 160)
+
+
+def truth(*boxes: tuple[float, ...], labels: list[int] | None = None, ignored: tuple[int, ...] = ()) -> Truth:
+    is_ignored = np.isin(np.arange(len(boxes)), ignored)
+    return Truth(np.array(boxes, np.float32).reshape(-1, 4), np.array(labels or [0] * len(boxes), np.int64), is_ignored)
+
+
+def found(*rows: tuple[float, ...], label: int = 0) -> Detections:
+    values = np.array(rows, np.float32).reshape(-1, 5)
+    return Detections.of(values[:, :4], values[:, 4], [label] * len(values), SIZE)
+
+
+def random_case(seed: int, pictures: int = 6, classes: int = 2) -> Judged:
+    rng = np.random.default_rng(seed)
+    all_found, truths = [], []
+    for _ in range(pictures):
+        count = int(rng.integers(0, 6))
+        corner, side = rng.uniform(0, 80, (count, 2)), rng.uniform(4, 60, (count, 2))
+        boxes = np.concatenate([corner, corner + side], 1)
+        labels = rng.integers(0, classes, count)
+        truths.append(Truth(boxes.astype(np.float32), labels, rng.random(count) < 0.2))
+        near = np.repeat(boxes, 3, axis=0) + rng.normal(0, 4, (3 * count, 4))
+        extra = np.concatenate([rng.uniform(0, 60, (3, 2)), rng.uniform(70, 120, (3, 2))], 1)
+        guessed = np.concatenate([near, extra])
+        guessed[:, 2:] = np.maximum(guessed[:, 2:], guessed[:, :2] + 1)
+        guessed_labels = np.concatenate([np.repeat(labels, 3), rng.integers(0, classes, 3)])
+        # COCO sorts equal scores in its own order.
+        scores = rng.permutation(len(guessed)) / len(guessed) * 0.99 + rng.random() * 0.001
+        all_found.append(Detections.of(guessed, scores, guessed_labels, SIZE))
+    return Judged.of(tuple(f"c{k}" for k in range(classes)), all_found, truths)
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.integers(0, 10_000))
+def test_average_precision_is_that_of_coco(seed: int):
+    judged = random_case(seed)
+    theirs = coco_figures(judged)
+    ours = judged.average_precision()
+    known = ours[np.isfinite(ours).all(1)]
+    if not len(known):
+        assert theirs["ap"] is None
+        return
+    assert theirs["ap"] == pytest.approx(100 * known.mean(), abs=0.006)
+    assert theirs["ap50"] == pytest.approx(100 * known[:, 0].mean(), abs=0.006)
+
+
+def test_an_ignored_region_takes_many_detections_and_an_object_one():
+    real = truth((10, 10, 30, 50), (60, 10, 100, 60), ignored=(1,))
+    guesses = found(
+        (10, 10, 30, 50, 0.9),
+        (11, 10, 31, 50, 0.8),
+        (62, 12, 70, 30, 0.7),
+        (80, 20, 90, 40, 0.6),
+        (0, 100, 9, 110, 0.5),
+    )
+    matches = match([guesses], [real], 0, [0.5])
+    assert matches.outcome_TM[0].tolist() == [1, 0, -1, -1, 0]
+    precision, recall = precision_recall(matches, 0)
+    assert recall[0] == 1 and precision[0] == 1
+    assert average_precision(matches)[0] == 1
+
+
+def test_a_class_that_is_not_there_has_no_figure_and_leaves_the_others_theirs():
+    judged = Judged.of(("person", "elk"), [found((10, 10, 30, 50, 0.9))], [truth((10, 10, 30, 50))])
+    told = figures(judged, np.ones((5, 1)))
+    assert told["ap50"] == {"value": 100.0, "low": 100.0, "high": 100.0}
+    assert told["classes"]["elk"]["ap50"]["value"] is None and told["classes"]["elk"]["objects"] == 0
+
+
+def test_an_interval_over_pictures_holds_the_value_and_narrows_with_more_of_them():
+    few, many = random_case(3, 8), random_case(3, 60)
+    widths = []
+    for judged in (few, many):
+        counts = np.random.default_rng(0).multinomial(
+            len(judged.found), [1 / len(judged.found)] * len(judged.found), 200
+        )
+        told = figures(judged, counts.astype(float))["ap50"]
+        assert told["low"] <= told["value"] <= told["high"]
+        widths.append(told["high"] - told["low"])
+    assert widths[1] < widths[0]
+
+
+def test_calibration_and_the_worst_errors_name_what_is_wrong():
+    judged = Judged.of(
+        ("person",),
+        [found((10, 10, 30, 50, 0.95), (100, 10, 120, 50, 0.91)), found()],
+        [truth((10, 10, 30, 50)), truth((5, 5, 100, 100))],
+    )
+    told = calibration(judged)
+    assert told["bins"] == [{"low": 0.9, "high": 1.0, "detections": 2, "mean_score": 0.93, "precision": 0.5}]
+    assert told["expected_calibration_error"] == pytest.approx(0.43)
+    alarm, missed = worst_errors(judged, 0.3, 4)
+    assert (alarm.kind, alarm.picture, missed.kind, missed.picture) == ("false_alarm", 0, "missed", 1)
+
+
+def test_a_miss_rate_by_hand():
+    real = [truth((10, 10, 30, 50)), truth((10, 10, 30, 50))]
+    # One found at once, one false alarm in two pictures, then the other found.
+    guesses = [found((10, 10, 30, 50, 0.9), (90, 90, 110, 110, 0.8)), found((10, 10, 30, 50, 0.7))]
+    matches = match(guesses, real, 0, [0.5])
+    # At FPPI under 0.5 half is missed; at 0.56 and 1 nobody is.
+    expected = np.exp((7 * np.log(0.5) + 2 * np.log(1e-10)) / 9)
+    assert log_average_miss_rate(matches) == pytest.approx(expected)
+    assert np.isnan(log_average_miss_rate(match([found()], [truth()], 0, [0.5])))
+
+
+@pytest.mark.parametrize("method", ["MLPD", "MBNet"])
+def test_published_miss_rates_are_met(data_root: Path, method: str):
+    folder = data_root / "pairs" / "KAIST_eval"
+    expected = json.loads((folder / "expected.json").read_text())[method]
+    images = read_kaist_annotations(folder / "KAIST_annotation.json")
+    told = kaist_figures(kaist_matches(images, read_kaist_results(folder / f"{method}_result.txt", images)), 20)
+    for name, published, persons in zip(
+        ("all", "day", "night"), expected["published_MR_all_day_night"], expected["n_gt_reasonable"], strict=True
+    ):
+        assert told[f"mr_{name}"] == pytest.approx(published, abs=0.02)
+        assert told["counts"][name]["persons"] == persons
+        assert told["intervals"][f"mr_{name}"]["low"] < published < told["intervals"][f"mr_{name}"]["high"]
+    assert {f"mr_{name}" for name in SUBSETS} <= told.keys()
+
+
+@pytest.mark.parametrize(
+    ("line", "code"),
+    [("1,2,3,4", "bad_line"), ("1,2,3,4,5,x", "bad_line"), ("9,1,2,3,4,0.5", "unknown_image"), ("", "empty_file"),
+     ("1,2,3,nan,5,0.5", "bad_line")],
+)  # fmt: skip
+def test_a_result_file_that_cannot_be_judged_names_the_line(tmp_path: Path, line: str, code: str):
+    annotations = {
+        "images": [{"id": 0, "im_name": "set06/V000/I00019", "height": 512, "width": 640}],
+        "annotations": [], "categories": [{"id": 1, "name": "person"}],
+    }  # fmt: skip
+    (tmp_path / "a.json").write_text(json.dumps(annotations))
+    (tmp_path / "r.txt").write_text(line + "\n")
+    images = read_kaist_annotations(tmp_path / "a.json")
+    with pytest.raises(DataError) as raised:
+        read_kaist_results(tmp_path / "r.txt", images)
+    assert raised.value.code == code and "r.txt" in raised.value.message
+    (tmp_path / "a.json").write_text('{"images": [1]}')
+    with pytest.raises(DataError, match=r"a\.json"):
+        read_kaist_annotations(tmp_path / "a.json")
+
+
+def test_real_pictures_are_judged_as_coco_does(data_root: Path):
+    """The real boxes of MSRS as detections of themselves, moved a little."""
+    from system.pairs.infrared_set import read_infrared_set
+
+    labelled = read_infrared_set(str(data_root / "pairs/MSRS/labels_det/coco_infrared_val.json"))
+    rng = np.random.default_rng(0)
+    guesses, truths = [], []
+    for picture in labelled.pictures:
+        boxes = picture.boxes_xyxy + rng.normal(0, 3, picture.boxes_xyxy.shape).astype(np.float32)
+        boxes[:, 2:] = np.maximum(boxes[:, 2:], boxes[:, :2] + 1)
+        size = (picture.height or 1, picture.width or 1)
+        guesses.append(Detections.of(boxes, rng.random(len(boxes)), picture.labels, size))
+        truths.append(Truth(picture.boxes_xyxy, picture.labels, picture.is_ignored))
+    judged = Judged.of(labelled.classes, guesses, truths)
+    assert coco_figures(judged)["ap"] == pytest.approx(100 * judged.average_precision().mean(), abs=0.006)
+    assert len(COCO_OVERLAPS) == 10

@@ -1,0 +1,221 @@
+"""Detectors learn, answer in the picture's pixels, are kept and found again, and go on where they stopped."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor
+
+from system.backbones.vit import build_vit
+from system.errors import ConfigError, ModelError
+from system.infrared.augment import Example, augmented, flipped
+from system.infrared.detections import Detections, Truth
+from system.infrared.detector import Detector, detector_id
+from system.infrared.detector_config import DetectorConfig
+from system.infrared.detector_trainer import DetectorTrainConfig, DetectorTrainer
+from system.infrared.targets import Target
+
+SIZE = (64, 96)
+
+
+def tiny_vit() -> VisionTransformer:
+    torch.manual_seed(0)
+    return build_vit("test_vit")
+
+
+def config(**values: object) -> DetectorConfig:
+    given = {
+        "classes": ("warm", "cold"),
+        "height": SIZE[0],
+        "width": SIZE[1],
+        "blocks": (1, 3),
+        "channels": 32,
+        "convs": 1,
+    }
+    return DetectorConfig.parse(given | {"backbone": "none"} | values, "test")
+
+
+def scene(seed: int) -> Example:
+    """A warm square somewhere, a dark one elsewhere, on grey."""
+    rng = np.random.default_rng(seed)
+    picture = np.full(SIZE, 110, np.uint8)
+    boxes = []
+    for left, value in ((0, 255), (48, 0)):
+        x, y = left + int(rng.integers(0, 24)), int(rng.integers(0, 40))
+        picture[y : y + 22, x : x + 22] = value
+        boxes.append((x, y, x + 22, y + 22))
+    return Example(picture, Truth(np.array(boxes, np.float32), np.array([0, 1]), np.zeros(2, bool)))
+
+
+def as_batch(examples: list[Example]) -> tuple[Tensor, list[Target]]:
+    pictures = torch.from_numpy(np.stack([e.picture_HW for e in examples]))[..., None].expand(-1, -1, -1, 3)
+    return pictures, [Target.of(e.truth) for e in examples]
+
+
+def trained(detector: Detector, steps: int, **values: object) -> DetectorTrainer:
+    trainer = DetectorTrainer(
+        detector, DetectorTrainConfig.parse({"learning_rate": 3e-3, "ema_decay": 0.9} | values, "test"), steps
+    )
+    for step in range(steps):
+        images, targets = as_batch([scene(4 * step + k) for k in range(4)])
+        trainer.step(images, None, targets)
+    return trainer
+
+
+def test_fcos_learns_where_things_are():
+    detector = trained(Detector.untrained(config(is_frozen=False), tiny_vit(), 0), 60).averaged()
+    right = 0
+    for seed in range(1000, 1010):
+        example = scene(seed)
+        (found,) = detector.detect([example.picture_HW])
+        for label in (0, 1):
+            mine = found.chosen(found.labels == label)
+            if len(mine) and np.abs(mine.boxes_xyxy[mine.scores.argmax()] - example.truth.boxes_xyxy[label]).max() < 6:
+                right += 1
+    assert right >= 15
+
+
+def test_rf_detr_learns_where_things_are():
+    detector = Detector.untrained(config(architecture="rf_detr"), tiny_vit(), 0)
+    trainer = DetectorTrainer(detector, DetectorTrainConfig(learning_rate=1e-3, ema_decay=0.5), 40)
+    images, targets = as_batch([scene(0), scene(1)])
+    features = detector.features(images)
+    losses = [trainer.step(None, features, targets) for _ in range(40)]
+    assert {"classification", "box", "overlap", "inner", "total"} == losses[0].keys()
+    assert losses[-1]["box"] < 0.7 * losses[0]["box"]
+    for found in trainer.averaged().detect([scene(0).picture_HW, scene(1).picture_HW]):
+        assert 0 < len(found) <= 100 and (found.boxes_xyxy <= [SIZE[1], SIZE[0]] * 2).all()
+
+
+def test_detections_lie_in_the_pixels_of_their_own_picture():
+    detector = trained(Detector.untrained(config(), tiny_vit(), 0), 12).averaged()
+    example = scene(5)
+    large = np.kron(example.picture_HW, np.ones((3, 2), np.uint8))
+    small, big = detector.detect([example.picture_HW, large])
+    assert big.image_size == (192, 192)
+    np.testing.assert_allclose(small.resized((192, 192)).boxes_xyxy, big.boxes_xyxy, atol=0.2)
+    assert detector.detect([]) == [] and len(Detections.none((3, 4))) == 0
+
+
+def test_a_frozen_backbone_stays_and_cached_features_teach_the_same():
+    vit = tiny_vit()
+    before = {name: tensor.clone() for name, tensor in vit.state_dict().items()}
+    ours, theirs = (Detector.untrained(config(), tiny_vit(), 0) for _ in range(2))
+    images, targets = as_batch([scene(0), scene(1)])
+    a, b = (DetectorTrainer(detector, DetectorTrainConfig(), 4) for detector in (ours, theirs))
+    for _ in range(2):
+        told = a.step(images, None, targets)
+        assert told == b.step(None, theirs.features(images), targets)
+    kept = ours.backbone.vit.state_dict()
+    assert all(torch.equal(kept[name], before[name]) for name in kept)
+    assert all(not name.startswith("backbone.") for name in ours.trained_parameters())
+
+
+def test_a_backbone_that_learns_is_slow_and_held_back():
+    detector = Detector.untrained(config(is_frozen=False), tiny_vit(), 0)
+    start = {name: p.detach().clone() for name, p in detector.named_parameters()}
+    trainer = trained(detector, 3, anchor_weight=0.5, warmup_steps=0)
+    images, targets = as_batch([scene(0)])
+    assert trainer.step(images, None, targets)["anchor"] > 0
+    moved = {name: float((p.detach() - start[name]).abs().max()) for name, p in detector.named_parameters()}
+    backbone = max(value for name, value in moved.items() if name.startswith("backbone."))
+    head = max(value for name, value in moved.items() if name.startswith("head."))
+    assert 0 < backbone < 0.3 * head
+
+
+def test_ignored_regions_neither_teach_nor_count():
+    detector = Detector.untrained(config(), tiny_vit(), 0)
+    images, _ = as_batch([scene(0)])
+    everywhere = np.array([[0, 0, SIZE[1], SIZE[0]]], np.float32)
+    ignored = Target.of(Truth(everywhere, np.array([0]), np.ones(1, bool)))
+    empty = Target.of(Truth(np.zeros((0, 4), np.float32), np.zeros(0, np.int64), np.zeros(0, bool)))
+    with torch.no_grad():
+        features = detector.features(images)
+        assert float(detector.losses(features, [ignored])["classification"]) == 0
+        assert float(detector.losses(features, [empty])["classification"]) > 0
+
+
+@pytest.mark.parametrize("architecture", ["fcos", "rf_detr"])
+def test_a_kept_detector_answers_the_same_and_a_damaged_one_is_refused(tmp_path: Path, architecture: str):
+    detector = Detector.untrained(config(architecture=architecture), tiny_vit(), 0)
+    detector.save(tmp_path)
+    again = Detector.load(tmp_path)
+    images, _ = as_batch([scene(0)])
+    for ours, theirs in zip(
+        detector.head.raw(detector.features(images), SIZE), again.head.raw(again.features(images), SIZE), strict=True
+    ):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
+    first = detector_id(tmp_path)
+    weights = tmp_path / "detector.safetensors"
+    content = weights.read_bytes()
+    weights.write_bytes(content[:-1] + b"\x00\x01")
+    with pytest.raises(ModelError, match=r"detector\.safetensors: damaged"):
+        Detector.load(tmp_path)
+    told = json.loads((tmp_path / "detector.json").read_text())
+    (tmp_path / "detector.json").write_text(json.dumps(told | {"extra": 1}))
+    with pytest.raises(ModelError, match=r"expected a detector saved as"):
+        Detector.load(tmp_path)
+    (tmp_path / "detector.json").write_text(json.dumps(told | {"weights_sha256": "0" * 64}))
+    assert detector_id(tmp_path) != first
+    with pytest.raises(ModelError, match="cannot be read"):
+        Detector.load(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_restored_training_goes_on_to_the_same_bits(precision: str):
+    def new() -> DetectorTrainer:
+        detector = Detector.untrained(config(is_frozen=False), tiny_vit(), 0)
+        return DetectorTrainer(detector, DetectorTrainConfig(precision=precision), 6)
+
+    batches = [as_batch([scene(2 * k), scene(2 * k + 1)]) for k in range(6)]
+    whole, first, second = new(), new(), new()
+    for images, targets in batches:
+        whole.step(images, None, targets)
+    for images, targets in batches[:3]:
+        first.step(images, None, targets)
+    second.restore(first.state())
+    for images, targets in batches[3:]:
+        second.step(images, None, targets)
+    ours, theirs = second.state(), whole.state()
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_a_loss_that_is_no_number_stops_before_it_is_learnt():
+    trainer = trained(Detector.untrained(config(), tiny_vit(), 0), 1)
+    next(iter(trainer.detector.trained_parameters().values())).data.fill_(float("nan"))
+    images, targets = as_batch([scene(0)])
+    with pytest.raises(ModelError, match="step 2: the loss is no number"):
+        trainer.step(images, None, targets)
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [({"height": 65}, "multiples of 16"), ({"blocks": (1, 99)}, "each in 0.."), ({"classes": ()}, "at least one"),
+     ({"blocks": (3, 1)}, "rising"), ({"channels": 33}, "channels")],
+)  # fmt: skip
+def test_what_cannot_be_built_is_refused(values: dict[str, object], words: str):
+    with pytest.raises(ConfigError, match=words):
+        Detector.untrained(config(**values), tiny_vit(), 0)
+
+
+def test_views_keep_boxes_on_what_they_show():
+    for seed in range(40):
+        example = scene(seed)
+        view = augmented(example, "full", np.random.default_rng(seed))
+        assert view.picture_HW.shape == SIZE and view.picture_HW.dtype == np.uint8
+        for box, label, ignored in zip(view.truth.boxes_xyxy, view.truth.labels, view.truth.is_ignored, strict=True):
+            x1, y1, x2, y2 = box
+            assert 0 <= x1 < x2 <= SIZE[1] and 0 <= y1 < y2 <= SIZE[0]
+            if not ignored and min(x2 - x1, y2 - y1) > 8:
+                inside = view.picture_HW[int(y1 + y2) // 2, int(x1 + x2) // 2]
+                assert (inside > view.picture_HW.mean()) == (label == 0)
+    twice = flipped(flipped(scene(1)))
+    np.testing.assert_array_equal(twice.picture_HW, scene(1).picture_HW)
+    np.testing.assert_allclose(twice.truth.boxes_xyxy, scene(1).truth.boxes_xyxy)
+    assert augmented(scene(1), "none", np.random.default_rng(0)) is not None

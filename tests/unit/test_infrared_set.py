@@ -1,0 +1,111 @@
+"""Labelled infrared pictures are read from every form, and what is wrong with them is named."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from system.errors import ConfigError, DataError
+from system.pairs.infrared_set import read_infrared_set
+from system.pairs.pixels import read_infrared
+
+
+def picture(path: Path, seed: int = 0) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (32, 40), dtype=np.uint8)).save(path)
+
+
+def coco(path: Path, images: list[dict], boxes: list[tuple[int, int, list[float], int]], names: list[str]) -> str:
+    content = {
+        "images": [{"width": 40, "height": 32} | image for image in images],
+        "annotations": [
+            {"id": n, "image_id": image, "category_id": label, "bbox": box, "iscrowd": crowd}
+            for n, (image, label, box, crowd) in enumerate(boxes)
+        ],
+        "categories": [{"id": k, "name": name} for k, name in enumerate(names)],
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content))
+    return str(path)
+
+
+def test_classes_are_matched_by_name_and_nobodys_regions_are_ignored_for_all(tmp_path: Path):
+    picture(tmp_path / "ir" / "a.png")
+    boxes = [(1, 0, [1, 1, 5, 9], 0), (1, 1, [9, 1, 9, 9], 0), (1, 2, [20, 20, 9, 9], 0), (1, 3, [2, 2, 3, 3], 0)]
+    uri = coco(
+        tmp_path / "l" / "x.json", [{"id": 1, "file_name": "ir/a.png"}], boxes, ["Person", "Car", "DontCare", "Elk"]
+    )
+    found = read_infrared_set(uri).of_classes(("car", "person", "bicycle"))
+    (only,) = found.pictures
+    told = sorted(zip(only.labels.tolist(), only.is_ignored.tolist(), only.boxes_xyxy[:, 0].tolist(), strict=True))
+    assert told == [(0, False, 9.0), (0, True, 20.0), (1, False, 1.0), (1, True, 20.0), (2, True, 20.0)]
+    assert found.counts() == {"car": 1, "person": 1, "bicycle": 0}
+    with pytest.raises(ConfigError, match="expected one of ship"):
+        read_infrared_set(uri).of_classes(("ship",))
+
+
+def test_what_is_wrong_is_a_counted_fault_and_the_rest_is_read(tmp_path: Path):
+    picture(tmp_path / "a.png")
+    images = [
+        {"id": 1, "file_name": "a.png"},
+        {"id": 2, "file_name": "gone.png"},
+        {"id": 3, "file_name": "../../etc.png"},
+    ]
+    boxes = [(1, 0, [1, 1, 0, 9], 0), (1, 0, [90, 1, 5, 9], 0), (1, 9, [1, 1, 5, 5], 0), (1, 0, [1, 1, 5, 5], 1)]
+    found = read_infrared_set(coco(tmp_path / "x.json", images, boxes, ["person"]))
+    assert len(found.pictures) == 1 and found.pictures[0].is_ignored.tolist() == [True]
+    assert sorted(fault.code for fault in found.faults) == [
+        "bad_annotation", "box_outside", "empty_box", "missing_file", "path_escapes",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("content", "code"),
+    [
+        ({"images": []}, "no_pictures"),
+        ({"images": [{"id": 1, "file_name": "a.png"}]}, "not_labelled"),
+        ({"images": [{"id": 1, "file_name": "gone.png"}], "annotations": [], "categories": []}, "missing_file"),
+    ],
+)
+def test_a_set_without_pictures_or_labels_is_refused(tmp_path: Path, content: dict, code: str):
+    picture(tmp_path / "a.png")
+    (tmp_path / "x.json").write_text(json.dumps(content))
+    with pytest.raises(DataError) as raised:
+        read_infrared_set(str(tmp_path / "x.json"))
+    assert raised.value.code == code
+
+
+def test_the_pictures_folder_can_be_named(tmp_path: Path):
+    picture(tmp_path / "elsewhere" / "a.png")
+    uri = coco(tmp_path / "labels" / "deep" / "er" / "x.json", [{"id": 1, "file_name": "a.png"}], [], ["person"])
+    with pytest.raises(DataError, match="--images"):
+        read_infrared_set(uri)
+    assert len(read_infrared_set(uri, str(tmp_path / "elsewhere")).pictures) == 1
+
+
+def test_colours_are_told_from_grey(tmp_path: Path):
+    rng = np.random.default_rng(0)
+    grey = rng.integers(0, 256, (32, 40, 1), dtype=np.uint8).repeat(3, 2)
+    Image.fromarray(grey).save(tmp_path / "grey.jpg")
+    Image.fromarray(rng.integers(0, 256, (32, 40, 3), dtype=np.uint8)).save(tmp_path / "colour.png")
+    assert not read_infrared(str(tmp_path / "grey.jpg")).is_coloured
+    assert read_infrared(str(tmp_path / "colour.png")).is_coloured
+
+
+def test_real_sets_are_read_whole(data_root: Path):
+    pairs = data_root / "pairs"
+    msrs = read_infrared_set(str(pairs / "MSRS/labels_det/coco_infrared_train.json"))
+    assert len(msrs.pictures) == 182 and msrs.counts() == {"person": 650, "bicycle": 78, "car": 216}
+    assert all("infrared/" in p.uri for p in msrs.pictures) and not msrs.faults
+    uav = read_infrared_set(str(pairs / "HITUAV_ir/labels_det/coco_train.json")).of_classes(
+        ("person", "bicycle", "car")
+    )
+    assert uav.counts() == {"person": 128, "bicycle": 118, "car": 122}
+    assert sum(p.is_ignored.sum() for p in uav.pictures) == 2 * 3
+    assert not read_infrared(uav.pictures[0].uri).is_coloured
+    voc = read_infrared_set(str(pairs / "LLVIP_sample"))
+    assert len(voc.pictures) == 2 and voc.classes == ("person",)
