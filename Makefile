@@ -2,7 +2,7 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: mine test test-unit test-cluster test-all lint clean
+.PHONY: mine detect test test-unit test-cluster test-all lint clean
 
 # The environment is made once, and again whenever what it is made from changes. constraints.txt names every package that
 # it holds, versions that were tried together; so pip has nothing to resolve.
@@ -21,6 +21,17 @@ out/demo-logs/train/v1.0-demo/scene.json: | $(VENV)/.ready
 mine: $(VENV)/.ready out/demo-logs/train/v1.0-demo/scene.json
 	$(BIN)/python jobs/mine_fleet.py --logs out/demo-logs --store out/store
 
+# A detector learns from the infrared camera of the training towns, and looks at that of others.
+out/detector/detector.json: $(VENV)/.ready | out/demo-logs/train/v1.0-demo/scene.json
+	$(BIN)/python jobs/train_detector.py --train out/demo-logs/train/coco_infrared.json --out out/detector \
+	    --val out/demo-logs/test/coco_infrared.json --classes person,car,truck,bus --height 252 --width 448 \
+	    --epochs 8 --licence "simulated, free"
+
+detect: out/detector/detector.json
+	rm -rf out/boxes
+	$(BIN)/python jobs/predict_infrared.py --images out/demo-logs/test/samples/CAM_IR_FRONT --model out/detector \
+	    --out out/boxes
+
 test: $(VENV)/.ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -29,7 +40,7 @@ test: $(VENV)/.ready
 
 # Side by side: tests on a cluster wait for processes to start for much of their time.
 test-unit: $(VENV)/.ready
-	$(BIN)/python -m pytest tests/unit
+	$(BIN)/python -m pytest -m "not slow" tests/unit
 
 test-cluster: $(VENV)/.ready
 	$(BIN)/python -m pytest -m "not slow" tests/cluster

@@ -28,7 +28,8 @@ def main(
     """Detect on Ray, as many pictures as there are; unreadable ones are written down and left out.
 
     The folder holds detections.parquet, coco.json, quarantine.jsonl and pictures with boxes. The last line of stdout is
-    one JSON object: images, detections, classes, quarantined, coloured, seconds, images_per_s, detector_id, out.
+    one JSON object: images, detections, classes, quarantined, coloured, seconds, first_result_s, images_per_s,
+    detector_id, out.
 
     Exit codes: 0 done; 2 a wrong option; 3 nothing to read, or too much that cannot be; 5 the model.
     """

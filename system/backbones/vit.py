@@ -190,7 +190,7 @@ def _embed(model: VisionTransformer, images_NCHW: Tensor, grid: tuple[int, int])
     """
     patches_NPC = model.patch_embed(images_NCHW).flatten(1, 2)
     prefix = [
-        token.expand(len(images_NCHW), -1, -1) for token in (model.cls_token, model.reg_token) if token is not None
+        token.expand(images_NCHW.shape[0], -1, -1) for token in (model.cls_token, model.reg_token) if token is not None
     ]
     if model.pos_embed is None:
         return torch.cat([*prefix, patches_NPC], dim=1)

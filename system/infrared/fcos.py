@@ -67,15 +67,15 @@ class FcosHead(nn.Module):
         """Means over the places that show an object: classification, box, centre."""
         levels = self.fcos.backbone(features)
         outputs = self.fcos.head(levels)
-        anchors = self._anchors(levels, size)
+        anchors_A4 = self._anchors(levels, size)
         for row, target in enumerate(targets):
-            nobody_A = _in_ignored(anchors[row], target)
+            nobody_A = _in_ignored(anchors_A4, target)
             if nobody_A.any():
                 outputs["cls_logits"] = outputs["cls_logits"].clone()
                 outputs["cls_logits"][row, nobody_A] = _NOBODY
         wanted = [{"boxes": target.boxes_xyxy, "labels": target.labels} for target in targets]
         counts = [level.shape[2] * level.shape[3] for level in levels]
-        found = self.fcos.compute_loss(wanted, outputs, anchors, counts)
+        found = self.fcos.compute_loss(wanted, outputs, [anchors_A4] * len(targets), counts)
         return {
             "classification": found["classification"],
             "box": found["bbox_regression"],
@@ -86,34 +86,32 @@ class FcosHead(nn.Module):
         """The best boxes of each picture, in its pixels."""
         levels = self.fcos.backbone(features)
         outputs = self.fcos.head(levels)
-        anchors = self._anchors(levels, size)
+        pictures = levels[0].shape[0]
         counts = [level.shape[2] * level.shape[3] for level in levels]
         split = {name: list(value.split(counts, dim=1)) for name, value in outputs.items()}
-        chosen = self.fcos.postprocess_detections(
-            split, [list(a.split(counts)) for a in anchors], [size] * len(anchors)
-        )
+        anchors = list(self._anchors(levels, size).split(counts))
+        chosen = self.fcos.postprocess_detections(split, [anchors] * pictures, [size] * pictures)
         return [Found(row["boxes"], row["scores"], row["labels"]) for row in chosen]
 
     def raw(self, features: Sequence[Tensor], size: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """Before any choice: (boxes [N, A, 4] in pixels, scores [N, A, K])."""
         levels = self.fcos.backbone(features)
         outputs = self.fcos.head(levels)
-        anchors = torch.stack(self._anchors(levels, size))
-        boxes = self.fcos.box_coder.decode(outputs["bbox_regression"], anchors)
+        boxes = self.fcos.box_coder.decode(outputs["bbox_regression"], self._anchors(levels, size)[None])
         return boxes, torch.sqrt(outputs["cls_logits"].sigmoid() * outputs["bbox_ctrness"].sigmoid())
 
-    def _anchors(self, levels: Sequence[Tensor], size: tuple[int, int]) -> list[Tensor]:
-        """For each picture [A, 4]: a square of a stride's side around the middle of each place.
+    def _anchors(self, levels: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
+        """[A, 4]: a square of a stride's side around the middle of each place.
 
         torchvision's lie around the upper left corner of each place, half a stride off what the place sees.
         """
-        images = ImageList(levels[0].new_empty((len(levels[0]), 1, *size)), [size] * len(levels[0]))
-        corners = self.fcos.anchor_generator(images, list(levels))
+        images = ImageList(levels[0].new_empty((1, 1, *size)), [size])
+        (corners,) = self.fcos.anchor_generator(images, list(levels))
         halves = [
             level.new_full((level.shape[2] * level.shape[3], 1), side / 2)
             for level, side in zip(levels, self._sides, strict=True)
         ]
-        return [anchors + torch.cat(halves) for anchors in corners]
+        return corners + torch.cat(halves)
 
 
 def _in_ignored(anchors_A4: Tensor, target: Target) -> Tensor:

@@ -38,7 +38,7 @@ class _GivenFeatures(nn.Module):
     def forward(self, pixels: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         features = tuple(norm(f) for norm, f in zip(self.norms, self.features, strict=True))
         projected = self.projector(features)
-        return projected, mask.new_ones((len(projected), *projected.shape[-2:]), dtype=torch.bool)
+        return projected, mask.new_ones((projected.shape[0], *projected.shape[-2:]), dtype=torch.bool)
 
 
 class RfDetrHead(nn.Module):
@@ -105,7 +105,7 @@ class RfDetrHead(nn.Module):
         self.detr.model.backbone.features = features
         try:
             # Its pixels are only asked for their shape.
-            nothing = features[0].new_zeros(1).expand(len(features[0]), 3, *size)
+            nothing = features[0].new_zeros(1).expand(features[0].shape[0], 3, *size)
             return self.detr(pixel_values=nothing, labels=labels)
         finally:
             self.detr.model.backbone.features = ()

@@ -9,6 +9,7 @@ import json
 import os
 import posixpath
 import re
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -122,6 +123,26 @@ def folders_in(uri: str) -> dict[str, str]:
 def pictures_in(uri: str) -> list[str]:
     """Sorted URIs of the pictures directly in a folder."""
     return [entry for entry in list_folder(uri) if is_picture(entry)]
+
+
+def list_pictures(uris: Sequence[str]) -> list[str]:
+    """Every picture named, or below a folder named, once.
+
+    Raises:
+        DataError: a path that is neither, or a folder without pictures.
+    """
+    found: dict[str, None] = {}
+    for uri in uris:
+        if is_file(uri):
+            found[absolute(uri)] = None
+        elif is_folder(uri):
+            below = pictures_below(absolute(uri))
+            if not below:
+                raise DataError("no_pictures", f"{uri}: expected pictures ({', '.join(PICTURE_SUFFIXES)}) below it")
+            found |= dict.fromkeys(below)
+        else:
+            raise DataError("missing_file", f"{uri}: expected a picture or a folder of pictures, found neither")
+    return list(found)
 
 
 def pictures_below(uri: str, depth: int = _MAX_DEPTH) -> list[str]:

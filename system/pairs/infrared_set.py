@@ -91,6 +91,7 @@ def read_infrared_set(uri: str, images: str | None = None) -> InfraredSet:
     Raises:
         DataError: nobody drew boxes there, or none of its pictures can be found. FormatError: no reader knows it.
     """
+    uri = files.absolute(uri)  # whoever reads the pictures may stand in another folder
     if not uri.lower().endswith(".json"):
         if images is not None:
             raise ConfigError(f"--images goes with a COCO file, found {uri}")
@@ -177,7 +178,7 @@ def _relabelled(picture: InfraredPicture, classes: Sequence[str], place: dict[st
 
 def _root(uri: str, names: Sequence[str], images: str | None) -> str:
     """Raises DataError: none of the pictures lies where it is expected."""
-    candidates = [images.rstrip("/")] if images else []
+    candidates = [files.absolute(images)] if images else []
     folder = uri
     while not images and len(candidates) < _UP:
         folder = files.parent(folder)

@@ -59,50 +59,31 @@ class PredictConfig(FrozenConfig):
     batch_size: int = Field(default=4, ge=1, le=1024)
 
 
-def list_pictures(uris: Sequence[str]) -> list[str]:
-    """Every picture named, or below a folder named, once.
-
-    Raises:
-        DataError: a path that is neither, or a folder without pictures.
-    """
-    found: dict[str, None] = {}
-    for uri in uris:
-        if files.is_file(uri):
-            found[files.absolute(uri)] = None
-        elif files.is_folder(uri):
-            below = files.pictures_below(files.absolute(uri))
-            if not below:
-                raise DataError(
-                    "no_pictures", f"{uri}: expected pictures ({', '.join(files.PICTURE_SUFFIXES)}) below it"
-                )
-            found |= dict.fromkeys(below)
-        else:
-            raise DataError("missing_file", f"{uri}: expected a picture or a folder of pictures, found neither")
-    return list(found)
-
-
 def predict_infrared(
     uris: Sequence[str], model: str, out: Path, config: PredictConfig, pool: PoolConfig, progress: ConsoleProgress
 ) -> dict[str, Any]:
     """Detect and write.
 
     Returns:
-        Keys of the job's last line: images, detections, per class, quarantined, coloured, seconds, images_per_s, out.
+        Keys of the job's last line: images, detections, per class, quarantined, coloured, seconds, first_result_s (from
+        the start of the stream), images_per_s, out.
     Raises:
         ConfigError: `out` exists. DataError: nothing to read, or too much that cannot be. ModelError: the detector.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f"--out {out}: exists already and is never overwritten; choose another folder")
     saved, identity = read_detector_config(Path(model)), detector_id(model)
-    pictures = list_pictures(uris)
+    pictures = files.list_pictures(uris)
     progress.phase(f"{len(pictures)} pictures")
     progress.expect(len(pictures))
     out.mkdir(parents=True, exist_ok=True)
     connect_to_ray()
     started_s = time.monotonic()
+    first_s = None
     writer = _Writer(out, saved, identity, config)
     with writer:
         for result in stream_detections(pictures, _settings(model, saved, config), _pool(pool)):
+            first_s = time.monotonic() - started_s if first_s is None else first_s
             writer.add(result)
             progress.advanced(int(result.found is not None), int(result.found is None), 1)
     seconds = time.monotonic() - started_s
@@ -123,6 +104,7 @@ def predict_infrared(
         "quarantined": writer.bad,
         "coloured": writer.coloured,
         "seconds": round(seconds, 2),
+        "first_result_s": round(first_s or seconds, 2),
         "images_per_s": round(writer.images / max(seconds, 1e-9), 3),
         "detector_id": identity,
         "out": str(out),

@@ -18,6 +18,7 @@ from system.infrared.detections import Detections, Truth
 from system.infrared.detector import Detector, detector_id
 from system.infrared.detector_config import DetectorConfig
 from system.infrared.detector_trainer import DetectorTrainConfig, DetectorTrainer
+from system.infrared.export import export_onnx, largest_difference
 from system.infrared.targets import Target
 
 SIZE = (64, 96)
@@ -219,3 +220,16 @@ def test_views_keep_boxes_on_what_they_show():
     np.testing.assert_array_equal(twice.picture_HW, scene(1).picture_HW)
     np.testing.assert_allclose(twice.truth.boxes_xyxy, scene(1).truth.boxes_xyxy)
     assert augmented(scene(1), "none", np.random.default_rng(0)) is not None
+
+
+@pytest.mark.parametrize("architecture", ["fcos", pytest.param("rf_detr", marks=pytest.mark.slow)])
+def test_onnx_answers_as_torch_for_any_number_of_pictures(tmp_path: Path, architecture: str):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    detector = Detector.untrained(config(architecture=architecture), tiny_vit(), 0)
+    export_onnx(detector, tmp_path / "d.onnx")
+    pictures = np.stack([scene(n).picture_HW for n in range(3)])
+    told = largest_difference(detector, tmp_path / "d.onnx", pictures)
+    assert told["scores"] < 1e-4 and told["boxes_px"] < 1e-2
+    session = onnxruntime.InferenceSession(str(tmp_path / "d.onnx"), providers=["CPUExecutionProvider"])
+    together = session.run(None, {"infrared": pictures})
+    assert together[0].shape[0] == together[1].shape[0] == 3 and together[1].shape[2] == 2

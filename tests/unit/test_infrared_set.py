@@ -79,6 +79,14 @@ def test_a_set_without_pictures_or_labels_is_refused(tmp_path: Path, content: di
     assert raised.value.code == code
 
 
+def test_a_relative_path_is_one_from_where_it_was_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    picture(tmp_path / "a.png")
+    coco(tmp_path / "x.json", [{"id": 1, "file_name": "a.png"}], [], ["person"])
+    monkeypatch.chdir(tmp_path)
+    assert read_infrared_set("x.json").pictures[0].uri == str(tmp_path / "a.png")
+    assert read_infrared_set("x.json", ".").pictures[0].uri == str(tmp_path / "a.png")
+
+
 def test_the_pictures_folder_can_be_named(tmp_path: Path):
     picture(tmp_path / "elsewhere" / "a.png")
     uri = coco(tmp_path / "labels" / "deep" / "er" / "x.json", [{"id": 1, "file_name": "a.png"}], [], ["person"])
