@@ -83,7 +83,7 @@ def test_fcos_learns_where_things_are():
 
 def test_rf_detr_learns_where_things_are():
     detector = Detector.untrained(config(architecture="rf_detr"), tiny_vit(), 0)
-    trainer = DetectorTrainer(detector, DetectorTrainConfig(learning_rate=1e-3, ema_decay=0.5), 40)
+    trainer = DetectorTrainer(detector, DetectorTrainConfig(learning_rate=1e-3, ema_decay=0.5, warmup_steps=0), 400)
     images, targets = as_batch([scene(0), scene(1)])
     features = detector.features(images)
     losses = [trainer.step(None, features, targets) for _ in range(40)]
