@@ -23,7 +23,10 @@ def main(
     test: Annotated[
         str | None, typer.Option(help="Others to judge on; the last part of --train by name, if not given.")
     ] = None,
-    hold_out: Annotated[float, typer.Option(help="Share of --train that is kept for tests, without --test.")] = 0.3,
+    hold_out: Annotated[
+        float,
+        typer.Option(help="Share of --train kept for tests, without --test; no student may have learnt from it."),
+    ] = 0.3,
     also: Annotated[
         list[str] | None, typer.Option(help="NAME=SET, judged too without training on it. Repeatable.")
     ] = None,

@@ -21,6 +21,9 @@ def main(
     ],
     out: Annotated[Path, typer.Option(help="Folder for the detector; must be new.")],
     val: Annotated[str | None, typer.Option(help="Judged after each epoch, for the curve; chooses nothing.")] = None,
+    split: Annotated[
+        str, typer.Option(help="Parts of a corpus of pairs that are learnt from, as its layout names them.")
+    ] = "train",
     images: Annotated[str | None, typer.Option(help="Folder of the COCO files' pictures, if not beside them.")] = None,
     classes: Annotated[str | None, typer.Option(help="Comma-separated; all of the first set, if not given.")] = None,
     architecture: Annotated[str, typer.Option(help="`fcos`, which trains on CPUs, or `rf_detr`.")] = "fcos",
@@ -51,7 +54,9 @@ def main(
         str | None, typer.Option(help="16 bits: `LOW,HIGH` of raw values; as the backbone learnt, if not given.")
     ] = None,
     seed: Annotated[int, typer.Option()] = 0,
-    workers: options.Workers = 1,
+    workers: Annotated[
+        int, typer.Option(min=1, help="Ray Train workers; each takes the mean over its part of a batch.")
+    ] = 1,
     threads: options.Threads = 1,
     gpu: options.Gpu = False,
     cache: Annotated[str, typer.Option(help="Folder for the frozen backbone's features.")] = "out/features",
@@ -127,10 +132,11 @@ def main(
             train=tuple(train),
             val=val,
             images=images,
+            splits=tuple(part.strip() for part in split.split(",")),
             classes=tuple(part.strip().lower() for part in classes.split(",")) if classes else (),
             licence=licence,
         )
-        with ConsoleProgress("training", "epochs") as progress:
+        with ConsoleProgress("training", "steps") as progress:
             result = train_detector(source, values, config, run, out, progress)
         leave_ray()
         print_figures(result)

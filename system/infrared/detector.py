@@ -53,11 +53,13 @@ class Head(Protocol):
 
 
 class SavedDetector(FrozenConfig):
-    """The detector.json of a folder. backbone_architecture: of timm."""
+    """The detector.json of a folder. backbone_architecture: of timm. mean, std: as of `BackboneFacts`."""
 
     format: str = Field(pattern=r"^nightminer\.detector\.v1$")
     config: DetectorConfig
     backbone_architecture: str
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
     weights_sha256: str
 
 
@@ -135,6 +137,8 @@ class Detector(nn.Module):
             format=FORMAT,
             config=self.config,
             backbone_architecture=self.backbone.facts.architecture,
+            mean=self.backbone.facts.mean,
+            std=self.backbone.facts.std,
             weights_sha256=hashlib.sha256(content).hexdigest(),
         )
         try:
@@ -147,15 +151,11 @@ class Detector(nn.Module):
     def load(cls, folder: str | Path) -> Self:
         """Raises ModelError: a file is missing, damaged or of another format."""
         root = Path(folder)
-        described = read_detector_config(root)
-        content = _read(root / WEIGHTS_NAME, _MAX_WEIGHTS_BYTES)
-        actual = hashlib.sha256(content).hexdigest()
-        if actual != described.weights_sha256:
-            raise ModelError(
-                f"{root / WEIGHTS_NAME}: damaged or exchanged: expected SHA-256 {described.weights_sha256}, "
-                f"got {actual}"
-            )
-        detector = cls(described.config, empty_backbone(described.backbone_architecture, described.config.blocks))
+        described, content = read_detector(root)
+        backbone = empty_backbone(
+            described.backbone_architecture, described.config.blocks, described.mean, described.std
+        )
+        detector = cls(described.config, backbone)
         try:
             detector.load_state_dict(load(content))
         except (RuntimeError, SafetensorError) as error:
@@ -176,6 +176,22 @@ def read_detector_config(folder: Path) -> SavedDetector:
         raise ModelError(f"{file}: expected JSON: {error}") from error
     except ConfigError as error:
         raise ModelError(f"{error}; expected a detector saved as {FORMAT}") from error
+
+
+def read_detector(folder: Path) -> tuple[SavedDetector, bytes]:
+    """What a folder says of its detector, and its weights.
+
+    Raises:
+        ModelError: a file is missing, damaged or of another format.
+    """
+    described = read_detector_config(folder)
+    content = _read(folder / WEIGHTS_NAME, _MAX_WEIGHTS_BYTES)
+    actual = hashlib.sha256(content).hexdigest()
+    if actual != described.weights_sha256:
+        raise ModelError(
+            f"{folder / WEIGHTS_NAME}: damaged or exchanged: expected SHA-256 {described.weights_sha256}, got {actual}"
+        )
+    return described, content
 
 
 def detector_id(folder: str | Path) -> str:

@@ -112,8 +112,8 @@ class DetectorTrainer:
         if not all(math.isfinite(value) for value in told.values()):
             self._optimizer.zero_grad(set_to_none=True)
             raise ModelError(
-                f"step {self.steps_done + 1}: the loss is no number ({told}); lower the learning rate, or choose "
-                "another --precision"
+                f"step {self.steps_done + 1}: the loss is no number ({told}); lower the learning rate or choose "
+                "another --precision, with another --out"
             )
         for group, factor in zip(self._optimizer.param_groups, self._factors, strict=True):
             group["lr"] = self.learning_rate() * factor
@@ -202,6 +202,6 @@ class DetectorTrainer:
                 for key, value in slots.items()
                 if value is not None
             }
-        scaler = {key.removeprefix("scaler/"): float(v) for key, v in state.items() if key.startswith("scaler/")}
-        if scaler:
-            self._scaler.load_state_dict(scaler | {"_growth_tracker": int(scaler["_growth_tracker"])})
+        if "scaler/scale" in state:
+            held = {"scale": float(state["scaler/scale"]), "_growth_tracker": int(state["scaler/_growth_tracker"])}
+            self._scaler.load_state_dict(self._scaler.state_dict() | held)

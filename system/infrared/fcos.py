@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.fcos import FCOS, FCOSHead
-from torchvision.models.detection.image_list import ImageList
 
 from system.infrared.targets import Found, Target
 
@@ -65,17 +64,18 @@ class FcosHead(nn.Module):
 
     def losses(self, features: Sequence[Tensor], size: tuple[int, int], targets: Sequence[Target]) -> dict[str, Tensor]:
         """Means over the places that show an object: classification, box, centre."""
-        levels = self.fcos.backbone(features)
-        outputs = self.fcos.head(levels)
-        anchors_A4 = self._anchors(levels, size)
+        outputs, anchors = self._asked(features)
+        anchors_A4 = torch.cat(anchors)
         for row, target in enumerate(targets):
             nobody_A = _in_ignored(anchors_A4, target)
             if nobody_A.any():
                 outputs["cls_logits"] = outputs["cls_logits"].clone()
                 outputs["cls_logits"][row, nobody_A] = _NOBODY
         wanted = [{"boxes": target.boxes_xyxy, "labels": target.labels} for target in targets]
-        counts = [level.shape[2] * level.shape[3] for level in levels]
-        found = self.fcos.compute_loss(wanted, outputs, [anchors_A4] * len(targets), counts)
+        counts = [len(level) for level in anchors]
+        # Half precision knows places by pixels at best.
+        with torch.autocast(anchors_A4.device.type, enabled=False):
+            found = self.fcos.compute_loss(wanted, outputs, [anchors_A4] * len(targets), counts)
         return {
             "classification": found["classification"],
             "box": found["bbox_regression"],
@@ -84,34 +84,37 @@ class FcosHead(nn.Module):
 
     def detect(self, features: Sequence[Tensor], size: tuple[int, int]) -> list[Found]:
         """The best boxes of each picture, in its pixels."""
-        levels = self.fcos.backbone(features)
-        outputs = self.fcos.head(levels)
-        pictures = levels[0].shape[0]
-        counts = [level.shape[2] * level.shape[3] for level in levels]
+        outputs, anchors = self._asked(features)
+        pictures, counts = features[0].shape[0], [len(level) for level in anchors]
         split = {name: list(value.split(counts, dim=1)) for name, value in outputs.items()}
-        anchors = list(self._anchors(levels, size).split(counts))
         chosen = self.fcos.postprocess_detections(split, [anchors] * pictures, [size] * pictures)
         return [Found(row["boxes"], row["scores"], row["labels"]) for row in chosen]
 
     def raw(self, features: Sequence[Tensor], size: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """Before any choice: (boxes [N, A, 4] in pixels, scores [N, A, K])."""
-        levels = self.fcos.backbone(features)
-        outputs = self.fcos.head(levels)
-        boxes = self.fcos.box_coder.decode(outputs["bbox_regression"], self._anchors(levels, size)[None])
+        outputs, anchors = self._asked(features)
+        boxes = self.fcos.box_coder.decode(outputs["bbox_regression"], torch.cat(anchors)[None])
         return boxes, torch.sqrt(outputs["cls_logits"].sigmoid() * outputs["bbox_ctrness"].sigmoid())
 
-    def _anchors(self, levels: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
-        """[A, 4]: a square of a stride's side around the middle of each place.
+    def _asked(self, features: Sequence[Tensor]) -> tuple[dict[str, Tensor], list[Tensor]]:
+        """(outputs of the head in single precision, anchors [A, 4] of each level)."""
+        levels = self.fcos.backbone(features)
+        outputs = {name: value.float() for name, value in self.fcos.head(levels).items()}
+        return outputs, [self._anchors(level, k) for k, level in enumerate(levels)]
 
-        torchvision's lie around the upper left corner of each place, half a stride off what the place sees.
+    def _anchors(self, level: Tensor, number: int) -> Tensor:
+        """A square of a stride's side around the middle of what each place of a level sees.
+
+        torchvision's own lie around the upper left corner of each place, and take the stride from sizes that need not
+        divide. The coarse level's places see every second patch, and its neighbours.
         """
-        images = ImageList(levels[0].new_empty((1, 1, *size)), [size])
-        (corners,) = self.fcos.anchor_generator(images, list(levels))
-        halves = [
-            level.new_full((level.shape[2] * level.shape[3], 1), side / 2)
-            for level, side in zip(levels, self._sides, strict=True)
-        ]
-        return corners + torch.cat(halves)
+        side, patch = self._sides[number], self._sides[1]
+        first = side / 2 if number < _LEVELS - 1 else patch / 2
+        rows, columns = (
+            torch.arange(count, dtype=torch.float32, device=level.device) * side + first for count in level.shape[2:]
+        )
+        y, x = torch.meshgrid(rows, columns, indexing="ij")
+        return torch.stack([x - side / 2, y - side / 2, x + side / 2, y + side / 2], dim=-1).flatten(0, 1)
 
 
 def _in_ignored(anchors_A4: Tensor, target: Target) -> Tensor:

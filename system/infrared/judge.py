@@ -94,8 +94,10 @@ def coco_figures(judged: Judged) -> dict[str, float | None]:
                 }
             )
         results += coco_results(found, n, range(len(judged.classes)))
-    if not results or not annotations:
+    if not annotations:
         return dict.fromkeys(_STATS)
+    # COCO's tools cannot take an empty list: a box of nobody's, which lies outside, changes no figure.
+    results = results or [{"image_id": 0, "category_id": 0, "bbox": [-9.0, -9.0, 1.0, 1.0], "score": 0.0}]
     categories = [{"id": k, "name": name} for k, name in enumerate(judged.classes)]
     truth_coco = COCO({"images": images, "annotations": annotations, "categories": categories, "info": {}})
     scored = COCOeval_faster(truth_coco, truth_coco.loadRes(results), "bbox", print_function=lambda *_: None)

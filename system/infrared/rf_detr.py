@@ -11,14 +11,17 @@ Legend: N pictures, C channels, h x w patches, Q queries, K classes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torchvision.ops import box_convert
 from transformers import RfDetrConfig, RfDetrForObjectDetection
+from transformers.loss import loss_lw_detr
 
+from system.errors import ModelError
 from system.infrared.targets import Found, Target
 
 _MOST_QUERIES, _GROUPS, _DECODER_LAYERS, _KEPT = 300, 13, 3, 100
@@ -39,6 +42,20 @@ class _GivenFeatures(nn.Module):
         features = tuple(norm(f) for norm, f in zip(self.norms, self.features, strict=True))
         projected = self.projector(features)
         return projected, mask.new_ones((projected.shape[0], *projected.shape[-2:]), dtype=torch.bool)
+
+
+@contextmanager
+def _means_of_this_worker() -> Iterator[None]:
+    """Keep transformers from counting boxes over all workers within the loss.
+
+    A worker whose part of a batch is empty has no loss, and the others would wait for its count for ever.
+    """
+    asks = loss_lw_detr._is_torch_distributed_initialized
+    loss_lw_detr._is_torch_distributed_initialized = lambda: False
+    try:
+        yield
+    finally:
+        loss_lw_detr._is_torch_distributed_initialized = asks
 
 
 class RfDetrHead(nn.Module):
@@ -64,6 +81,8 @@ class RfDetrHead(nn.Module):
             decoder_layers=_DECODER_LAYERS,
             num_queries=min(_MOST_QUERIES, places),
             group_detr=_GROUPS,
+            # So that a training goes on after a kill to the same bits.
+            dropout=0.0,
         )
         config.num_labels = num_classes
         detr: Any = RfDetrForObjectDetection(config)
@@ -71,13 +90,23 @@ class RfDetrHead(nn.Module):
         self.detr = detr
 
     def losses(self, features: Sequence[Tensor], size: tuple[int, int], targets: Sequence[Target]) -> dict[str, Tensor]:
-        """Weighted as RF-DETR weights them: classes, boxes, overlap; those of earlier layers together as `inner`."""
+        """Weighted as RF-DETR weights them: classes, boxes, overlap; those of earlier layers together as `inner`.
+
+        Ignored regions are background to it: each query is matched with an object or with nothing.
+
+        Raises:
+            ModelError: its boxes are no numbers.
+        """
         height, width = size
         scale = features[0].new_tensor([width, height, width, height])
         labels = [
             {"class_labels": t.labels, "boxes": box_convert(t.boxes_xyxy, "xyxy", "cxcywh") / scale} for t in targets
         ]
-        answer = self._asked(features, size, labels)
+        try:
+            with _means_of_this_worker():
+                answer = self._asked(features, size, labels)
+        except ValueError as error:  # of the matcher, which compares boxes before anybody sees a loss
+            raise ModelError(f"the detector's boxes are no numbers ({error}); lower the learning rate") from error
         parts = answer.loss_dict
         named = {"classification": parts["loss_ce"], "box": 5 * parts["loss_bbox"], "overlap": 2 * parts["loss_giou"]}
         return named | {"inner": answer.loss - sum(named.values())}

@@ -16,7 +16,7 @@ from system.errors import ConfigError, DataError
 from system.pairs import files
 from system.pairs.boxes import check_boxes
 from system.pairs.coco_file import CocoFile, read_coco
-from system.pairs.records import Light, PairFault
+from system.pairs.records import PairFault
 from system.pairs.registry import open_pairs
 
 # What corpora call regions in which nothing is to be found nor missed.
@@ -32,7 +32,6 @@ class InfraredPicture:
         picture_id: unique in its set.
         boxes_xyxy, labels, is_ignored: as of `Pair`; labels are places in the set's classes.
         width, height: as its annotations state them, or None.
-        number: its id in the COCO file, or None.
     """
 
     picture_id: str
@@ -42,8 +41,6 @@ class InfraredPicture:
     is_ignored: NDArray[np.bool_]
     width: int | None = None
     height: int | None = None
-    light: Light = ""
-    number: int | str | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,6 +57,10 @@ class InfraredSet:
         found = [p.labels[~p.is_ignored] for p in self.pictures]
         numbers = np.bincount(np.concatenate([np.zeros(0, int), *found]), minlength=len(self.classes))
         return dict(zip(self.classes, numbers.tolist(), strict=True))
+
+    def shown_classes(self) -> tuple[str, ...]:
+        """Classes that there is an object of; names of nobody's regions are none."""
+        return tuple(name for name, objects in self.counts().items() if objects and name not in _NOBODYS)
 
     def of_classes(self, classes: Sequence[str]) -> InfraredSet:
         """The same pictures with labels that are places in `classes`; boxes of other classes are background.
@@ -81,12 +82,14 @@ class InfraredSet:
         )
 
 
-def read_infrared_set(uri: str, images: str | None = None) -> InfraredSet:
+def read_infrared_set(uri: str, images: str | None = None, splits: Sequence[str] | None = None) -> InfraredSet:
     """List a labelled set.
 
     Args:
         uri: a COCO file (`file_name2` is the infrared picture where there is one, else `file_name`), or a corpus of
             pairs that `open_pairs` knows.
+        splits: parts of a corpus of pairs that are taken, as its layout names them; all, if not given. What it puts in
+            none is always taken.
         images: folder of a COCO file's pictures; the file's own, its parent or grandparent, if not given.
     Raises:
         DataError: nobody drew boxes there, or none of its pictures can be found. FormatError: no reader knows it.
@@ -95,7 +98,7 @@ def read_infrared_set(uri: str, images: str | None = None) -> InfraredSet:
     if not uri.lower().endswith(".json"):
         if images is not None:
             raise ConfigError(f"--images goes with a COCO file, found {uri}")
-        return _of_pairs(uri)
+        return _of_pairs(uri, splits)
     coco = read_coco(uri)
     if not coco.images:
         raise DataError("no_pictures", f"{uri}: expected images, found an empty list")
@@ -125,18 +128,20 @@ def read_infrared_set(uri: str, images: str | None = None) -> InfraredSet:
                 is_ignored=boxes.is_ignored,
                 width=image.width,
                 height=image.height,
-                light="day" if image.light == "day" else "night" if image.light == "night" else "",
-                number=image.number,
             )
         )
     return InfraredSet(files.stem(uri), tuple(pictures), _classes(coco), tuple(faults))
 
 
-def _of_pairs(uri: str) -> InfraredSet:
+def _of_pairs(uri: str, splits: Sequence[str] | None) -> InfraredSet:
     corpus = open_pairs(uri)
-    labelled = [pair for pair in corpus.pairs if pair.is_labelled]
+    taken = [pair for pair in corpus.pairs if splits is None or pair.split in ("", *splits)]
+    if not taken:
+        held = ", ".join(sorted({pair.split for pair in corpus.pairs}))
+        raise DataError("no_pairs", f"{uri}: expected pairs of {', '.join(splits or ())}, found those of {held}")
+    labelled = [pair for pair in taken if pair.is_labelled]
     if not labelled:
-        raise DataError("not_labelled", f"{uri}: expected boxes, found {len(corpus.pairs)} pairs without")
+        raise DataError("not_labelled", f"{uri}: expected boxes, found {len(taken)} pairs without")
     pictures = tuple(
         InfraredPicture(
             picture_id=pair.pair_id,
@@ -146,7 +151,6 @@ def _of_pairs(uri: str) -> InfraredSet:
             is_ignored=pair.is_ignored,
             width=pair.width,
             height=pair.height,
-            light=pair.light,
         )
         for pair in labelled
     )

@@ -9,6 +9,7 @@ OUT/pictures/            the first of them with their boxes
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -21,8 +22,9 @@ import ray
 from pydantic import Field
 
 from system.config import FrozenConfig
-from system.errors import ConfigError, DataError
-from system.infrared.detector import SavedDetector, detector_id, read_detector_config
+from system.errors import ConfigError, DataError, storage_errors
+from system.infrared.detections import Detections
+from system.infrared.detector import SavedDetector, detector_id, read_detector
 from system.infrared.judge import coco_results
 from system.pairs import files
 from system.pairs.pixels import read_infrared
@@ -72,17 +74,18 @@ def predict_infrared(
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f"--out {out}: exists already and is never overwritten; choose another folder")
-    saved, identity = read_detector_config(Path(model)), detector_id(model)
+    saved, identity = read_detector(Path(model))[0], detector_id(model)
     pictures = files.list_pictures(uris)
     progress.phase(f"{len(pictures)} pictures")
     progress.expect(len(pictures))
-    out.mkdir(parents=True, exist_ok=True)
     connect_to_ray()
+    actors = _pool(pool)
+    draft = _draft_of(out)
     started_s = time.monotonic()
     first_s = None
-    writer = _Writer(out, saved, identity, config)
+    writer = _Writer(draft, saved, identity, config)
     with writer:
-        for result in stream_detections(pictures, _settings(model, saved, config), _pool(pool)):
+        for result in stream_detections(pictures, _settings(model, saved, config), actors):
             first_s = time.monotonic() - started_s if first_s is None else first_s
             writer.add(result)
             progress.advanced(int(result.found is not None), int(result.found is None), 1)
@@ -91,8 +94,11 @@ def predict_infrared(
         raise DataError(
             "too_many_bad",
             f"{writer.bad} of {len(pictures)} pictures could not be read, more than --max-bad-share "
-            f"{config.max_bad_share:g}; {out / QUARANTINE_NAME} names them",
+            f"{config.max_bad_share:g}; {draft / QUARANTINE_NAME} names them",
         )
+    if out.is_dir():
+        out.rmdir()
+    draft.rename(out)
     if writer.coloured:
         progress.note(
             f"{writer.coloured} pictures are coloured: expected infrared; RGB pictures or false colours give poor boxes"
@@ -111,11 +117,26 @@ def predict_infrared(
     }
 
 
+def _draft_of(out: Path) -> Path:
+    """A new folder beside `out`, which takes its name when all is in it.
+
+    Raises:
+        ConfigError: it cannot be made.
+    """
+    draft = out.with_name(f".{out.name}.unfinished")
+    shutil.rmtree(draft, ignore_errors=True)
+    try:
+        draft.mkdir(parents=True)
+    except OSError as error:
+        raise ConfigError(f"--out {out}: cannot be written: {error.strerror}") from error
+    return draft
+
+
 def detect_all(
     uris: Sequence[str], model: str, pool: PoolConfig, progress: ConsoleProgress, batch_size: int = 4
 ) -> dict[str, PictureResult]:
     """Results by picture, for judging; the pictures must fit a dictionary."""
-    saved = read_detector_config(Path(model))
+    saved, _ = read_detector(Path(model))
     connect_to_ray()
     config = PredictConfig(batch_size=batch_size)
     found = {}
@@ -175,10 +196,19 @@ class _Writer:
         if len(self._rows) >= _ROWS_AT_ONCE:
             self._flush()
         if self.images <= self._config.draw:
-            pixels = read_infrared(result.uri, self._mapping).pixels_HW
-            drawn = draw_detections(DetectionCell(pixels, found.above(_DRAWN_SCORE)), self._classes)
-            name = f"{self.images:05d}-{files.stem(result.uri)}.jpg"
-            (self._out / PICTURES_NAME / name).write_bytes(jpeg(drawn))
+            self._draw(result.uri, found)
+
+    def _draw(self, uri: str, found: Detections) -> None:
+        """A picture that cannot be read again is not drawn; its boxes are written all the same."""
+        try:
+            pixels = read_infrared(uri, self._mapping).pixels_HW
+        except DataError:
+            return
+        except storage_errors():
+            return
+        drawn = draw_detections(DetectionCell(pixels, found.above(_DRAWN_SCORE)), self._classes)
+        name = f"{self.images:05d}-{files.stem(uri)[:100]}.jpg"
+        (self._out / PICTURES_NAME / name).write_bytes(jpeg(drawn))
 
     def _flush(self) -> None:
         if self._rows:

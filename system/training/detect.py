@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import shutil
 from pathlib import Path
 from typing import Any
 
+from system.backbones.vit import vit_hash
 from system.config import FrozenConfig
 from system.errors import ConfigError, DataError
 from system.infrared.detector import FORMAT, Detector, count, detector_id
@@ -19,36 +21,44 @@ from system.report.console import ConsoleProgress
 from system.store.runs import git_commit
 from system.training.certificate import library_versions, now
 from system.training.detect_data import sha256_of
-from system.training.detect_publish import DetectRecord, write_detector
+from system.training.detect_publish import DetectRecord, write_detector, write_pictures
 from system.training.detect_run import SAMPLES, DetectRun, new_detector, train_on_ray
+from system.training.position import shown
 from system.training.publish import publish, refuse_existing, unpublished
 from system.training.run import discard_run
 
 _SETTINGS = "settings.json"
+# What is judged of a corpus that names its parts.
+JUDGED_SPLITS = ("val", "test")
 
 
 class DetectSource(FrozenConfig):
-    """train, val: COCO files or corpora; val is judged after each epoch and chooses nothing. images: folder of a COCO
-    file's pictures. classes: that are learnt; all of `train`, if none are named. licence: of the pictures, in the
-    user's words.
+    """train, val: COCO files or corpora; val is judged after each epoch and chooses nothing.
+
+    splits: parts of a corpus of pairs that are learnt from, as its layout names them. images: folder of a COCO file's
+    pictures. classes: that are learnt; all of `train`, if none are named. licence: of the pictures, as the user says.
     """
 
     train: tuple[str, ...]
     val: str | None = None
+    splits: tuple[str, ...] = ("train",)
     images: str | None = None
     classes: tuple[str, ...] = ()
     licence: str = "not stated"
 
 
-def gather_labelled(uris: tuple[str, ...], images: str | None, classes: tuple[str, ...]) -> InfraredSet:
+def gather_labelled(
+    uris: tuple[str, ...], images: str | None, classes: tuple[str, ...], splits: tuple[str, ...] = ("train",)
+) -> InfraredSet:
     """Several sets as one, with the classes that are asked for, or all of the first that show an object.
 
     Raises:
         DataError: no object of a class. ConfigError: a set that knows none of the classes.
     """
-    sets = [read_infrared_set(uri, images) for uri in uris]
+    sets = [read_infrared_set(uri, images, splits) for uri in uris]
+    classes = classes or sets[0].shown_classes()
     if not classes:
-        classes = tuple(name for name, objects in sets[0].counts().items() if objects)
+        raise DataError("no_positive", f"{sets[0].name}: shows no object to learn from")
     joined = [found.of_classes(classes) for found in sets]
     whole = InfraredSet(
         ", ".join(found.name for found in joined),
@@ -61,6 +71,18 @@ def gather_labelled(uris: tuple[str, ...], images: str | None, classes: tuple[st
             "no_positive", f"{whole.name}: shows no {', '.join(missing)} to learn from; name other --classes"
         )
     return whole
+
+
+def refuse_left_out(labelled: InfraredSet, max_share: float) -> None:
+    """Raises DataError: too many of a set's pictures are missing or damaged before any is read."""
+    left_out = [fault for fault in labelled.faults if fault.is_skipped]
+    listed = len(labelled.pictures) + len(left_out)
+    if len(left_out) > max_share * listed:
+        raise DataError(
+            "too_many_bad",
+            f"{labelled.name}: {len(left_out)} of {listed} pictures are left out, more than --max-bad-share "
+            f"{max_share:g}, e.g. {left_out[0]}",
+        )
 
 
 def train_detector(
@@ -82,8 +104,11 @@ def train_detector(
         ConfigError, DataError, ModelError.
     """
     refuse_existing(out)
-    train = gather_labelled(source.train, source.images, source.classes)
-    val = read_infrared_set(source.val, source.images).of_classes(train.classes) if source.val else None
+    train = gather_labelled(source.train, source.images, source.classes, source.splits)
+    val = None
+    if source.val:
+        val = read_infrared_set(source.val, source.images, JUDGED_SPLITS).of_classes(train.classes)
+    refuse_left_out(train, run.max_bad_share)
     if val is not None:
         known = {picture.uri for picture in train.pictures}
         if shared := [picture.uri for picture in val.pictures if picture.uri in known]:
@@ -92,7 +117,8 @@ def train_detector(
     fresh = new_detector(detector_config, config.seed)
     trained_parameters = count(fresh.trained_parameters().values())
     run_folder = out.with_name(f".{out.name}.training")
-    _claim(run_folder, detector_config, config, train, val)
+    backbone_hash = vit_hash(fresh.backbone.vit)
+    _claim(run_folder, detector_config, config, train, val, backbone_hash)
     progress.phase(
         f"learning {', '.join(train.classes)} from {len(train.pictures)} pictures, {trained_parameters} parameters"
     )
@@ -101,7 +127,10 @@ def train_detector(
     connect_to_ray()
     check_workers(run.workers, run.threads, run.use_gpu, progress.note)
     logging.getLogger("ray.train").setLevel(logging.ERROR)
-    state, trained = train_on_ray(detector_config, config, run, train, val, run_folder)
+    per_epoch = math.ceil(len(train.pictures) / config.batch_size)
+    progress.expect(config.epochs * per_epoch)
+    with shown(run_folder, config.batch_size, "pictures", progress):
+        state, trained = train_on_ray(detector_config, config, run, train, val, run_folder)
     if not trained.images:
         discard_run(run_folder)
         raise DataError("no_readable_picture", f"none of {len(train.pictures)} pictures could be read")
@@ -128,6 +157,7 @@ def train_detector(
     )
     folder = unpublished(out)
     write_detector(folder, fresh, record, trained.history)
+    write_pictures(folder, [picture.uri for picture in train.pictures])
     shutil.copytree(run_folder / SAMPLES, folder / SAMPLES, dirs_exist_ok=True)
     publish(folder, out)
     discard_run(run_folder)
@@ -155,11 +185,17 @@ def _fill(detector: Detector, state: dict[str, Any]) -> None:
 
 
 def _claim(
-    folder: Path, detector: DetectorConfig, config: DetectorTrainConfig, train: InfraredSet, val: InfraredSet | None
+    folder: Path,
+    detector: DetectorConfig,
+    config: DetectorTrainConfig,
+    train: InfraredSet,
+    val: InfraredSet | None,
+    backbone_hash: str,
 ) -> None:
     """Begin a run folder, or check that it is of this very training."""
     settings = detector.model_dump(mode="json") | config.model_dump(mode="json")
     settings |= {"train": sha256_of(train), "val": sha256_of(val) if val else None, "format": FORMAT}
+    settings["backbone_hash"] = backbone_hash
     text = json.dumps(settings, indent=1, sort_keys=True)
     file = folder / _SETTINGS
     try:

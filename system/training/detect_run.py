@@ -38,16 +38,17 @@ from system.pairs.infrared_set import InfraredPicture, InfraredSet
 from system.pipelines.teacher_cache import TeacherCache, kept_as, key_of
 from system.report.detection_sheet import DetectionCell, detection_sheet
 from system.training.detect_data import PictureReader, stream_views
+from system.training.position import note_position
 from system.training.problem import forget_problem, has_problem, note_problem, problem_of
 from system.training.student import load_backbone
 
 _TENSORS, _PROGRESS = "state.safetensors", "progress.json"
 SAMPLES = "samples"
-_SAMPLE_PICTURES, _SAMPLE_SCORE = 6, 0.3
+_SAMPLE_PICTURES, _SAMPLE_SCORE, _LOOKED_AT = 6, 0.3, 500
 
 
 class DetectRun(FrozenConfig):
-    """Where a training runs; none of it changes what is learnt.
+    """Where a training runs. None of it changes what is learnt but `workers`, by the order of sums.
 
     cache: folder of the frozen backbone's features, seen by every worker; cache_gb: its bound. max_bad_share: of the
     pictures may be unreadable; more of them end the training.
@@ -211,7 +212,7 @@ def _train(spec: DetectSpec) -> None:
         for step, views in zip(steps, stream_views(spec.train, steps, progress.epoch, reader), strict=True):
             examples = [view for view in views if isinstance(view, Example)]
             bad_views = [(n, view) for n, view in zip(step, views, strict=True) if isinstance(view, DataError)]
-            problems = {spec.train[n].picture_id: str(view) for n, view in bad_views}
+            problems = {spec.train[n].uri: str(view) for n, view in bad_views}
             progress.skipped |= problems
             # Of this step: pictures at hand, pictures that could not be read.
             counts = torch.tensor([len(examples), len(problems)], device=device)
@@ -230,6 +231,8 @@ def _train(spec: DetectSpec) -> None:
             for name, value in trainer.step(images, given, targets, count, sum_up).items():
                 sums[name] = sums.get(name, 0.0) + value * count
             seen += count
+            if rank == 0:
+                note_position(Path(spec.folder), trainer.steps_done, len(progress.skipped))
         progress.epoch += 1
         progress.images += seen
         row = {"epoch": float(progress.epoch), "lr": trainer.learning_rate()}
@@ -241,17 +244,27 @@ def _train(spec: DetectSpec) -> None:
         _report(trainer, progress, rank, world)
 
 
+def _spread(pictures: Sequence[InfraredPicture], count: int) -> Sequence[InfraredPicture]:
+    """At most so many, evenly over all."""
+    return pictures[:: max(1, -(-len(pictures) // count))]
+
+
 def _look(detector: Detector, spec: DetectSpec, epoch: int, features: FeatureReader | None) -> dict[str, float]:
-    """Judge and draw the averaged weights on pictures that are not learnt from, where there are any."""
+    """Judge and draw the averaged weights on pictures that are not learnt from, where there are any.
+
+    One worker does it while the others wait, so it looks at some hundreds of them at most.
+    """
     reader = PictureReader(detector.size, spec.detector.mapping)
-    pictures = spec.val or spec.train[:_SAMPLE_PICTURES]
+    pictures = _spread(spec.val, _LOOKED_AT) or spec.train[:_SAMPLE_PICTURES]
     found: list[Detections] = []
     truths: list[Truth] = []
     cells: list[DetectionCell] = []
+    unreadable = 0
     for picture in pictures:
         try:
             example = reader.example(picture)
         except DataError:
+            unreadable += 1
             continue
         detections = detect_example(detector, example, features)
         found.append(detections)
@@ -267,9 +280,10 @@ def _look(detector: Detector, spec: DetectSpec, epoch: int, features: FeatureRea
         return {}
     precision_KT = Judged.of(spec.detector.classes, found, truths).average_precision()
     known_KT = precision_KT[np.isfinite(precision_KT).all(1)]
+    told = {"val/unreadable": float(unreadable)} if unreadable else {}
     if not len(known_KT):
-        return {}
-    return {"val/ap50": 100 * float(known_KT[:, 0].mean()), "val/ap": 100 * float(known_KT.mean())}
+        return told
+    return told | {"val/ap50": 100 * float(known_KT[:, 0].mean()), "val/ap": 100 * float(known_KT.mean())}
 
 
 @torch.no_grad()
@@ -281,11 +295,6 @@ def detect_example(detector: Detector, example: Example, features: FeatureReader
     else:
         maps = features([example], device)
     return detector.head.detect(maps, detector.size)[0].detections(detector.size)
-
-
-def truth_of(picture: InfraredPicture) -> Truth:
-    """In the picture's own pixels."""
-    return Truth(picture.boxes_xyxy, picture.labels, picture.is_ignored)
 
 
 def _refuse_bad(bad: int, pictures: int, max_share: float, skipped: dict[str, str]) -> None:

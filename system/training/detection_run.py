@@ -58,7 +58,7 @@ class DetectionBench:
 
 
 @dataclass(frozen=True)
-class DetectionCell:
+class StudyCell:
     """One run: an arm, a drift of the pairs that its student learnt from, a seed of student and head."""
 
     arm: Arm
@@ -71,7 +71,7 @@ class DetectionCell:
         return f"{self.arm.name}-d{self.drift_px}-s{self.seed}"
 
 
-def student_file(students: Path, cell: DetectionCell) -> Path:
+def student_file(students: Path, cell: StudyCell) -> Path:
     """Where a FreqKD study leaves the adapters of a run."""
     return students / ADAPTERS / f"{cell.arm.trained_as}-d{cell.drift_px}-s{cell.seed}.safetensors"
 
@@ -90,7 +90,7 @@ def distillation_of(students: Path) -> DistillConfig:
         raise ConfigError(f"--students {students}: expected the folder of jobs/study_freqkd.py: {error}") from error
 
 
-def load_student(students: Path, cell: DetectionCell) -> VisionTransformer:
+def load_student(students: Path, cell: StudyCell) -> VisionTransformer:
     """The merged backbone of a run; of the arm without distillation the untouched one.
 
     Raises:
@@ -107,7 +107,7 @@ def load_student(students: Path, cell: DetectionCell) -> VisionTransformer:
     return merged
 
 
-def run_detection(bench: DetectionBench, cell: DetectionCell) -> dict[str, Any]:
+def run_detection(bench: DetectionBench, cell: StudyCell) -> dict[str, Any]:
     """Train and judge; leaves `<name>.npz` with what intervals are made from, then `<name>.json`, and returns it.
 
     Raises:
@@ -171,8 +171,7 @@ def _judge(detector: Detector, test: InfraredSet) -> Judged:
     found, truths = [], []
     for picture in test.pictures:
         example = reader.example(picture)
-        if not picture.width or not picture.height:
-            raise DataError("no_size", f"{picture.uri}: expected width and height in its annotations")
+        assert picture.width and picture.height, "checked before the first run"
         size = (picture.height, picture.width)
         found.append(detect_example(detector, example, None).resized(size))
         truths.append(Truth(picture.boxes_xyxy, picture.labels, picture.is_ignored))
@@ -183,7 +182,7 @@ def _points(values_K: np.ndarray) -> list[float | None]:
     return [round(100 * float(value), 2) if np.isfinite(value) else None for value in values_K]
 
 
-def refuse_missing_students(students: Path, cells: list[DetectionCell]) -> None:
+def refuse_missing_students(students: Path, cells: list[StudyCell]) -> None:
     """Raises ConfigError: a FreqKD study has not made a student yet."""
     missing = [
         c for c in cells if c.arm.loss is not None and c.arm.name != NO_KD and not student_file(students, c).is_file()

@@ -24,11 +24,11 @@ from system.pairs.infrared_set import InfraredSet, read_infrared_set
 from system.pipelines.resources import connect_to_ray
 from system.report.console import ConsoleProgress
 from system.report.detection_study import detection_markdown
-from system.training.detect import gather_labelled
+from system.training.detect import JUDGED_SPLITS, gather_labelled
 from system.training.detect_data import sha256_of
 from system.training.detection_run import (
     DetectionBench,
-    DetectionCell,
+    StudyCell,
     distillation_of,
     refuse_missing_students,
     run_detection,
@@ -85,9 +85,9 @@ def study_detection(
     students = Path(study.students).absolute()
     tower = distillation_of(students).tower
     arms = parse_arms(study.arms)
-    cells = [DetectionCell(arm, 0, seed) for seed in range(study.seeds) for arm in arms if arm.loss is None]
+    cells = [StudyCell(arm, 0, seed) for seed in range(study.seeds) for arm in arms if arm.loss is None]
     cells += [
-        DetectionCell(arm, drift, seed)
+        StudyCell(arm, drift, seed)
         for seed in range(study.seeds)
         for drift in study.drifts
         for arm in arms
@@ -102,7 +102,7 @@ def study_detection(
         "config": config.model_dump(mode="json", exclude={"seed"}),
         "rounds": study.rounds,
         "data": {name: sha256_of(found) for name, found in {"train": train, **tests}.items()},
-        "students": json.loads((students / _SETTINGS).read_text("utf-8"))["data"],
+        "students": _students(students),
     }
     _refuse_other_settings(out, settings)
     missing = [cell for cell in cells if not (out / f"{cell.name}.json").is_file()]
@@ -146,21 +146,31 @@ def _sets(study: DetectionStudyConfig) -> tuple[InfraredSet, dict[str, InfraredS
         held = max(1, round(study.hold_out * len(ordered)))
         train, test = replace(train, pictures=ordered[:-held]), replace(train, pictures=ordered[-held:])
     else:
-        test = read_infrared_set(study.test).of_classes(train.classes)
+        test = read_infrared_set(study.test, splits=JUDGED_SPLITS).of_classes(train.classes)
+    others = {name: read_infrared_set(uri, splits=None).of_classes(train.classes) for name, uri in study.also.items()}
     known = {picture.uri for picture in train.pictures}
-    if shared := [picture.uri for picture in test.pictures if picture.uri in known]:
-        raise DataError("leak", f"{len(shared)} test pictures are trained on too, e.g. {shared[0]}")
-    others = {name: read_infrared_set(uri).of_classes(train.classes) for name, uri in study.also.items()}
-    return train, {TEST: test, **others}
+    tests = {TEST: test, **others}
+    for name, judged in tests.items():
+        if shared := [picture.uri for picture in judged.pictures if picture.uri in known]:
+            raise DataError("leak", f"{name}: {len(shared)} pictures are trained on too, e.g. {shared[0]}")
+        if unsized := [picture.uri for picture in judged.pictures if not picture.width or not picture.height]:
+            raise DataError("no_size", f"{name}: {unsized[0]}: expected width and height in its annotations")
+    return train, tests
+
+
+def _students(folder: Path) -> dict[str, Any]:
+    """How the students were made; arms that were added to their study later change none of them."""
+    settings = json.loads((folder / _SETTINGS).read_text("utf-8"))
+    return {key: settings[key] for key in ("distill", "backbone", "registration", "data")}
 
 
 @ray.remote(max_retries=_RETRIES)
-def _cell(bench: DetectionBench, cell: DetectionCell) -> str:
+def _cell(bench: DetectionBench, cell: StudyCell) -> str:
     torch.set_num_threads(bench.threads)
     return str(run_detection(bench, cell)["arm"])
 
 
-def _run(bench: DetectionBench, missing: Sequence[DetectionCell], progress: ConsoleProgress) -> None:
+def _run(bench: DetectionBench, missing: Sequence[StudyCell], progress: ConsoleProgress) -> None:
     """Raises NightminerError: what a run raised; runs that are done stay done."""
     progress.phase(f"{len(missing)} runs")
     progress.expect(len(missing))

@@ -5,10 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import threading
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,12 +22,12 @@ from system.report.console import ConsoleProgress
 from system.store.runs import git_commit
 from system.training.certificate import library_versions, now
 from system.training.distill_publish import DistillRecord, write_student
-from system.training.distill_run import DistillProgress, DistillRun, distill_on_ray, position_of, steps_of_epoch
+from system.training.distill_run import DistillProgress, DistillRun, distill_on_ray, steps_of_epoch
+from system.training.position import shown
 from system.training.publish import publish, refuse_existing, unpublished
 from system.training.run import discard_run
 
 _SETTINGS = "settings.json"
-_LOOK_EVERY_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -91,7 +88,7 @@ def distill(
     connect_to_ray()
     check_workers(run.workers, run.threads, run.use_gpu, progress.note)
     logging.getLogger("ray.train").setLevel(logging.ERROR)
-    with _shown(run_folder, config.batch_size, progress):
+    with shown(run_folder, config.batch_size, "pairs", progress):
         state, trained = distill_on_ray(config, run, gathered.names, source.mapping, run_folder)
     if not trained.images:
         discard_run(run_folder)
@@ -223,28 +220,3 @@ def _claim(folder: Path, config: DistillConfig, mapping: InfraredMapping, gather
         file.write_text(text, "utf-8")
     except OSError as error:
         raise ConfigError(f"{folder}: cannot be written: {error.strerror}") from error
-
-
-@contextmanager
-def _shown(run_folder: Path, batch_size: int, progress: ConsoleProgress) -> Iterator[None]:
-    """Show how far the workers are while they run."""
-    ended = threading.Event()
-
-    def look() -> None:
-        shown_steps, shown_bad = position_of(run_folder)
-        progress.advanced(shown_steps, 0, 0)
-        while not ended.wait(_LOOK_EVERY_S):
-            steps, bad = position_of(run_folder)
-            if steps > shown_steps:
-                progress.advanced(steps - shown_steps, 0, (steps - shown_steps) * batch_size)
-                if bad > shown_bad:
-                    progress.note(f"{bad} pairs could not be read and are skipped")
-                shown_steps, shown_bad = steps, bad
-
-    watcher = threading.Thread(target=look, daemon=True)
-    watcher.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        watcher.join()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import tempfile
 import time
 from dataclasses import dataclass, field
@@ -31,9 +30,10 @@ from system.pairs.pixels import InfraredMapping
 from system.pipelines.pair_stream import PairName, StreamConfig, stream_steps, trainer_cpus
 from system.pipelines.teacher_cache import TeacherCache
 from system.training.distill_teacher import Lesson, PairTeacher
+from system.training.position import note_position
 from system.training.problem import forget_problem, has_problem, note_problem, problem_of
 
-_TENSORS, _PROGRESS, _POSITION = "state.safetensors", "progress.json", "position.json"
+_TENSORS, _PROGRESS = "state.safetensors", "progress.json"
 _NAMED_PAIRS = 16
 # Rows of the curve, about.
 _CURVE_ROWS = 500
@@ -140,15 +140,6 @@ def distill_on_ray(
     return state, progress
 
 
-def position_of(run_folder: Path) -> tuple[int, int]:
-    """(steps done, pairs that could not be read) of a running training, for a bar; (0, 0) where nothing is known."""
-    try:
-        found = json.loads((run_folder / _POSITION).read_text("utf-8"))
-        return int(found["steps"]), int(found["skipped"])
-    except (OSError, ValueError, KeyError):
-        return 0, 0
-
-
 def steps_of_epoch(config: DistillConfig, pairs: int) -> int:
     """Optimiser steps of one epoch."""
     return math.ceil(pairs / config.batch_size)
@@ -221,7 +212,7 @@ def _worker(spec: dict[str, Any]) -> None:
             progress.seconds += spent_s
             progress.session_seconds += spent_s
             if rank == 0:
-                _note(Path(spec["folder"]), done, len(progress.skipped))
+                note_position(Path(spec["folder"]), done, len(progress.skipped))
             if is_last:
                 progress.epoch, progress.step = progress.epoch + 1, 0
             if is_last or done % run.save_steps == 0:
@@ -264,9 +255,3 @@ def _report(distiller: Distiller, progress: DistillProgress, rank: int, world: i
 
 def _load(folder: Path) -> tuple[dict[str, Tensor], DistillProgress]:
     return load_file(folder / _TENSORS), DistillProgress(**json.loads((folder / _PROGRESS).read_text("utf-8")))
-
-
-def _note(folder: Path, steps: int, skipped: int) -> None:
-    draft = folder / f"{_POSITION}.part"
-    draft.write_text(json.dumps({"steps": steps, "skipped": skipped}), "utf-8")
-    os.replace(draft, folder / _POSITION)

@@ -25,6 +25,8 @@ from system.pipelines.predict_infrared import detect_all
 from system.report.console import ConsoleProgress
 from system.report.detection_curves import detection_curves
 from system.report.detection_sheet import DetectionCell, detection_sheet
+from system.training.detect import JUDGED_SPLITS, refuse_left_out
+from system.training.detect_publish import learnt_from
 
 FIGURES_NAME, CURVES_NAME, ERRORS_NAME = "figures.json", "curves.png", "worst_errors.jpg"
 _KAIST_CURVES = ("all", "day", "night")
@@ -75,13 +77,19 @@ def judge_detector(
         ConfigError: the set and the detector share no class. DataError: too much cannot be read. ModelError.
     """
     classes = read_detector_config(Path(model)).config.classes
-    labelled = read_infrared_set(uri, images)
+    labelled = read_infrared_set(uri, images, JUDGED_SPLITS)
+    refuse_left_out(labelled, config.max_bad_share)
     shared = tuple(name for name in classes if name in labelled.classes)
     if not shared:
         raise ConfigError(
             f"{uri} knows {', '.join(labelled.classes)}; the detector finds {', '.join(classes)}: no class to judge"
         )
     judged_set = labelled.of_classes(classes)
+    if known := learnt_from(Path(model), [picture.uri for picture in judged_set.pictures]):
+        raise DataError(
+            "leak",
+            f"{model} was trained on {len(known)} of the {len(judged_set.pictures)} pictures of {uri}, e.g. {known[0]}",
+        )
     progress.phase(f"detecting in {len(judged_set.pictures)} pictures")
     progress.expect(len(judged_set.pictures))
     results = detect_all([picture.uri for picture in judged_set.pictures], model, pool, progress)
@@ -91,11 +99,15 @@ def judge_detector(
             "too_many_bad", f"{len(faults)} of {len(judged_set.pictures)} pictures cannot be judged, e.g. {faults[0]}"
         )
     truths = [_truth(picture, classes, shared) for picture in pictures]
+    with_objects = [n for n, truth in enumerate(truths) if not truth.is_ignored.all()]
+    if not with_objects:
+        raise DataError(
+            "no_objects", f"{uri}: none of its pictures shows {', '.join(shared)}; there is nothing to find"
+        )
     progress.phase("judging")
     judged = Judged.of(shared, found, truths)
     told = figures(judged, draw_pictures(len(pictures), config.rounds, seed=0))
     told["calibration"] = calibration(judged)
-    with_objects = [n for n, truth in enumerate(truths) if not truth.is_ignored.all()]
     parity = Judged.of(shared, [found[n] for n in with_objects], [truths[n] for n in with_objects])
     told["parity"] = figures(parity, draw_pictures(len(with_objects), config.rounds, seed=0))
     told["counts"] = {
@@ -111,8 +123,8 @@ def judge_detector(
         mapping = read_detector_config(Path(model)).config.mapping
         named = dict(zip(shared, judged.matches, strict=True))
         detection_curves(named, told["calibration"], out / CURVES_NAME)
-        (out / ERRORS_NAME).write_bytes(_sheet(judged, pictures, mapping, config))
         (out / FIGURES_NAME).write_text(json.dumps(told, indent=1) + "\n", "utf-8")
+        (out / ERRORS_NAME).write_bytes(_sheet(judged, pictures, mapping, config))
     return told
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -161,6 +162,7 @@ def test_what_cannot_be_learnt_or_judged_is_refused(house: Path, head: Head, who
         ("train_detector", 2, "never overwritten", [*train, "--out", house / "whole"]),
         ("train_detector", 2, "--merge 0.5 goes with", [*train, "--merge", "0.5"]),
         ("train_detector", 3, "too_many_bad", [*train, "--max-bad-share", "0.01"]),
+        ("evaluate_detector", 3, "was trained on 12 of", ["--coco", house / "train.json", "--model", model]),
         ("evaluate_detector", 2, "no class to judge", ["--coco", house / "nobody.json", "--model", model]),
         ("evaluate_detector", 2, "give --coco and --model, or", []),
         ("evaluate_detector", 5, "detector.json", ["--coco", house / "val.json", "--model", house]),
@@ -171,3 +173,9 @@ def test_what_cannot_be_learnt_or_judged_is_refused(house: Path, head: Head, who
         done = call_job(job, *arguments, env=head.env)
         assert (done.code, words in done.stderr) == (code, True), (words, done.code, done.stderr)
     assert not (house / "x").exists()
+    damaged = house / "damaged"
+    shutil.copytree(model, damaged)
+    (damaged / "detector.safetensors").write_bytes(b"short")
+    given = ("--images", house / "val", "--model", damaged, "--out", house / "x")
+    done = call_job("predict_infrared", *given, env=head.env)
+    assert done.code == 5 and "damaged or exchanged" in done.stderr and not (house / "x").exists()

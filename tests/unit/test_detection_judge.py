@@ -101,6 +101,11 @@ def test_an_interval_over_pictures_holds_the_value_and_narrows_with_more_of_them
     assert widths[1] < widths[0]
 
 
+def test_a_detector_that_finds_nothing_has_figures_of_nought():
+    told = figures(Judged.of(("person",), [found()], [truth((10, 10, 30, 50))]), np.ones((5, 1)))
+    assert told["ap50"]["value"] == told["coco"]["ap50"] == 0 and told["coco"]["ap_large"] is None
+
+
 def test_calibration_and_the_worst_errors_name_what_is_wrong():
     judged = Judged.of(
         ("person",),

@@ -88,7 +88,7 @@ def test_rf_detr_learns_where_things_are():
     features = detector.features(images)
     losses = [trainer.step(None, features, targets) for _ in range(40)]
     assert {"classification", "box", "overlap", "inner", "total"} == losses[0].keys()
-    assert losses[-1]["box"] < 0.7 * losses[0]["box"]
+    assert losses[-1]["box"] < 0.85 * losses[0]["box"]
     for found in trainer.averaged().detect([scene(0).picture_HW, scene(1).picture_HW]):
         assert 0 < len(found) <= 100 and (found.boxes_xyxy <= [SIZE[1], SIZE[0]] * 2).all()
 
@@ -185,6 +185,41 @@ def test_a_restored_training_goes_on_to_the_same_bits(precision: str):
     ours, theirs = second.state(), whole.state()
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_half_precision_is_restored_with_its_scale():
+    detector = Detector.untrained(config(), tiny_vit(), 0)
+    first = DetectorTrainer(detector, DetectorTrainConfig(precision="fp16"), 4)
+    images, targets = as_batch([scene(0)])
+    first.step(images, None, targets)
+    state = first.state()
+    state["scaler/scale"].fill_(1024.0)
+    second = DetectorTrainer(Detector.untrained(config(), tiny_vit(), 0), DetectorTrainConfig(precision="fp16"), 4)
+    second.restore(state)
+    assert second.state()["scaler/scale"] == 1024
+    second.step(images, None, targets)
+
+
+def test_anchors_stand_where_places_look_on_odd_grids_too():
+    detector = Detector.untrained(config(height=80, width=112), tiny_vit(), 0)  # 5 x 7 patches of 16
+    head = detector.head
+    for number, (rows, columns, first, side) in enumerate([(10, 14, 4, 8), (5, 7, 8, 16), (3, 4, 8, 32)]):
+        anchors = head._anchors(torch.zeros(1, 1, rows, columns), number)
+        middle = (anchors[:, :2] + anchors[:, 2:]) / 2
+        assert middle[0].tolist() == [first, first]
+        assert middle[-1].tolist() == [first + side * (columns - 1), first + side * (rows - 1)]
+        assert ((anchors[:, 2:] - anchors[:, :2]) == side).all()
+
+
+def test_a_backbone_keeps_its_own_normalisation(tmp_path: Path):
+    vit = tiny_vit()
+    vit.pretrained_cfg["mean"] = (0.1, 0.2, 0.3)  # type: ignore[index]
+    detector = Detector.untrained(config(), vit, 0)
+    detector.save(tmp_path)
+    again = Detector.load(tmp_path)
+    assert again.backbone.facts.mean == (0.1, 0.2, 0.3)
+    images, _ = as_batch([scene(0)])
+    torch.testing.assert_close(again.features(images), detector.features(images), rtol=0, atol=0)
 
 
 def test_a_loss_that_is_no_number_stops_before_it_is_learnt():

@@ -43,6 +43,7 @@ def test_classes_are_matched_by_name_and_nobodys_regions_are_ignored_for_all(tmp
     (only,) = found.pictures
     told = sorted(zip(only.labels.tolist(), only.is_ignored.tolist(), only.boxes_xyxy[:, 0].tolist(), strict=True))
     assert told == [(0, False, 9.0), (0, True, 20.0), (1, False, 1.0), (1, True, 20.0), (2, True, 20.0)]
+    assert read_infrared_set(uri).shown_classes() == ("person", "car", "elk")
     assert found.counts() == {"car": 1, "person": 1, "bicycle": 0}
     with pytest.raises(ConfigError, match="expected one of ship"):
         read_infrared_set(uri).of_classes(("ship",))
@@ -93,6 +94,23 @@ def test_the_pictures_folder_can_be_named(tmp_path: Path):
     with pytest.raises(DataError, match="--images"):
         read_infrared_set(uri)
     assert len(read_infrared_set(uri, str(tmp_path / "elsewhere")).pictures) == 1
+
+
+def test_parts_of_a_corpus_are_taken_as_they_are_named(tmp_path: Path):
+    box = "<annotation><size><width>40</width><height>32</height></size><object><name>person</name><bndbox>"
+    box += "<xmin>2</xmin><ymin>2</ymin><xmax>9</xmax><ymax>20</ymax></bndbox></object></annotation>"
+    (tmp_path / "Annotations").mkdir()
+    for n, part in enumerate(("train", "train", "test")):
+        for kind in ("visible", "infrared"):
+            folder = tmp_path / kind / part
+            folder.mkdir(parents=True, exist_ok=True)
+            shape = (32, 40, 3) if kind == "visible" else (32, 40)
+            Image.fromarray(np.full(shape, 10 * n, np.uint8)).save(folder / f"{n:06d}.jpg")
+        (tmp_path / "Annotations" / f"{n:06d}.xml").write_text(box)
+    counts = {part: len(read_infrared_set(str(tmp_path), splits=(part,)).pictures) for part in ("train", "test")}
+    assert counts == {"train": 2, "test": 1} and len(read_infrared_set(str(tmp_path)).pictures) == 3
+    with pytest.raises(DataError, match="expected pairs of val, found those of test, train"):
+        read_infrared_set(str(tmp_path), splits=("val",))
 
 
 def test_colours_are_told_from_grey(tmp_path: Path):
