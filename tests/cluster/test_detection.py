@@ -93,7 +93,9 @@ def test_a_detector_learns_and_says_where_it_comes_from(house: Path, whole: Done
     assert len(list((house / "whole" / "samples").iterdir())) == 4
 
 
-@pytest.mark.parametrize("workers", ["1", pytest.param("2", marks=pytest.mark.slow)])
+# That a restored training goes on to the same bits is a unit test.
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", ["1", "2"])
 def test_a_killed_training_ends_where_the_unbroken_one_does(house: Path, head: Head, whole: Done, workers: str):
     out = f"again-{workers}"
     arguments = options(house, out, "--workers", workers)

@@ -133,6 +133,7 @@ def test_what_cannot_be_distilled_is_refused_before_it_starts(house: Path, head:
         assert not (house / "refused").exists()
 
 
+@pytest.mark.slow
 def test_too_many_unreadable_pairs_end_a_training_which_goes_on_when_they_are_mended(house: Path, head: Head):
     arguments = options(house, "mended")
     done = call_job("distill_freqkd", *arguments, "--max-bad-share", "0.05", env=head.env)
