@@ -9,6 +9,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from system.errors import ConfigError
 
+# Characters of a wrong value that an error repeats.
+_SHOWN = 200
+
 
 class FrozenConfig(BaseModel):
     """A configuration that cannot change after it was made and rejects unknown keys."""
@@ -28,7 +31,10 @@ class FrozenConfig(BaseModel):
         try:
             return cls.model_validate(values)
         except ValidationError as error:
-            lines = [
-                f"{'.'.join(map(str, e['loc'])) or '(all)'}: {e['msg']} (got {e['input']!r})" for e in error.errors()
-            ]
+            lines = [f"{'.'.join(map(str, e['loc'])) or '(all)'}: {e['msg']}{_got(e)}" for e in error.errors()]
             raise ConfigError(f"{where}: " + "; ".join(lines)) from error
+
+
+def _got(error: Mapping[str, Any]) -> str:
+    """The wrong value, as far as it helps; of a missing one pydantic names everything around it."""
+    return "" if error["type"] == "missing" else f" (got {repr(error['input'])[:_SHOWN]})"
