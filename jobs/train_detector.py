@@ -59,7 +59,7 @@ def main(
     ] = 1,
     threads: options.Threads = 1,
     gpu: options.Gpu = False,
-    cache: Annotated[str, typer.Option(help="Folder for the frozen backbone's features.")] = "out/features",
+    cache: Annotated[str, typer.Option(help="Folder for the frozen backbone's features.")] = "out/detector_features",
     cache_gb: Annotated[float, typer.Option(min=0, help="Its bound; 0 keeps nothing.")] = 20.0,
     max_bad_share: Annotated[
         float, typer.Option(min=0, max=1, help="Of the pictures that may be unreadable; more end the training.")

@@ -12,20 +12,19 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import ray.train
 import torch
 import torch.distributed
 from pydantic import Field
-from ray.train.torch import TorchTrainer, get_device
+from ray.train.torch import get_device
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from system.backbones.vit import vit_hash
 from system.config import FrozenConfig
-from system.errors import DataError, ModelError, NightminerError
+from system.errors import DataError, ModelError
 from system.freqkd.distiller import order_of
 from system.infrared.augment import Example
 from system.infrared.detections import Detections, Truth
@@ -39,7 +38,7 @@ from system.pipelines.teacher_cache import TeacherCache, kept_as, key_of
 from system.report.detection_sheet import DetectionCell, detection_sheet
 from system.training.detect_data import PictureReader, stream_views
 from system.training.position import note_position
-from system.training.problem import forget_problem, has_problem, note_problem, problem_of
+from system.training.ray_trainer import fit_on_ray
 from system.training.student import load_backbone
 
 _TENSORS, _PROGRESS = "state.safetensors", "progress.json"
@@ -58,7 +57,7 @@ class DetectRun(FrozenConfig):
     threads: int = 1
     use_gpu: bool = False
     max_failures: int = 3
-    cache: str = "out/features"
+    cache: str = "out/detector_features"
     cache_gb: float = 20.0
     max_bad_share: float = Field(default=0.05, ge=0, le=1)
 
@@ -103,31 +102,9 @@ def train_on_ray(
         DataError: too many pictures cannot be read. ModelError: the loss became no number, or workers died more often
             than `max_failures`.
     """
-    forget_problem(run_folder)
     spec = DetectSpec(detector, config, run, train.pictures, val.pictures if val else (), str(run_folder.absolute()))
-    trainer = TorchTrainer(
-        _worker,
-        train_loop_config={"spec": spec},
-        scaling_config=ray.train.ScalingConfig(
-            num_workers=run.workers,
-            use_gpu=run.use_gpu,
-            resources_per_worker={"CPU": run.threads} | ({"GPU": 1} if run.use_gpu else {}),
-        ),
-        run_config=ray.train.RunConfig(
-            name="ray",
-            storage_path=str(run_folder.absolute()),
-            failure_config=ray.train.FailureConfig(max_failures=run.max_failures),
-            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
-        ),
-    )
-    try:
-        result = trainer.fit()
-    except ray.train.TrainingFailedError as error:
-        raise problem_of(run_folder, error) from error
-    if has_problem(run_folder):
-        raise problem_of(run_folder)
-    assert result.checkpoint is not None
-    with result.checkpoint.as_directory() as folder:
+    checkpoint = fit_on_ray(_train, spec, run_folder, run.workers, run.threads, run.use_gpu, run.max_failures)
+    with checkpoint.as_directory() as folder:
         state, progress = _load(Path(folder))
     if progress.epoch < config.epochs:
         raise ModelError(f"{run_folder}: the training ended in epoch {progress.epoch + 1}, before its time")
@@ -173,21 +150,9 @@ def as_images(pictures: Sequence[Tensor]) -> Tensor:
     return torch.stack(list(pictures))[..., None].expand(-1, -1, -1, 3)
 
 
-def _worker(loop: dict[str, Any]) -> None:
-    """What every worker runs."""
-    spec: DetectSpec = loop["spec"]
-    torch.set_num_threads(spec.run.threads)
-    if has_problem(Path(spec.folder)):
-        return
-    try:
-        _train(spec)
-    except NightminerError as error:
-        note_problem(Path(spec.folder), error)
-        if ray.train.get_context().get_world_size() > 1:
-            raise  # only so do the others learn of it, who wait for this worker's sums
-
-
 def _train(spec: DetectSpec) -> None:
+    """What every worker runs."""
+    torch.set_num_threads(spec.run.threads)
     context, config = ray.train.get_context(), spec.config
     rank, world = context.get_world_rank(), context.get_world_size()
     device = get_device()

@@ -18,7 +18,7 @@ import ray.train
 import torch
 import torch.distributed
 from pydantic import Field
-from ray.train.torch import TorchTrainer, get_device
+from ray.train.torch import get_device
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -31,7 +31,7 @@ from system.pipelines.pair_stream import PairName, StreamConfig, stream_steps, t
 from system.pipelines.teacher_cache import TeacherCache
 from system.training.distill_teacher import Lesson, PairTeacher
 from system.training.position import note_position
-from system.training.problem import forget_problem, has_problem, note_problem, problem_of
+from system.training.ray_trainer import fit_on_ray
 
 _TENSORS, _PROGRESS = "state.safetensors", "progress.json"
 _NAMED_PAIRS = 16
@@ -104,36 +104,10 @@ def distill_on_ray(
         DataError: too many pairs cannot be read. ModelError: the loss became no number, or workers died more often than
             `max_failures`.
     """
-    forget_problem(run_folder)
-    trainer = TorchTrainer(
-        _worker,
-        train_loop_config={
-            "config": config,
-            "run": run,
-            "pairs": pairs,
-            "mapping": mapping,
-            "folder": str(run_folder.absolute()),
-        },
-        scaling_config=ray.train.ScalingConfig(
-            num_workers=run.workers,
-            use_gpu=run.use_gpu,
-            resources_per_worker={"CPU": trainer_cpus(run.threads)} | ({"GPU": 1} if run.use_gpu else {}),
-        ),
-        run_config=ray.train.RunConfig(
-            name="ray",
-            storage_path=str(run_folder.absolute()),
-            failure_config=ray.train.FailureConfig(max_failures=run.max_failures),
-            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
-        ),
-    )
-    try:
-        result = trainer.fit()
-    except ray.train.TrainingFailedError as error:
-        raise problem_of(run_folder, error) from error
-    if has_problem(run_folder):
-        raise problem_of(run_folder)
-    assert result.checkpoint is not None
-    with result.checkpoint.as_directory() as folder:
+    spec = {"config": config, "run": run, "pairs": pairs, "mapping": mapping, "folder": str(run_folder.absolute())}
+    cpus = trainer_cpus(run.threads)
+    checkpoint = fit_on_ray(_train, spec, run_folder, run.workers, cpus, run.use_gpu, run.max_failures)
+    with checkpoint.as_directory() as folder:
         state, progress = _load(Path(folder))
     if progress.epoch < config.epochs:
         raise ModelError(f"{run_folder}: the training ended in epoch {progress.epoch + 1}, before its time")
@@ -145,14 +119,12 @@ def steps_of_epoch(config: DistillConfig, pairs: int) -> int:
     return math.ceil(pairs / config.batch_size)
 
 
-def _worker(spec: dict[str, Any]) -> None:
+def _train(spec: dict[str, Any]) -> None:
     """What every worker runs."""
     config: DistillConfig = spec["config"]
     run: DistillRun = spec["run"]
     pairs: list[PairName] = spec["pairs"]
     torch.set_num_threads(run.threads)
-    if has_problem(Path(spec["folder"])):
-        return
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
     device = get_device()
@@ -197,11 +169,7 @@ def _worker(spec: dict[str, Any]) -> None:
                 names = ", ".join(pairs[number].pair_id for number in data.numbers[:_NAMED_PAIRS])
                 told = f" (pairs of this step: {names})" if isinstance(error, ModelError) and names else ""
                 told = f"epoch {progress.epoch + 1}: {error}{told}"
-                worded = DataError(error.code, told) if isinstance(error, DataError) else ModelError(told)
-                note_problem(Path(spec["folder"]), worded)
-                if world == 1:
-                    return
-                raise  # only so do the others learn of it, who wait for this worker's sums
+                raise (DataError(error.code, told) if isinstance(error, DataError) else ModelError(told)) from error
             is_last = data.step + 1 == epoch_steps
             progress.add(done, progress.epoch + 1, losses, rows_every, is_last)
             progress.skipped |= {str(number): problem for number, problem in data.problems.items()}

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import ray.train
 import torch
-from ray.train.torch import TorchTrainer, get_device
+from ray.train.torch import get_device
 
-from system.errors import ConfigError, ModelError, NightminerError
+from system.errors import ConfigError, ModelError
 from system.miner.identity import FORMAT, saved_model_id
 from system.miner.miner_config import OwnHead, SceneMinerConfig
 from system.miner.model import SceneMiner, Tower
@@ -25,7 +25,7 @@ from system.training.certificate import choose_probe
 from system.training.config import TrainConfig
 from system.training.examples import Examples
 from system.training.loop import Progress, Trainer
-from system.training.problem import forget_problem, has_problem, note_problem, problem_of
+from system.training.ray_trainer import fit_on_ray
 from system.training.targets import TrainingSet, make_targets
 from system.training.task import BaseTask, HeadTask, Task
 
@@ -97,37 +97,12 @@ def train_on_ray(recipe: Recipe, tower: RememberedTower, train: Examples, val: E
     _try(recipe, tower, train)
     config = recipe.config
     logging.getLogger("ray.train").setLevel(logging.ERROR)
-    forget_problem(run_folder)
-    trainer = TorchTrainer(
-        _worker,
-        train_loop_config={
-            "recipe": recipe,
-            "tower": tower,
-            "train": train,
-            "val": val,
-            "folder": run_folder.absolute(),
-        },
-        scaling_config=ray.train.ScalingConfig(
-            num_workers=config.workers,
-            use_gpu=config.use_gpu,
-            resources_per_worker={"CPU": config.threads_per_worker} | ({"GPU": 1} if config.use_gpu else {}),
-        ),
-        run_config=ray.train.RunConfig(
-            name="ray",
-            storage_path=str(run_folder.absolute()),
-            failure_config=ray.train.FailureConfig(max_failures=config.max_failures),
-            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
-        ),
+    spec = {"recipe": recipe, "tower": tower, "train": train, "val": val}
+    checkpoint = fit_on_ray(
+        _train, spec, run_folder, config.workers, config.threads_per_worker, config.use_gpu, config.max_failures
     )
-    try:
-        result = trainer.fit()
-    except ray.train.TrainingFailedError as error:
-        raise problem_of(run_folder, error) from error
-    if has_problem(run_folder):
-        raise problem_of(run_folder)
-    assert result.checkpoint is not None
     miner = recipe.build(tower)
-    with result.checkpoint.as_directory() as folder:
+    with checkpoint.as_directory() as folder:
         return _finished(recipe, miner, train, Path(folder))
 
 
@@ -141,19 +116,8 @@ def _try(recipe: Recipe, tower: RememberedTower, train: Examples) -> None:
     recipe.task(miner, recipe.training_set(miner, train.rows(np.arange(min(len(train), _FEW)))))
 
 
-def _worker(spec: dict[str, Any]) -> None:
-    """What every worker runs."""
-    if has_problem(spec["folder"]):
-        return
-    try:
-        _train(spec)
-    except NightminerError as error:
-        note_problem(spec["folder"], error)
-        if ray.train.get_context().get_world_size() > 1:
-            raise  # only so do the others learn of it, who wait for this worker's sums
-
-
 def _train(spec: dict[str, Any]) -> None:
+    """What every worker runs."""
     recipe: Recipe = spec["recipe"]
     config, context = recipe.config, ray.train.get_context()
     torch.set_num_threads(config.threads_per_worker)
