@@ -42,6 +42,7 @@ def main(
     epochs: Annotated[int, typer.Option()] = 16,
     batch_size: Annotated[int, typer.Option()] = 2,
     learning_rate: Annotated[float, typer.Option()] = 1e-3,
+    precision: Annotated[str, typer.Option(help="Of training: `fp32`, `bf16` or `fp16`.")] = "fp32",
     rounds: Annotated[int, typer.Option(help="Bootstrap draws.")] = 1000,
     threads: Annotated[int, typer.Option("--worker-threads", help="CPUs of a run.")] = 1,
     dry_run: Annotated[bool, typer.Option("--dry-run", "--budget", help="Print the budget and end.")] = False,
@@ -89,7 +90,8 @@ def main(
             "channels": channels,
         }
         config = DetectorTrainConfig.parse(
-            {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate}, "options"
+            {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate, "precision": precision},
+            "options",
         )
         with ConsoleProgress("studying", "runs") as progress:
 
