@@ -309,6 +309,19 @@ def test_the_embedded_store_needs_no_valkey(rendered):
     assert "gcs-store" not in yaml.safe_dump_all(manifests)
 
 
+def test_overlays_change_nothing_of_serving_but_its_store(rendered):
+    def configuration(overlay: str) -> dict[str, Any]:
+        return yaml.safe_load(of(rendered(overlay), "RayService", "serve")["spec"]["serveConfigV2"])
+
+    first = configuration("aws")
+    for overlay in OVERLAYS:
+        other = configuration(overlay)
+        store = other["applications"][0]["args"]["store"]
+        assert f'store = "{store}"' in of(rendered(overlay), "ConfigMap", "nightly-config")["data"]["nightly.toml"]
+        other["applications"][0]["args"]["store"] = first["applications"][0]["args"]["store"]
+        assert other == first
+
+
 def test_a_misspelt_serve_configuration_is_found(rendered):
     service = of(rendered("aws"), "RayService", "serve")
     service["spec"]["serveConfigV2"] = service["spec"]["serveConfigV2"].replace("import_path", "import_paht")
