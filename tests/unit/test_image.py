@@ -12,6 +12,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from cluster.checks.__main__ import CLUSTER, dockerfile_findings
+from system.store import runs
 
 ROOT = CLUSTER.parent
 
@@ -81,3 +82,15 @@ def test_every_package_of_the_image_is_pinned():
             if need.marker is None or any(need.marker.evaluate(environment) for environment in wanted):
                 waiting.append(need)
     assert len(seen) > 100
+
+
+def test_a_run_in_an_image_knows_its_commit(monkeypatch: pytest.MonkeyPatch):
+    def no_git(*_: object, **__: object) -> None:
+        raise FileNotFoundError("git")
+
+    monkeypatch.setattr(runs.subprocess, "run", no_git)
+    monkeypatch.setenv("NIGHTMINER_COMMIT", "0123abc")
+    assert runs.git_commit() == "0123abc"
+    monkeypatch.delenv("NIGHTMINER_COMMIT")
+    assert runs.git_commit() == "unknown"
+    assert "ENV NIGHTMINER_COMMIT=$COMMIT" in (CLUSTER / "Dockerfile").read_text(encoding="utf-8")
