@@ -151,6 +151,11 @@ class BoxMask(Mask):
         """The picture's."""
         return self.picture
 
+    def described(self) -> list[Any]:
+        """With its boxes."""
+        boxes = [self.boxes_xyxy.tolist(), self.labels.tolist(), self.is_ignored.tolist()]
+        return [*super().described(), boxes]
+
     def _own_map(self, pixels_HW: NDArray[np.uint8]) -> Labels:
         return guess_from_boxes(pixels_HW, self.boxes_xyxy, self.labels + 1, self.is_ignored, IGNORED)
 
