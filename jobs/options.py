@@ -37,8 +37,8 @@ Gpu = Annotated[bool, typer.Option("--gpu", help="Give every worker a GPU.")]
 Masks = Annotated[
     str,
     typer.Option(
-        help="`own`: label pictures (MFNet, MSRS) or outlines (COCO) of the set; `boxes`: pseudo-masks from its boxes; or "
-        "a folder of label pictures."
+        help="`own`: label pictures (MFNet, MSRS) or outlines (COCO) of the set; `boxes`: pseudo-masks from its boxes; "
+        "or a folder of label pictures."
     ),
 ]
 MaskClasses = Annotated[

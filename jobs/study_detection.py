@@ -1,4 +1,4 @@
-"""What distillation is worth to an infrared detector or segmenter: many small trainings, compared on the same pictures."""
+"""What distillation is worth to an infrared detector or segmenter: many small trainings on the same pictures."""
 
 from __future__ import annotations
 
@@ -57,7 +57,8 @@ def main(
     All arms have the same pictures in the same order, the same views, heads that start alike, and the same steps.
 
     The last line of stdout is one JSON object: sets {test, NAME: {arms {arm: {drift: {ap50 {mean, low, high, seeds},
-    ap, <class>}}}, differences (paired)}}, budget; miou instead of ap50 and ap for segmentation. The same lies in study.json and, to be read, in study.md.
+    ap, <class>}}}, differences (paired)}}, budget; miou in place of ap50 and ap for segmentation. The same lies in
+    study.json and, to be read, in study.md.
 
     Exit codes: 0 done; 2 a wrong option, or students that are missing; 3 unreadable input; 5 a backbone, or a loss that
     became no number.
