@@ -14,6 +14,7 @@ from system.errors import ModelError
 from system.infrared.detector import InfraredModel
 from system.infrared.detector_config import InfraredModelConfig
 from system.infrared.detector_trainer import DetectorTrainConfig
+from system.pairs.masks import PSEUDO
 from system.training.infrared_task import InfraredTask
 from system.training.publish import CARD_NAME, CURVES_NAME, HISTORY_NAME, TENSORBOARD_NAME
 
@@ -113,6 +114,8 @@ def _card(task: InfraredTask, record: DetectRecord) -> str:
     detector, config = record.detector, record.config
     backbone = "frozen" if detector.is_frozen else f"trained at {config.backbone_factor:g} of the head's learning rate"
     masks = f"Masks: {record.masks}. " if record.masks else ""
+    if record.masks.startswith(PSEUDO):
+        masks += "Figures tell how well the model agrees with these, not with what is there. "
     unit = "pixels of " if record.masks else ""
     return "\n".join(
         [

@@ -20,6 +20,7 @@ from system.config import FrozenConfig
 from system.errors import ConfigError, DataError, NightminerError
 from system.infrared.detector_trainer import DetectorTrainConfig
 from system.pairs.infrared_set import InfraredSet, read_infrared_set
+from system.pairs.masks import PSEUDO
 from system.pipelines.resources import connect_to_ray
 from system.report.console import ConsoleProgress
 from system.report.detection_study import detection_markdown
@@ -156,6 +157,7 @@ def run_study(
         "noun": task.model.noun,
         "figures": list(task.figures),
         "masks": train.masks,
+        "pseudo": train.masks.startswith(PSEUDO),
         "sets": {},
     }
     for name in tests:
