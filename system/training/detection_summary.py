@@ -75,7 +75,8 @@ def summarise_detection(
     def over_seeds(arm: str, drift: int, figure: str, which: Sequence[int]) -> tuple[float, Floats]:
         found = [runs[arm, 0 if arm == NO_KD else drift, seed].over(figure, which) for seed in range(seeds)]
         drawn_SB = np.stack([values_B for _, values_B in found])
-        return float(np.nanmean([v for v, _ in found])), drawn_SB[draws_BS.T, np.arange(rounds)].mean(0)
+        known = [value for value, _ in found if np.isfinite(value)]
+        return float(np.mean(known)) if known else float("nan"), drawn_SB[draws_BS.T, np.arange(rounds)].mean(0)
 
     def row(arm: str, drift: int) -> dict[str, Any]:
         told: dict[str, Any] = {f: _told(*over_seeds(arm, drift, f, every)) | {"seeds": seeds} for f in figures}
