@@ -113,7 +113,8 @@ class DetectionTask:
     def judge(self, classes: Sequence[str], evidence: Sequence[Any], counts_BN: Floats) -> Judgement:
         """ap50 and ap."""
         judged = Judged.of(tuple(classes), [found for found, _ in evidence], [truth for _, truth in evidence])
-        precision_KT, drawn_BKT = judged.average_precision(), judged.drawn(counts_BN)
+        precision_KT = judged.average_precision()
+        drawn_BKT = judged.drawn(counts_BN) if len(counts_BN) else np.zeros((0, *precision_KT.shape))
         return {"ap50": (precision_KT[:, 0], drawn_BKT[:, :, 0]), "ap": (precision_KT.mean(1), drawn_BKT.mean(2))}
 
     def sheet(self, title: str, classes: Sequence[str], cells: Sequence[tuple[Example, Any, str]]) -> bytes:

@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from system.infrared.detections import Detections, Truth
 from system.infrared.segment_judge import confusion
 from system.pairs.masks import PSEUDO
 from system.report.detection_study import detection_markdown
 from system.training.detection_summary import DetectionFigures, summarise_detection
-from system.training.infrared_task import mean_points
+from system.training.infrared_task import DetectionTask, mean_points
 from system.training.segmentation_task import SegmentationTask
 
 CLASSES = ("background", "person", "elk")
@@ -62,3 +63,11 @@ def test_figures_of_an_epoch_need_no_draws():
     rows = evidence(0, 1)
     perfect = [np.diag(row.sum(1)) for row in rows]
     assert mean_points(TASK.judge(CLASSES, perfect, np.zeros((0, 6)))) == {"miou": 100.0}
+
+
+def test_detections_of_an_epoch_need_no_draws_either():
+    boxes, labels = np.array([[2, 2, 20, 20]], np.float32), np.zeros(1, np.int64)
+    truth = Truth(boxes, labels, np.zeros(1, bool))
+    found = Detections.of(boxes, [0.9], labels, (30, 30))
+    judged = DetectionTask().judge(("car", "elk"), [(found, truth)] * 2, np.zeros((0, 2)))
+    assert mean_points(judged) == {"ap50": pytest.approx(100), "ap": pytest.approx(100)}
