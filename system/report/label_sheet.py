@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from system.pairs.masks import IGNORED
+from system.pairs.masks import IGNORED, PSEUDO
 from system.report.detection_sheet import picture_sheet, stretched
 
 _WIDTH, _COLUMNS = 360, 2
@@ -48,8 +48,11 @@ def painted(picture_HW: NDArray[np.uint8], labels_HW: NDArray[np.uint8]) -> NDAr
     return (grey * (1 - share) + colors[labels_HW] * share).astype(np.uint8)
 
 
-def label_sheet(title: str, cells: Sequence[LabelCell], classes: Sequence[str]) -> bytes:
-    """All cells, truth on the left and what was found on the right, as a JPEG. classes: the background first."""
+def label_sheet(title: str, cells: Sequence[LabelCell], classes: Sequence[str], masks: str) -> bytes:
+    """All cells, truth on the left and what was found on the right, as a JPEG.
+
+    classes: the background first. masks: what the truth is; pseudo-masks are not called truth.
+    """
     images = []
     for cell in cells:
         strip = np.concatenate(
@@ -58,5 +61,6 @@ def label_sheet(title: str, cells: Sequence[LabelCell], classes: Sequence[str]) 
         height = max(1, round(2 * _WIDTH * strip.shape[0] / strip.shape[1]))
         images.append(Image.fromarray(strip).resize((2 * _WIDTH, height)))
     legend = [(name, _COLORS[k % len(_COLORS)]) for k, name in enumerate(classes[1:])]
-    told = f"{title}: truth on the left, found on the right"
+    left = PSEUDO if masks.startswith(PSEUDO) else "truth"
+    told = f"{title}: {left} on the left, found on the right"
     return picture_sheet(told, images, [cell.lines for cell in cells], _COLUMNS, [*legend, ("ignored", _IGNORED)])

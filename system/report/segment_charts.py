@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 
 def segment_charts(figures: Mapping[str, Any], file: Path) -> None:
-    """Write both charts of what `segment_figures` told."""
+    """Write both charts of what `segment_figures` told, and what the masks are that it was judged by."""
     classes = list(figures["classes"])
     side = 3.2 + 0.45 * len(classes)
     figure = Figure(figsize=(2 * side, side), layout="constrained")
@@ -32,4 +32,5 @@ def segment_charts(figures: Mapping[str, Any], file: Path) -> None:
     matrix.set(title="found, % of the true pixels", xticks=range(len(classes)), yticks=range(len(classes)))
     matrix.set_xticklabels(classes, rotation=45, ha="right")
     matrix.set_yticklabels(classes)
+    figure.suptitle(f"judged by {figures['masks']}", fontsize=9)
     figure.savefig(file, dpi=110)

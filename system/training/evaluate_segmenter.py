@@ -154,7 +154,7 @@ def _sheet(
         _cell(segmenter, picture, shared, (picture.picture_id, f"mean overlap {100 * score:.0f}"))
         for picture, score in chosen
     ]
-    return label_sheet(f"worst pictures, by {masks}", cells, shared)
+    return label_sheet("worst pictures", cells, shared, masks)
 
 
 def _cell(

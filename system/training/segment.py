@@ -109,7 +109,7 @@ def train_segmenter(
     values = values | {"masks": train.masks}
     if is_balanced:
         values["class_weights"] = class_weights(list(pixels.values()))
-    told = train_model(SegmentationTask(), train, val, pixels, source, values, config, run, out, progress)
+    told = train_model(SegmentationTask(train.masks), train, val, pixels, source, values, config, run, out, progress)
     return told | {"masks": train.masks, "pseudo": train.masks.startswith(PSEUDO)}
 
 

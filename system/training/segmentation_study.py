@@ -41,4 +41,4 @@ def study_segmentation(
     tell_masks(train.masks, progress)
     pixels = count_pixels(sets[0], InfraredMapping())
     values = values | {"masks": train.masks, "class_weights": class_weights(list(pixels.values()))}
-    return run_study(SegmentationTask(), study, sets, values, config, out, progress, tell_budget, is_dry)
+    return run_study(SegmentationTask(train.masks), study, sets, values, config, out, progress, tell_budget, is_dry)

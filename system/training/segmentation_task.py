@@ -27,7 +27,12 @@ from system.training.infrared_task import Floats, Judgement
 
 @dataclass(frozen=True)
 class SegmentationTask:
-    """The class of every pixel, judged by intersection over union; an answer is a segmenter's logits [K, h, w]."""
+    """The class of every pixel, judged by intersection over union; an answer is a segmenter's logits [K, h, w].
+
+    masks: what the masks of a set are, as of `InfraredSet`.
+    """
+
+    masks: str = ""
 
     model: ClassVar[type[InfraredModel]] = Segmenter
     config: ClassVar[type[InfraredModelConfig]] = SegmenterConfig
@@ -79,7 +84,7 @@ class SegmentationTask:
             for example, logits, name in cells
             if example.labels_HW is not None
         ]
-        return label_sheet(title, drawn, classes)
+        return label_sheet(title, drawn, classes, self.masks)
 
 
 def _labels(logits_Khw: Tensor, like_HW: NDArray[np.uint8]) -> NDArray[np.uint8]:

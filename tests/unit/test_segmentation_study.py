@@ -10,6 +10,7 @@ import pytest
 from system.infrared.detections import Detections, Truth
 from system.infrared.segment_judge import confusion
 from system.pairs.masks import PSEUDO
+from system.report import label_sheet
 from system.report.detection_study import detection_markdown
 from system.training.detection_summary import DetectionFigures, summarise_detection
 from system.training.infrared_task import DetectionTask, mean_points
@@ -71,3 +72,12 @@ def test_detections_of_an_epoch_need_no_draws_either():
     found = Detections.of(boxes, [0.9], labels, (30, 30))
     judged = DetectionTask().judge(("car", "elk"), [(found, truth)] * 2, np.zeros((0, 2)))
     assert mean_points(judged) == {"ap50": pytest.approx(100), "ap": pytest.approx(100)}
+
+
+@pytest.mark.parametrize(("masks", "told"), [("outlines", "truth on the left"), (f"{PSEUDO} of a test", PSEUDO)])
+def test_a_sheet_does_not_call_pseudo_masks_truth(monkeypatch: pytest.MonkeyPatch, masks: str, told: str):
+    titles = []
+    monkeypatch.setattr(label_sheet, "picture_sheet", lambda title, *_: titles.append(title) or b"")
+    labels = np.zeros((8, 9), np.uint8)
+    label_sheet.label_sheet("worst", [label_sheet.LabelCell(labels, labels, labels)], CLASSES, masks)
+    assert told in titles[0] and ("truth" in titles[0]) == (masks == "outlines")
