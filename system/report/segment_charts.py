@@ -29,7 +29,7 @@ def segment_charts(figures: Mapping[str, Any], file: Path) -> None:
     for row, column in np.ndindex(shares.shape):
         ink = "white" if shares[row, column] > 0.5 else "black"
         matrix.text(column, row, f"{100 * shares[row, column]:.0f}", ha="center", va="center", color=ink, fontsize=8)
-    matrix.set(title="found, % of the true pixels", xticks=range(len(classes)), yticks=range(len(classes)))
+    matrix.set(title="found, % of the pixels of each class", xticks=range(len(classes)), yticks=range(len(classes)))
     matrix.set_xticklabels(classes, rotation=45, ha="right")
     matrix.set_yticklabels(classes)
     figure.suptitle(f"judged by {figures['masks']}", fontsize=9)
