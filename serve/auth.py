@@ -1,9 +1,9 @@
 """Bearer tokens with scopes. The file holds SHA-256 of each token and never a token.
 
-    {"tokens": [{"name": "ana", "sha256": "9f86d0...", "scopes": ["read", "export"], "expires": "2027-01-31T00:00:00Z"}]}
+    {"tokens": [{"name": "ana", "sha256": "9f86d0...", "scopes": ["read"], "expires": "2027-01-31T00:00:00Z"}]}
 
-A token is 256 random bits, so that one round of SHA-256 is enough: there is nothing to guess. `jobs/make_token.py` makes
-one. The file is read again whenever it changes; one that is missing or damaged lets nobody in.
+A token is 256 random bits, so that one round of SHA-256 is enough: there is nothing to guess. `jobs/make_token.py`
+makes one. The file is read again whenever it changes; one that is missing or damaged lets nobody in.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
     serve run serve.deployments:build store=/data/store token_file=/data/tokens.json
     serve deploy serve/config.yaml
 
-Every queue is bounded and every request has an end. The options below are what a small machine takes; `config.yaml` says
-them for a cluster, and wins.
+Every queue is bounded and every request has an end. The options below are what a small machine takes; `config.yaml`
+says them for a cluster, and wins.
 """
 
 from __future__ import annotations

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import signal
 import tempfile
 import threading
@@ -14,38 +13,19 @@ from typing import Any
 
 import httpx2 as httpx
 import ray
-from pydantic import Field
 from ray import serve
+from ray.exceptions import GetTimeoutError
 from ray.serve.config import HTTPOptions, ProxyLocation
 from ray.serve.schema import LoggingConfig
 
 from serve.auth import SCOPES, add_token
 from serve.deployments import build
-from serve.settings import Limits
-from system.config import FrozenConfig
+from serve.settings import LaunchConfig
 from system.errors import ConfigError
+from system.pipelines.resources import connect_to_ray
 
 _REQUEST_TIMEOUT_S = 60.0
 _READY_WITHIN_S = 300.0
-_LOOPBACK = ("127.0.0.1", "localhost", "::1")
-
-
-class LaunchConfig(FrozenConfig):
-    """store, token_file, detector, audit_log, originals, limits, tower, threads: as of `serve.deployments.BuildArgs`.
-
-    token_file: None makes a token that lasts as long as this server, on loopback only.
-    """
-
-    store: str
-    token_file: str | None = None
-    detector: str | None = None
-    audit_log: str | None = None
-    originals: bool = True
-    limits: Limits = Limits()
-    tower: str | None = None
-    threads: int = Field(default=1, ge=1)
-    host: str = "127.0.0.1"
-    port: int = Field(default=8000, ge=1, le=65535)
 
 
 @contextmanager
@@ -57,10 +37,7 @@ def launched(config: LaunchConfig) -> Iterator[tuple[str, str | None]]:
     Raises:
         ConfigError: without tokens on an address that others reach; a port that is taken.
     """
-    if config.token_file is None and config.host not in _LOOPBACK:
-        raise ConfigError(
-            f"--host {config.host} is reached from other machines: name a --token-file (jobs/make_token.py makes one)"
-        )
+    config.check()
     with tempfile.TemporaryDirectory(prefix="nightminer-serve-") as folder:
         token, token_file = None, config.token_file
         if token_file is None:
@@ -73,11 +50,11 @@ def launched(config: LaunchConfig) -> Iterator[tuple[str, str | None]]:
         application = build(values)
         started_here = not ray.is_initialized()
         if started_here:
-            ray.init(address="local", logging_level=logging.WARNING, log_to_driver=False, include_dashboard=False)
+            connect_to_ray()
         try:
             options = HTTPOptions(host=config.host, port=config.port, request_timeout_s=_REQUEST_TIMEOUT_S)
             quiet = LoggingConfig(enable_access_log=False, log_level="WARNING")
-            serve.start(proxy_location=ProxyLocation.HeadOnly, http_options=options, logging_config=quiet)
+            _start_proxy(options, quiet)
             serve.run(application, name="nightminer", route_prefix="/", logging_config=quiet)
             url = f"http://{config.host}:{config.port}"
             _wait_until_ready(url)
@@ -87,6 +64,20 @@ def launched(config: LaunchConfig) -> Iterator[tuple[str, str | None]]:
             serve.shutdown()
             if started_here:
                 ray.shutdown()
+
+
+def _start_proxy(options: HTTPOptions, quiet: LoggingConfig) -> None:
+    """Ray waits one minute for its proxy to import what it needs, which a busy machine takes longer for."""
+    deadline_s = time.monotonic() + _READY_WITHIN_S
+    while True:
+        try:
+            serve.start(proxy_location=ProxyLocation.HeadOnly, http_options=options, logging_config=quiet)
+            return
+        except (TimeoutError, GetTimeoutError) as error:
+            if time.monotonic() > deadline_s:
+                raise ConfigError(
+                    f"{options.host}:{options.port}: Ray's HTTP proxy did not come up: {error}"
+                ) from error
 
 
 def _wait_until_ready(url: str) -> None:

@@ -1,6 +1,6 @@
 """What goes over the wire: requests, which reject unknown keys, and answers.
 
-Times are nanoseconds since 1970, distances metres, boxes pixels. Nothing here is a path, a URL to open or a piece of SQL.
+Times are nanoseconds since 1970, distances metres, boxes pixels. Nothing here is a path, a URL to open or SQL.
 """
 
 from __future__ import annotations
@@ -64,8 +64,8 @@ Query = Annotated[TextQuery | ImageQuery | SceneQuery, Field(discriminator="kind
 class Filters(Request):
     """All conditions must hold; what is not given does not count.
 
-    A scene whose risk, hardness or time to collision is unknown passes no bound on it. A lower bound above its upper one
-    lets nothing pass, and the answer says so.
+    A scene whose risk, hardness or time to collision is unknown passes no bound on it. A lower bound above its upper
+    one lets nothing pass, and the answer says so.
     """
 
     tags: Words = Field(default=[], description="all of these are present", examples=[["night", "pedestrian"]])
@@ -101,8 +101,8 @@ class Weights(Request):
 class SearchRequest(Request):
     """A search, or without `query` a list by the other weights, the hardest first.
 
-    cursor: `next_cursor` of the page before, with all else as it was: it pins table version and model, so that rows that
-    arrive meanwhile move nothing. as_of: the answer as after an earlier run, by its table tag.
+    cursor: `next_cursor` of the page before, with all else as it was: it pins table version and model, so that rows
+    that arrive meanwhile move nothing. as_of: the answer as after an earlier run, by its table tag.
     """
 
     model_config = ConfigDict(

@@ -65,7 +65,7 @@ class Metrics:
         )
         self.version = Gauge(
             "nightminer_table_version",
-            "Newest version of the scenes that was seen",
+            "Newest version of the scenes seen",
             ["replica"],
             registry=self.registry,
         )

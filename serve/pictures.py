@@ -22,7 +22,7 @@ _RANGE = re.compile(r"bytes=(\d*)-(\d*)")
 
 
 def encoded_again(data: bytes, name: str, limits: PictureLimits, long_side: int | None = None) -> bytes:
-    """A JPEG of nothing but the pixels: no metadata, no trailing bytes, nothing that another decoder could take wrongly.
+    """A JPEG of nothing but the pixels: no metadata, no trailing bytes.
 
     Raises:
         DataError: as `decode_picture`.

@@ -5,6 +5,9 @@ from __future__ import annotations
 from pydantic import Field
 
 from system.config import FrozenConfig
+from system.errors import ConfigError
+
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 class Limits(FrozenConfig):
@@ -46,3 +49,31 @@ class ServeSettings(FrozenConfig):
     originals: bool = True
     replica: str = "local"
     limits: Limits = Limits()
+
+
+class LaunchConfig(FrozenConfig):
+    """store, token_file, detector, audit_log, originals, limits, tower, threads: as of `serve.deployments.BuildArgs`.
+
+    token_file: None makes a token that lasts as long as this server, on loopback only.
+    """
+
+    store: str
+    token_file: str | None = None
+    detector: str | None = None
+    audit_log: str | None = None
+    originals: bool = True
+    limits: Limits = Limits()
+    tower: str | None = None
+    threads: int = Field(default=1, ge=1)
+    host: str = "127.0.0.1"
+    port: int = Field(default=8000, ge=1, le=65535)
+
+    def check(self) -> None:
+        """
+        Raises:
+            ConfigError: without tokens on an address that others reach.
+        """
+        if self.token_file is None and self.host not in _LOOPBACK:
+            raise ConfigError(
+                f"--host {self.host} is reached from other machines: name a --token-file (jobs/make_token.py makes one)"
+            )

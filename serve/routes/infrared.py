@@ -92,8 +92,8 @@ async def detect(
 ) -> DetectAnswer:
     """Upload as multipart/form-data, each picture a part named `pictures`.
 
-    A picture that cannot be read is told with its reason: as this call's error where no picture can be read, and beside the
-    answers of the others where some can.
+    A picture that cannot be read is told with its reason: as this call's error where no picture can be read, and
+    beside the answers of the others where some can.
     """
     service = _detector(context)
     facts = await _describe(service, context)

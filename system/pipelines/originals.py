@@ -30,7 +30,9 @@ def scene_frames(row: Mapping[str, Any]) -> tuple[Frame, ...]:
     window = WindowRef(row["scene_id"], ref, row["t_start_ns"], row["t_end_ns"])
     try:
         return cut_window(_log(ref), window, WindowConfig()).frames
-    except (ConfigError, *storage_errors()) as error:
+    except ConfigError as error:
+        raise DataError("unreadable_file", f"{row['log_uri']}: {error}") from error
+    except storage_errors() as error:
         raise DataError("unreadable_file", f"{row['log_uri']}: {error}") from error
 
 

@@ -88,7 +88,7 @@ def search_scenes(
 def nearest_rows(
     table: Any, query_E: NDArray[np.float32], sql: str | None, depth: int, columns: Sequence[str]
 ) -> pa.Table:
-    """The `depth` rows nearest to a query under a filter, with `_distance` (cosine); approximate where there is an index.
+    """The `depth` rows nearest to a query under a filter, with `_distance` (cosine); approximate by an index.
 
     Args:
         table: of LanceDB, at the version that is meant.
