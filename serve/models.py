@@ -187,7 +187,8 @@ class Hit(Answer):
 class SearchAnswer(Answer):
     """A page of results, best first.
 
-    total: scenes that pass the filters, paged to or not. next_cursor: None at the end. version: of the table.
+    total: scenes that pass the filters, paged to or not; with a query, those that have pictures to compare.
+    next_cursor: None at the end. version: of the table.
     """
 
     hits: list[Hit]

@@ -1,7 +1,7 @@
 """Around Ray's HTTP proxy: where a replica dies with a request in its hands, the client is asked to come again.
 
-Ray's proxy then ends without an answer, which the web server turns into a bare 500. Ray calls `middlewares` in every proxy
-where its environment names it, see `serve/ray_environment.py`.
+Ray's proxy then ends without an answer, which the web server turns into a bare 500. Ray calls `middlewares` in every
+proxy where its environment names it, see `serve/ray_environment.py`.
 """
 
 from __future__ import annotations

@@ -144,7 +144,7 @@ class SearchStore:
             places=range(first, end),
             ranking=ranking,
             next_cursor=_cursor(view, end, asked) if end < len(ranking.scenes) else None,
-            total=self.count(view, where),
+            total=self.count(view, where.model_copy(update={"with_embedding": query_E is not None})),
             view=view,
         )
 
@@ -230,7 +230,7 @@ class SearchStore:
 
     def _newest_snapshot(self) -> Snapshot:
         held = self._newest
-        if held is None or held.dataset.latest_version != held.version:
+        if held is None or not held.is_newest():
             # Another thread may do the same; both end with the newest.
             self._newest = held = Snapshot.newest(self.location)
         return held

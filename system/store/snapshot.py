@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -81,9 +82,26 @@ class Snapshot:
     def embedding_dim(self) -> int:
         return int(self.dataset.schema.field("embedding").type.list_size)
 
+    def is_newest(self) -> bool:
+        """Whether nothing was committed since.
+
+        Raises:
+            StoreError: the store cannot be read.
+        """
+        with self._reading():
+            return bool(self.dataset.latest_version == self.version)
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        try:
+            yield
+        except (ValueError, OSError, RuntimeError) as error:
+            raise StoreError(f"{self.location.uri}: version {self.version} cannot be read: {error}") from error
+
     def count(self, where: SceneFilter) -> int:
         """Scenes that pass."""
-        return int(self.dataset.count_rows(filter=where.to_sql()))
+        with self._reading():
+            return int(self.dataset.count_rows(filter=where.to_sql()))
 
     def columns(self, names: Sequence[str], where: SceneFilter) -> pa.Table:
         """Some columns of the scenes that pass, in the table's order.
@@ -91,10 +109,8 @@ class Snapshot:
         Raises:
             StoreError: a data file of this version cannot be read.
         """
-        try:
+        with self._reading():
             return self.dataset.to_table(columns=list(names), filter=where.to_sql())
-        except (ValueError, OSError) as error:
-            raise StoreError(f"{self.location.uri}: version {self.version} cannot be read: {error}") from error
 
     def rows(self, scene_ids: Sequence[str], model_id: str, names: Sequence[str]) -> list[dict[str, Any]]:
         """Rows in the order of the ids; one that is not there is left out."""
@@ -145,7 +161,8 @@ class Snapshot:
             if query_E.shape != (self.embedding_dim,):
                 raise ConfigError(f"the query has shape {query_E.shape}, the store's embeddings {self.embedding_dim}")
             sql = where.model_copy(update={"with_embedding": True}).to_sql()
-            table = nearest_rows(self._table, query_E, sql, depth, names)
+            with self._reading():
+                table = nearest_rows(self._table, query_E, sql, depth, names)
         values = {
             name: 1.0 - _numbers(table["_distance"]) if name == "similarity" else _numbers(table[columns[name]])
             for name in shares
