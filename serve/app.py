@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from fastapi.openapi.utils import get_openapi
 from starlette.staticfiles import StaticFiles
 
@@ -13,6 +13,7 @@ from serve.context import Authenticate, Context
 from serve.limits import BodyLimit
 from serve.models import Problem
 from serve.observe import Metrics, Observe, audit_logger
+from serve.parameters import known_parameters
 from serve.problems import add_problem_handlers
 from serve.routes import catalogue, frames, health, infrared, scenes, search, sets
 from serve.services import Services
@@ -32,7 +33,7 @@ def create_app(services: Services, settings: ServeSettings) -> FastAPI:
     """
     app = FastAPI(
         title="Nightminer", version="1", description=_DESCRIPTION, docs_url=None, redoc_url=None,
-        openapi_url="/openapi.json",
+        openapi_url="/openapi.json", dependencies=[Depends(known_parameters)],
     )  # fmt: skip
     metrics = Metrics(settings.replica)
     context = Context(services, settings, metrics)

@@ -12,6 +12,8 @@ RAY_SERVE_ENVIRONMENT = {
     "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "serve.proxy_guard.middlewares",
     # A proxy that takes longer than this to import is started anew; Ray's five seconds never end on a busy machine.
     "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "240",
+    # Ray runs its workers at niceness 15, behind everything else of the machine; somebody waits for these.
+    "RAY_worker_niceness": "0",
 }
 
 

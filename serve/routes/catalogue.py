@@ -70,7 +70,7 @@ async def logs(where: UrlFilters, context: Ctx, _: Reader, as_of: AsOf = None) -
     return LogList(logs=[LogCount(**row) for row in rows[:_MOST_LOGS]], is_cut=len(rows) > _MOST_LOGS)
 
 
-@router.get("/runs", summary="Runs of mining", responses=problem_docs(401, 403, 429, 503))
+@router.get("/runs", summary="Runs of mining", responses=problem_docs(401, 403, 422, 429, 503))
 async def runs(context: Ctx, _: Reader) -> RunList:
     """Newest first; `tag` is what `as_of` takes."""
     found, tags = await context.run(context.services.store.runs)

@@ -17,13 +17,15 @@ from system.errors import NightminerError
 router = APIRouter(tags=["health"])
 
 
-@router.get("/healthz", summary="Whether the process lives")
+@router.get("/healthz", summary="Whether the process lives", responses=problem_docs(422))
 async def healthz() -> Health:
     """No token needed. Touches neither store nor models."""
     return Health(status="ok")
 
 
-@router.get("/readyz", summary="Whether requests can be answered", responses={503: {"model": Health}})
+@router.get(
+    "/readyz", summary="Whether requests can be answered", responses={503: {"model": Health}, **problem_docs(422)}
+)
 async def readyz(context: Ctx) -> Response:
     """No token needed, so it tells what is amiss and not why; the log does."""
     checks: dict[str, str] = {}
@@ -52,14 +54,14 @@ async def readyz(context: Ctx) -> Response:
     "/metrics",
     summary="Figures for Prometheus",
     response_class=Response,
-    responses={200: {"content": {"text/plain": {}}}, **problem_docs(401, 403, 429, 503)},
+    responses={200: {"content": {"text/plain": {}}}, **problem_docs(401, 403, 422, 429, 503)},
 )
 async def metrics(context: Ctx, _: Annotated[TokenRecord, requires("admin")]) -> Response:
     """Of the replica that answers; the label `replica` tells them apart."""
     return Response(generate_latest(context.metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
 
-@router.get("/v1/me", summary="What a token may do", responses=problem_docs(401, 403, 429, 503))
+@router.get("/v1/me", summary="What a token may do", responses=problem_docs(401, 403, 422, 429, 503))
 async def me(token: Reader) -> Me:
     """Name, scopes and end of the token that asks."""
     expires = None if token.expires is None else token.expires.isoformat()

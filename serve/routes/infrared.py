@@ -68,7 +68,7 @@ class _Ready:
     preview_jpeg: str | None
 
 
-@router.get("/detector", summary="The detector that answers now", responses=problem_docs(401, 403, 404, 429, 503))
+@router.get("/detector", summary="The detector that answers now", responses=problem_docs(401, 403, 404, 422, 429, 503))
 async def detector(context: Ctx, _: Detecting) -> DetectorInfo:
     """It changes when a new one is put into its folder; nothing is restarted."""
     facts = await _describe(_detector(context), context)

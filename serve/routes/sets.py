@@ -58,7 +58,7 @@ async def save(asked: SaveSet, context: Ctx, token: Exporter) -> SetDetail:
     return _detail(await context.run(save_set, store.location, values))
 
 
-@router.get("", summary="Saved sets", responses=problem_docs(401, 403, 429, 503))
+@router.get("", summary="Saved sets", responses=problem_docs(401, 403, 422, 429, 503))
 async def sets(context: Ctx, _: Reader) -> SetList:
     """Newest first."""
     return SetList(sets=[_summary(saved) for saved in await context.run(list_sets, context.services.store.location)])

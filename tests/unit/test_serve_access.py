@@ -177,18 +177,20 @@ def test_the_audit_log_tells_who_and_what_and_no_secret(tmp_path):
     server = make_server(tmp_path)
     headers = server.token(name="ana")
     query = {"query": {"kind": "text", "text": "very private words"}}
-    answer = ask(server, "POST", "/v1/search?x=secretparameter", headers=headers, json=query)
+    answer = ask(server, "POST", "/v1/search", headers=headers, json=query)
+    ask(server, "GET", "/v1/tags?x=secretparameter", headers=headers)
     ask(server, "GET", f"/v1/scenes/{'0' * 32}", headers=headers)
     ask(server, "GET", "/v1/me", headers={"Authorization": "Bearer nm_wrongsecret"})
     text = server.audit.read_text()
     lines = [json.loads(line) for line in text.splitlines()]
     assert [(line["token"], line["route"], line["status"]) for line in lines] == [
         ("ana", "/v1/search", 200),
+        ("ana", "/v1/tags", 422),
         ("ana", "/v1/scenes/{scene_id}", 404),
         (None, "(none)", 401),
     ]
-    assert lines[0]["request_id"] == answer.headers["x-request-id"] and lines[1]["ids"] == {"scene_id": "0" * 32}
-    assert lines[1]["code"] == "no_such_scene"
+    assert lines[0]["request_id"] == answer.headers["x-request-id"] and lines[2]["ids"] == {"scene_id": "0" * 32}
+    assert lines[2]["code"] == "no_such_scene"
     for secret in ("private", "secretparameter", "nm_", headers["Authorization"].split()[1]):
         assert secret not in text
 

@@ -148,6 +148,12 @@ def test_what_is_not_valid_is_refused_with_its_place(server, body):
     assert answer.json()["code"] in ("not_valid", "empty_text") and "x" * 100 not in answer.text
 
 
+def test_a_misspelt_parameter_is_refused_and_not_ignored(server):
+    for path in ("/v1/hard?tags=night", "/v1/runs?x", "/v1/tags?tag=night&min_rsik=1", f"/v1/scenes/{SCENE}?kind=a"):
+        answer = ask(server, "GET", path)
+        assert answer.status_code == 422 and answer.json()["code"] == "unknown_parameter", path
+
+
 def test_bodies_that_are_no_json_are_refused(server):
     for content in (b"{", b"\xff", b"[" * 100_000, b'{"query": {"kind": "text", "text": "\\ud800"}}'):
         answer = ask(server, "POST", "/v1/search", content=content, headers={"Content-Type": "application/json"})
