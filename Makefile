@@ -2,7 +2,7 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: mine detect test test-unit test-cluster test-all lint clean
+.PHONY: mine detect serve test test-unit test-cluster test-all lint clean
 
 # The environment is made once, and again whenever what it is made from changes. constraints.txt names every package that
 # it holds, versions that were tried together; so pip has nothing to resolve.
@@ -31,6 +31,17 @@ detect: out/detector/detector.json
 	rm -rf out/boxes
 	$(BIN)/python jobs/predict_infrared.py --images out/demo-logs/test/samples/CAM_IR_FRONT --model out/detector \
 	    --out out/boxes
+
+# Any store; without STORE that of `make mine`. Without TOKEN_FILE a token is made and printed, for this machine only.
+STORE ?= out/store
+TOKEN_FILE ?=
+DETECTOR ?= $(patsubst %/detector.json,%,$(wildcard out/detector/detector.json))
+PORT ?= 8000
+serve: $(VENV)/.ready
+	@test -e $(STORE)/nightminer.json || case "$(STORE)" in *://*) ;; *) \
+	    echo "no store at $(STORE): make mine makes one, or say make serve STORE=..." >&2; exit 2;; esac
+	$(BIN)/python jobs/serve_store.py --store $(STORE) --port $(PORT) $(if $(TOKEN_FILE),--token-file $(TOKEN_FILE)) \
+	    $(if $(DETECTOR),--detector $(DETECTOR))
 
 test: $(VENV)/.ready
 	$(BIN)/ruff check .

@@ -1,7 +1,7 @@
 """Ten minutes of 64 clients while rows arrive and replicas are killed: every answer is right, or asks to come again.
 
-Each answer names the version of the table that it is of, and is compared with that version in this process. Prints one JSON
-object as its last line: `wrong` and `errors_5xx_not_503` are to be 0.
+Each answer names the version of the table that it is of, and is compared with that version in this process. Prints one
+JSON object as its last line: `wrong` and `errors_5xx_not_503` are to be 0.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What HTTP adds to a search: its median with one client less that of the same query in process, and with 64 at once.
 
-Both encode the text, rank, and read the rows; every text is asked once, so that nothing is remembered. In process the 64
-run in as many threads. In turns, in one run, on the same store. Prints one JSON object as its last line.
+Both encode the text, rank, and read the rows; every text is asked once, so that nothing is remembered. In process the
+64 run in as many threads. In turns, in one run, on the same store. Prints one JSON object as its last line.
 """
 
 from __future__ import annotations

@@ -17,10 +17,10 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import timm
 import torch
 
 from serve.auth import SCOPES, add_token
+from system.backbones.vit import build_vit
 from system.infrared.detector import Detector
 from system.infrared.detector_config import DetectorConfig
 from system.records import scene_id
@@ -80,12 +80,20 @@ def add_scenes(location: StoreLocation, count: int, first: int = 0) -> None:
     append_rows(location, SCENES, pa.Table.from_pylist(rows, schema=scenes_schema(DIM)))
 
 
-def make_detector(folder: Path) -> Path:
+def make_detector(folder: Path, architecture: str = "vit_small_patch14_dinov2", seed: int = 0) -> Path:
     """An untrained one: its speed is a trained one's."""
-    folder.mkdir(parents=True)
-    config = DetectorConfig(classes=("person", "car"), height=224, width=224, blocks=(3, 7, 11), backbone="timm")
-    vit = timm.create_model("vit_small_patch16_224", num_classes=0, dynamic_img_size=True)
-    Detector.untrained(config, vit).save(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    is_small = architecture == "test_vit"
+    config = DetectorConfig(
+        classes=("person", "car"),
+        height=64 if is_small else 252,
+        width=96 if is_small else 336,
+        blocks=(1, 3) if is_small else (3, 6, 9),
+        channels=32 if is_small else 64,
+        convs=1 if is_small else 2,
+        backbone=f"timm:{architecture}",
+    )
+    Detector.untrained(config, build_vit(architecture), seed).save(folder)
     return folder
 
 

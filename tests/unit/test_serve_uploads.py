@@ -16,7 +16,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from serve.detector_model import DetectorModel
 from serve.settings import Limits
+from tests.benchmarks.serving import make_detector
 from tests.serving import Server, encoded, jpeg, make_server
 
 GREY = Image.fromarray(np.tile(np.linspace(0, 255, 60, dtype=np.uint8), (40, 1)))
@@ -230,3 +232,16 @@ def test_a_busy_or_missing_detector_says_so(tmp_path):
     assert busy.status_code == 503 and busy.json()["code"] == "detector_busy" and busy.headers["retry-after"] == "1"
     none = make_server(tmp_path / "b", with_detector=False)
     assert detect(none, encoded(GREY, "PNG")).json()["code"] == "no_detector"
+
+
+def test_a_detector_is_exchanged_while_it_serves_and_a_damaged_one_is_not(tmp_path, caplog):
+    folder = make_detector(tmp_path / "detector", "test_vit")
+    model = DetectorModel(str(folder), look_every_s=0)
+    first = model.facts().detector_id
+    picture = np.zeros((64, 96), np.uint8)
+    assert [identity for identity, _ in model.detect([picture, picture])] == [first, first]
+    (folder / "detector.safetensors").write_bytes(b"half written")
+    assert model.detect([picture])[0][0] == first and "goes on" in caplog.text
+    make_detector(folder, "test_vit", seed=1)
+    second = model.facts().detector_id
+    assert second != first and model.detect([picture])[0][0] == second
