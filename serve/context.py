@@ -53,7 +53,8 @@ class Context:
             raise busy("timed_out", told, self.limits.retry_after_s) from error
 
 
-def context_of(request: Request) -> Context:
+# Dependencies are coroutines, because FastAPI gives every plain function a thread.
+async def context_of(request: Request) -> Context:
     context: Context = request.app.state.context
     return context
 
@@ -61,7 +62,7 @@ def context_of(request: Request) -> Context:
 def requires(scope: Scope) -> Any:
     """A dependency: lets those in whose token has the scope, and hands on the token's record."""
 
-    def check(request: Request, _: Annotated[Any, Depends(bearer)]) -> TokenRecord:
+    async def check(request: Request, _: Annotated[Any, Depends(bearer)]) -> TokenRecord:
         record: TokenRecord = request.scope["state"]["token"]
         if scope not in record.scopes:
             told = f"this token has the scopes {', '.join(record.scopes)}; this needs {scope}"

@@ -190,6 +190,10 @@ def build(values: dict[str, Any]) -> serve.Application:
     args = BuildArgs.parse(values, "arguments of serve.deployments:build")
     tower = args.tower or SearchStore(StoreLocation.parse(args.store)).tower()
     settings = args.model_dump(mode="json", exclude={"tower", "threads"})
-    encoder = EncoderDeployment.bind(tower, args.threads)
-    detector = None if args.detector is None else DetectorDeployment.bind(args.detector, args.threads)
-    return Ingress.bind(settings, encoder, detector)
+    # Ray's decorators hide from type checkers that these are deployments.
+    encoder_class: Any = EncoderDeployment
+    detector_class: Any = DetectorDeployment
+    ingress_class: Any = Ingress
+    encoder = encoder_class.bind(tower, args.threads)
+    detector = None if args.detector is None else detector_class.bind(args.detector, args.threads)
+    return ingress_class.bind(settings, encoder, detector)

@@ -12,7 +12,7 @@ _Ns = Annotated[int | None, Query(ge=-(2**63), lt=2**63)]
 _Share = Annotated[float | None, Query(ge=0, le=1)]
 
 
-def filters_of_url(
+async def filters_of_url(
     tag: Annotated[Words, Query(description="all of these are present")] = [],  # noqa: B006
     any_tag: Annotated[Words, Query(description="at least one is present")] = [],  # noqa: B006
     without_tag: Annotated[Words, Query(description="none is present")] = [],  # noqa: B006

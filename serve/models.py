@@ -13,7 +13,7 @@ MAX_TOP = 100
 MAX_QUERY_CHARS = 500
 MAX_SET_SCENES = 10_000
 _MAX_TERMS = 50
-_INT64 = {"ge": -(2**63), "lt": 2**63}
+Nanoseconds = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 
 SceneId = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$", examples=["0f3a9c6d2b7e41588c1d5e90aa37f264"])]
 SetId = Annotated[str, Field(pattern=r"^[0-9a-f]{16}$", examples=["5f1c22d0c3a94b7e"])]
@@ -76,8 +76,8 @@ class Filters(Request):
     min_hardness: float | None = Field(default=None, ge=0, le=1)
     max_hardness: float | None = Field(default=None, ge=0, le=1)
     max_ttc_s: float | None = Field(default=None, ge=0, le=1000, description="least time to collision at most this")
-    from_ns: int | None = Field(default=None, description="the scene ends after this", **_INT64)
-    to_ns: int | None = Field(default=None, description="the scene begins before this", **_INT64)
+    from_ns: Nanoseconds | None = Field(default=None, description="the scene ends after this")
+    to_ns: Nanoseconds | None = Field(default=None, description="the scene begins before this")
     sources: Words = Field(default=[], description="data sets or fleets")
     logs: Words = Field(default=[], description="log ids")
     cameras: Words = Field(default=[], description="at least one of these saw it")

@@ -7,7 +7,7 @@ from fastapi import FastAPI, Request
 from serve.problems import ProblemError
 
 
-def known_parameters(request: Request) -> None:
+async def known_parameters(request: Request) -> None:
     """A dependency of every route.
 
     Raises:

@@ -34,7 +34,7 @@ async def readyz(context: Ctx) -> Response:
         ("tokens", context.tokens.records),
     ):
         try:
-            await context.run(check)  # type: ignore[arg-type]
+            await context.run(check)
             checks[name] = "ok"
         except NightminerError:
             checks[name] = "unavailable"
