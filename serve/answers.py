@@ -28,11 +28,9 @@ from system.store.snapshot import Parts, Ranked
 
 def search_answer(page: Page, notes: list[str]) -> SearchAnswer:
     """A page of results."""
-    weights = page.ranking.weights
-    ranked = page.ranking.scenes[page.places.start : page.places.stop]
     hits = [
-        Hit(scene=scene_of(row), score=score_of(row, place, weights))
-        for row, place in zip(page.rows, ranked, strict=True)
+        Hit(scene=scene_of(row), score=score_of(row, place, page.weights))
+        for row, place in zip(page.rows, page.ranked, strict=True)
     ]
     return SearchAnswer(
         hits=hits,

@@ -23,6 +23,8 @@ from system.errors import ConfigError
 
 P = ParamSpec("P")
 T = TypeVar("T")
+# Uploads decoded at a time: the peak of memory is so many pictures, and not as many as there are clients.
+_DECODERS = 2
 bearer = HTTPBearer(auto_error=False, description="A token of the server's token file.")
 
 
@@ -34,6 +36,7 @@ class Context:
         self.tokens = TokenBook(settings.token_file)
         self.in_flight = InFlight(settings.limits)
         self.queries = QueryVectors(services, settings.limits)
+        self.decoding = asyncio.Semaphore(_DECODERS)
 
     @property
     def limits(self) -> Limits:

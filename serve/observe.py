@@ -11,6 +11,7 @@ import logging
 import re
 import time
 import uuid
+from logging.handlers import WatchedFileHandler
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -72,11 +73,13 @@ class Metrics:
 
 
 def audit_logger(settings: ServeSettings) -> logging.Logger:
-    """Writes one JSON object a line, to a file where one is named."""
+    """Writes one JSON object a line, to a file where one is named (which may be rotated), else to stderr."""
     logger = logging.getLogger(f"nightminer.audit.{settings.replica}")
     logger.setLevel(logging.INFO)
-    if settings.audit_log is not None and not logger.handlers:
-        handler = logging.FileHandler(settings.audit_log, encoding="utf-8")
+    if not logger.handlers:
+        handler: logging.Handler = logging.StreamHandler()
+        if settings.audit_log is not None:
+            handler = WatchedFileHandler(settings.audit_log, encoding="utf-8")
         handler.setFormatter(logging.Formatter("%(message)s"))
         logger.addHandler(handler)
         logger.propagate = False

@@ -24,7 +24,7 @@ from system.store.pictures import StoredPicture, read_pictures
 from system.store.runs import RunRecord, read_runs
 from system.store.schema import SCENES
 from system.store.search import COLUMNS
-from system.store.snapshot import Parts, Ranking, Snapshot
+from system.store.snapshot import Parts, Ranked, Ranking, Snapshot
 from system.store.tables import read_models
 
 Row = dict[str, Any]
@@ -33,7 +33,7 @@ ROW_COLUMNS = (*COLUMNS, "min_ttc_s", "picture_batch")
 DETAIL_COLUMNS = (*ROW_COLUMNS, "run_id", "log_uri", "reader", "physics_risk", "physics_source", "birds_eye")
 # Runs and models change once a night; a second's delay is not seen, and a query is spared two tables.
 _RUNS_AGE_S = 1.0
-_SNAPSHOTS_KEPT, _RANKINGS_KEPT, _FACETS_KEPT, _PICTURES_KEPT = 8, 512, 256, 128
+_SNAPSHOTS_KEPT, _RANKINGS_KEPT, _FACETS_KEPT, _PICTURES_KEPT = 8, 128, 256, 128
 _BINS = 20
 
 
@@ -58,11 +58,11 @@ class View:
 
 @dataclass(frozen=True)
 class Page:
-    """rows: of the page, explained. places: of these rows in `ranking`. next_cursor: None at the end."""
+    """rows: of the page, explained. ranked: their places. weights: of the parts. next_cursor: None at the end."""
 
     rows: list[Row]
-    places: range
-    ranking: Ranking
+    ranked: list[Ranked]
+    weights: Parts
     next_cursor: str | None
     total: int
     view: View
@@ -132,7 +132,7 @@ class SearchStore:
         key = f"{view.snapshot.version}.{view.model['model_id']}.{asked}"
         depth = self._max_depth
         ranking = self._rankings.get(key, lambda: view.snapshot.rank(query_E, where, weights, depth))
-        chosen = ranking.scenes[first : first + top]
+        chosen = ranking.part(first, first + top)
         ids = [scene.scene_id for scene in chosen]
         rows = view.snapshot.rows(ids, view.model["model_id"], ROW_COLUMNS)
         if len(rows) != len(chosen):
@@ -141,9 +141,9 @@ class SearchStore:
         end = first + len(chosen)
         return Page(
             rows=[explained(row, view.model["tag_names"]) | {"picture_batch": row["picture_batch"]} for row in rows],
-            places=range(first, end),
-            ranking=ranking,
-            next_cursor=_cursor(view, end, asked) if end < len(ranking.scenes) else None,
+            ranked=chosen,
+            weights=ranking.weights,
+            next_cursor=_cursor(view, end, asked) if end < len(ranking) else None,
             total=self.count(view, where.model_copy(update={"with_embedding": query_E is not None})),
             view=view,
         )

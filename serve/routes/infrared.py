@@ -29,9 +29,6 @@ router = APIRouter(prefix="/v1/ir", tags=["infrared"])
 Detecting = Annotated[TokenRecord, requires("detect")]
 _PREVIEW_LONG_SIDE = 1280
 _MAX_NAME = 200
-# Decoded at a time, in one replica: the peak of memory is this many pictures and not as many as clients.
-_DECODERS = 2
-_decoding = asyncio.Semaphore(_DECODERS)
 _BODY: dict[str, Any] = {
     "requestBody": {
         "required": True,
@@ -146,7 +143,7 @@ async def _read_upload(
             assert isinstance(file, UploadFile)
             name = _safe_name(file.filename, n)
             names.append(name)
-            async with _decoding:
+            async with context.decoding:
                 data = await file.read(limits.max_picture_bytes + 1)
                 ready.append(
                     await run_in_threadpool(_decode, data, name, facts.mapping, facts.size, pixel_limits, preview)

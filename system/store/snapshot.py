@@ -31,12 +31,26 @@ class Ranked:
     values: dict[str, float | None]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Ranking:
-    """A list of scenes, best first. weights: by name, their sum is 1."""
+    """N scenes, best first. weights: by name, their sum is 1. scores: [N]. values: by name, [N], NaN where unknown."""
 
     weights: Parts
-    scenes: tuple[Ranked, ...]
+    scene_ids: list[str]
+    scores: NDArray[np.float64]
+    values: dict[str, NDArray[np.float64]]
+
+    def __len__(self) -> int:
+        return len(self.scene_ids)
+
+    def part(self, first: int, end: int) -> list[Ranked]:
+        """The scenes at places first to end - 1."""
+        return [
+            Ranked(
+                self.scene_ids[k], float(self.scores[k]), {name: _known(self.values[name][k]) for name in self.weights}
+            )
+            for k in range(first, min(end, len(self)))
+        ]
 
 
 class Snapshot:
@@ -169,12 +183,8 @@ class Snapshot:
         }
         score = sum((shares[name] * np.nan_to_num(values[name]) for name in shares), np.zeros(len(table)))
         order = _best(score, table["scene_id"], depth)
-        ids = table["scene_id"].take(order).to_pylist()
-        scenes = tuple(
-            Ranked(scene_id, float(score[k]), {name: _known(values[name][k]) for name in shares})
-            for scene_id, k in zip(ids, order, strict=True)
-        )
-        return Ranking(shares, scenes)
+        ids = table["scene_id"].take(pa.array(order)).to_pylist()
+        return Ranking(shares, ids, score[order], {name: values[name][order] for name in shares})
 
 
 def _best(score: NDArray[np.float64], scene_ids: pa.ChunkedArray, depth: int) -> NDArray[np.intp]:

@@ -1,7 +1,8 @@
 """How much of the bare detector's speed serving keeps: served images a second / bare batched images a second.
 
 Both with the same detector, threads and pictures, in one run; the bare detector is measured before and after, in
-batches of the size that serving makes at most, on pictures that are decoded already. Prints one JSON object as its last line.
+batches of the size that serving makes at most, on pictures that are decoded already. Prints one JSON
+object as its last line.
 """
 
 from __future__ import annotations

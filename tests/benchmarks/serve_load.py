@@ -150,7 +150,7 @@ class _Load:
             key = f"{version} {text} {where.tags}"
             if key not in known:
                 ranking = snapshot.rank(vectors.get(text), where, {"similarity": 1.0}, 1000)
-                known[key] = [(scene.scene_id, scene.score) for scene in ranking.scenes[: 2 * _TOP]]
+                known[key] = [(scene.scene_id, scene.score) for scene in ranking.part(0, 2 * _TOP)]
             wrong += not _agrees(answer["found"], known[key])
         return wrong
 
