@@ -2,7 +2,7 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: mine detect manifests test test-unit test-cluster test-all lint clean
+.PHONY: mine detect serve manifests test test-unit test-cluster test-all lint clean
 
 # The environment is made once, and again whenever what it is made from changes. constraints.txt names every package that
 # it holds, versions that were tried together; so pip has nothing to resolve.
@@ -35,6 +35,17 @@ detect: out/detector/detector.json
 # What a cloud would read, checked without one. NIGHTMINER_KUBERAY: a folder with KubeRay's resource definitions.
 manifests: $(VENV)/.ready
 	$(BIN)/python -m cluster.checks
+
+# Any store; without STORE that of `make mine`. Without TOKEN_FILE a token is made and printed, for this machine only.
+STORE ?= out/store
+TOKEN_FILE ?=
+DETECTOR ?= $(patsubst %/detector.json,%,$(wildcard out/detector/detector.json))
+PORT ?= 8000
+serve: $(VENV)/.ready
+	@test -e $(STORE)/nightminer.json || case "$(STORE)" in *://*) ;; *) \
+	    echo "no store at $(STORE): make mine makes one, or say make serve STORE=..." >&2; exit 2;; esac
+	$(BIN)/python jobs/serve_store.py --store $(STORE) --port $(PORT) $(if $(TOKEN_FILE),--token-file $(TOKEN_FILE)) \
+	    $(if $(DETECTOR),--detector $(DETECTOR))
 
 test: $(VENV)/.ready
 	$(BIN)/ruff check .

@@ -143,6 +143,29 @@ class NuScenesReader:
         )
 
 
+def sample_tokens(tables_uri: str, scene_name: str, t_start_ns: int, t_end_ns: int) -> tuple[str, list[str]]:
+    """(token of a scene, tokens of its samples within [t_start_ns, t_end_ns)), in order of time.
+
+    Raises:
+        DataError: the tables are not there, or do not hold the scene.
+    """
+    samples_of, scenes = _sample_index(tables_uri)
+    scene = scenes.get(scene_name)
+    if scene is None:
+        raise DataError("missing_log", f"{tables_uri}/scene.json: expected a scene {scene_name!r}, found none")
+    within = [s.token for s in samples_of[scene.token] if t_start_ns <= s.timestamp * 1000 < t_end_ns]
+    return scene.token, within
+
+
+@lru_cache(maxsize=2)
+def _sample_index(folder: str) -> tuple[dict[str, list[_Sample]], dict[str, _Scene]]:
+    """Two small tables, where nothing else of a log is wanted."""
+    samples_of: dict[str, list[_Sample]] = defaultdict(list)
+    for sample in sorted(_read(folder, "sample", _Sample), key=lambda sample: sample.timestamp):
+        samples_of[sample.scene_token].append(sample)
+    return samples_of, {scene.name: scene for scene in reversed(_read(folder, "scene", _Scene))}
+
+
 @dataclass(frozen=True, eq=False)
 class _Tables:
     """The tables of one version, joined by token."""

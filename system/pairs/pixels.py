@@ -5,7 +5,7 @@ pixels. Infrared of 8 bits stays as it is. Deeper infrared (16 bits, float) is m
 Two pictures of the same shape (within 2 %) but different size: the RGB one is resized to the infrared one. Different
 shapes are refused, unless the reader says that the middle of the RGB picture is to be taken (`Pair.crop_rgb`).
 Codes: missing_file, unreadable_file, empty_file, too_large, not_an_image, zero_size, truncated_image, one_channel,
-channels, not_finite, size_mismatch, wrong_shape.
+channels, not_finite, size_mismatch, wrong_shape, animated.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Literal, Self
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageFile, UnidentifiedImageError
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 from pydantic import Field, model_validator
 
 from system.config import FrozenConfig
@@ -168,7 +168,27 @@ def read_infrared(
     Raises:
         DataError: as `read_pair`.
     """
-    image = _open(uri, limits)
+    return _infrared(_open(uri, limits), uri, mapping)
+
+
+def decode_infrared(
+    data: bytes, name: str, mapping: InfraredMapping = _DEFAULT_MAPPING, limits: PixelLimits = _DEFAULT_LIMITS
+) -> InfraredPixels:
+    """An infrared picture of a stranger, whose file lies in memory; turned upright by its EXIF orientation.
+
+    Args:
+        name: what the picture is called in errors.
+    Raises:
+        DataError: as `read_pair`; `empty_file`, and `animated` where it holds more than one picture.
+    """
+    if not data:
+        raise DataError("empty_file", f"{name}: expected a picture, found 0 bytes")
+    if len(data) > limits.max_file_bytes:
+        raise DataError("too_large", f"{name}: {len(data)} bytes, expected at most {limits.max_file_bytes}")
+    return _infrared(_decode(data, name, limits, of_stranger=True), name, mapping)
+
+
+def _infrared(image: Image.Image, uri: str, mapping: InfraredMapping) -> InfraredPixels:
     if image.mode.startswith(("I", "F")):
         values_HW = np.asarray(image, dtype=np.float32)
         return InfraredPixels(map_infrared(values_HW, mapping, uri), 16 if image.mode.startswith("I;16") else 32)
@@ -253,7 +273,11 @@ def _same_size(rgb_HWC: NDArray[np.uint8], size: tuple[int, ...], pair: Pair) ->
 
 def _open(uri: str, limits: PixelLimits) -> Image.Image:
     """A whole picture, decoded."""
-    data = files.read_bytes(uri, limits.max_file_bytes)
+    return _decode(files.read_bytes(uri, limits.max_file_bytes), uri, limits)
+
+
+def _decode(data: bytes, uri: str, limits: PixelLimits, of_stranger: bool = False) -> Image.Image:
+    """A whole picture. of_stranger: one picture only, and turned upright, where we promise nothing of stored pixels."""
     if ImageFile.LOAD_TRUNCATED_IMAGES:
         raise DataError("truncated_image", f"{uri}: Pillow was told to accept truncated pictures; expected not")
     with warnings.catch_warnings():
@@ -267,8 +291,10 @@ def _open(uri: str, limits: PixelLimits) -> Image.Image:
             if width * height > limits.max_pixels:
                 found = f"{width}x{height}"
                 raise DataError("too_large", f"{uri}: {found} pixels, expected at most {limits.max_pixels}")
+            if of_stranger and getattr(image, "is_animated", False):
+                raise DataError("animated", f"{uri}: {image.n_frames} pictures in one file, expected one")  # type: ignore[attr-defined]
             image.load()
-            return image
+            return ImageOps.exif_transpose(image) if of_stranger else image
         except UnidentifiedImageError as error:
             found = f"found {data[:8].hex(' ')} ..."
             raise DataError("not_an_image", f"{uri}: expected one of {', '.join(FORMATS)}, {found}") from error

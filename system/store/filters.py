@@ -13,7 +13,10 @@ class SceneFilter(FrozenConfig):
 
     tags: every one of these is present. any_tags: at least one is. without_tags: none is.
     min_risk, max_risk: bounds of the risk in [0, 1]; scenes whose risk is unknown do not pass a bound.
+    min_hardness, max_hardness, max_ttc_s: likewise of hardness and of the least time to collision.
     from_ns, to_ns: the scene overlaps [from_ns, to_ns).
+    cameras: at least one of these saw it. objects: a road user of each of these kinds (`system.miner.sightings`) was
+        annotated or tracked near the ego; reads the bird's-eye column as text, so it is slower than the others.
     """
 
     tags: tuple[str, ...] = ()
@@ -21,6 +24,9 @@ class SceneFilter(FrozenConfig):
     without_tags: tuple[str, ...] = ()
     min_risk: float | None = Field(default=None, ge=0, le=1)
     max_risk: float | None = Field(default=None, ge=0, le=1)
+    min_hardness: float | None = Field(default=None, ge=0, le=1)
+    max_hardness: float | None = Field(default=None, ge=0, le=1)
+    max_ttc_s: float | None = Field(default=None, ge=0)
     from_ns: int | None = None
     to_ns: int | None = None
     sources: tuple[str, ...] = ()
@@ -28,6 +34,8 @@ class SceneFilter(FrozenConfig):
     scene_ids: tuple[str, ...] = ()
     not_scene_ids: tuple[str, ...] = ()
     not_log_ids: tuple[str, ...] = ()
+    cameras: tuple[str, ...] = ()
+    objects: tuple[str, ...] = ()
     model_id: str | None = None
     with_embedding: bool = False
 
@@ -56,10 +64,15 @@ class SceneFilter(FrozenConfig):
         if self.any_tags:
             parts.append("(" + " OR ".join(f"array_has(tags, {_literal(tag)})" for tag in self.any_tags) + ")")
         parts += [f"NOT array_has(tags, {_literal(tag)})" for tag in self.without_tags]
-        if self.min_risk is not None:
-            parts.append(f"risk >= {self.min_risk!r}")
-        if self.max_risk is not None:
-            parts.append(f"risk <= {self.max_risk!r}")
+        for column, comparison, bound in (
+            ("risk", ">=", self.min_risk),
+            ("risk", "<=", self.max_risk),
+            ("hardness", ">=", self.min_hardness),
+            ("hardness", "<=", self.max_hardness),
+            ("min_ttc_s", "<=", self.max_ttc_s),
+        ):
+            if bound is not None:
+                parts.append(f"{column} {comparison} {bound!r}")
         if self.from_ns is not None:
             parts.append(f"t_end_ns > {int(self.from_ns)}")
         if self.to_ns is not None:
@@ -73,6 +86,9 @@ class SceneFilter(FrozenConfig):
         ):
             if values:
                 parts.append(f"{column} {word} ({', '.join(map(_literal, values))})")
+        if self.cameras:
+            parts.append("(" + " OR ".join(f"array_has(cameras, {_literal(c)})" for c in self.cameras) + ")")
+        parts += [f"""strpos(birds_eye, {_literal(f'["{kind}",')}) > 0""" for kind in self.objects]
         if self.model_id is not None:
             parts.append(f"model_id = {_literal(self.model_id)}")
         if self.with_embedding:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 from pydantic import Field
 
@@ -75,16 +77,27 @@ def search_scenes(
     sql = where.model_copy(update={"with_embedding": True}).to_sql()
     # A hybrid score needs candidates that similarity alone would not bring.
     depth = config.top if config.hardness_weight == 0 else max(20 * config.top, 200)
-    query: Any = table.search(query_E.astype(np.float32), vector_column_name="embedding")
-    found = query.distance_type("cosine").where(sql).limit(depth).select([*COLUMNS, "_distance"])
-    if any(index.index_type.startswith("Ivf") for index in table.list_indices()):
-        found = found.nprobes(20).refine_factor(4)
-    rows = found.to_list()
+    rows = nearest_rows(table, query_E, sql, depth, COLUMNS).to_pylist()
     weight = config.hardness_weight
     for row in rows:
         similarity = 1.0 - row.pop("_distance")
         row["score"] = (1 - weight) * similarity + weight * (row["hardness"] or 0.0)
     return sorted(rows, key=lambda row: (-row["score"], row["scene_id"]))[: config.top]
+
+
+def nearest_rows(
+    table: Any, query_E: NDArray[np.float32], sql: str | None, depth: int, columns: Sequence[str]
+) -> pa.Table:
+    """The `depth` rows nearest to a query under a filter, with `_distance` (cosine); approximate by an index.
+
+    Args:
+        table: of LanceDB, at the version that is meant.
+    """
+    query: Any = table.search(query_E.astype(np.float32), vector_column_name="embedding")
+    found = query.distance_type("cosine").where(sql).limit(depth).select([*columns, "_distance"])
+    if any(index.index_type.startswith("Ivf") for index in table.list_indices()):
+        found = found.nprobes(20).refine_factor(4)
+    return found.to_arrow()
 
 
 def _by_hardness(location: StoreLocation, where: SceneFilter, top: int, tag: str | None) -> list[dict[str, Any]]:

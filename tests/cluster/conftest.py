@@ -13,7 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from serve.ray_environment import RAY_SERVE_ENVIRONMENT
 from system.pipelines.ray_environment import leave_ray
+from tests.cluster.jobs import ROOT
 
 RAY = str(Path(sys.executable).with_name("ray"))
 
@@ -32,6 +34,8 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
     port, dashboard, agent = _free_port(), _free_port(), _free_port()
     # No tokens on a cluster that lives for a test; the environment's own choice must not leak in either.
     env = {**os.environ, "RAY_AUTH_MODE": "disabled", "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    env |= RAY_SERVE_ENVIRONMENT
+    env["PYTHONPATH"] = f"{ROOT}:{env.get('PYTHONPATH', '')}"  # Serve's proxy imports its guard from the checkout
     command = [RAY, "start", "--head", "--block", f"--port={port}", f"--dashboard-port={dashboard}"]
     # Its default port may be that of another cluster on this machine; without its agent no job can be submitted.
     command += [f"--dashboard-agent-listen-port={agent}"]

@@ -39,12 +39,13 @@ ALLOWED = {
     "system.demo": GROUND | {"system.miner"},
     "system.pipelines": GROUND | METHODS,
     "system.training": GROUND | METHODS | {"system.pipelines"},
-    "jobs": GROUND | METHODS | {"system.pipelines", "system.training"},
+    "jobs": GROUND | METHODS | {"system.pipelines", "system.training", "serve"},
     "serve": GROUND | METHODS | {"system.pipelines"},
 }
 # Third-party packages that only some rooms may know.
 KEEPERS = {
-    "ray": {"system.pipelines", "system.training"},
+    "ray": {"system.pipelines", "system.training", "serve"},
+    "fastapi": {"serve"},
     "lancedb": {"system.store"},
     "lance": {"system.store"},
     "typer": {"jobs"},

@@ -1,0 +1,67 @@
+"""The application: FastAPI over a few services. Knows no Ray, so that tests and a single process need none."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from fastapi import Depends, FastAPI
+from fastapi.openapi.utils import get_openapi
+from starlette.staticfiles import StaticFiles
+
+from serve.context import Authenticate, Context
+from serve.limits import BodyLimit
+from serve.models import Problem
+from serve.observe import Metrics, Observe, audit_logger
+from serve.parameters import known_parameters
+from serve.problems import add_problem_handlers
+from serve.routes import catalogue, frames, health, infrared, scenes, search, sets
+from serve.services import Services
+from serve.settings import ServeSettings
+
+WEB = Path(__file__).with_name("web")
+_DESCRIPTION = """Search mined driving scenes, look at them, take sets of them away, and detect in infrared pictures.
+
+Times are nanoseconds since 1970. Every error is `application/problem+json` with a `code` and a `request_id`.
+A 503 or 429 carries `Retry-After`."""
+
+
+def create_app(services: Services, settings: ServeSettings) -> FastAPI:
+    """The whole application.
+
+    The review page is mounted at / where its folder is there.
+    """
+    app = FastAPI(
+        title="Nightminer", version="1", description=_DESCRIPTION, docs_url=None, redoc_url=None,
+        openapi_url="/openapi.json", dependencies=[Depends(known_parameters)],
+    )  # fmt: skip
+    metrics = Metrics(settings.replica)
+    context = Context(services, settings, metrics)
+    app.state.context = context
+    for module in (health, search, scenes, frames, catalogue, infrared, sets):
+        app.include_router(module.router)
+    add_problem_handlers(app, settings.limits.retry_after_s)
+    # The last one added is the outermost.
+    app.add_middleware(BodyLimit, limits=settings.limits)
+    app.add_middleware(Authenticate, context=context)
+    app.add_middleware(Observe, metrics=metrics, audit=audit_logger(settings))
+    if (WEB / "index.html").is_file():
+        app.mount("/", StaticFiles(directory=WEB, html=True), name="web")
+    _describe_problems(app)
+    return app
+
+
+def _describe_problems(app: FastAPI) -> None:
+    """Put the schema of problems into OpenAPI, which FastAPI's own of validation errors gives way to."""
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            schema = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
+            components = schema.setdefault("components", {}).setdefault("schemas", {})
+            components["Problem"] = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
+            for name in ("HTTPValidationError", "ValidationError"):
+                components.pop(name, None)
+            app.openapi_schema = schema
+        return app.openapi_schema
+
+    app.openapi = openapi  # type: ignore[method-assign]

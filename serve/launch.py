@@ -1,0 +1,104 @@
+"""Bring the application up on one machine, on loopback unless told otherwise, and stop it gracefully."""
+
+from __future__ import annotations
+
+import signal
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx2 as httpx
+import ray
+from ray import serve
+from ray.exceptions import GetTimeoutError
+from ray.serve.config import HTTPOptions, ProxyLocation
+from ray.serve.schema import LoggingConfig
+
+from serve.auth import SCOPES, add_token
+from serve.deployments import build
+from serve.settings import LaunchConfig
+from system.errors import ConfigError
+from system.pipelines.resources import connect_to_ray
+
+_REQUEST_TIMEOUT_S = 60.0
+_READY_WITHIN_S = 300.0
+
+
+@contextmanager
+def launched(config: LaunchConfig) -> Iterator[tuple[str, str | None]]:
+    """Serve while the context lasts: joins the Ray of this process, or starts one here.
+
+    Yields:
+        (URL, a token or None): the token where none was given; it is kept nowhere.
+    Raises:
+        ConfigError: without tokens on an address that others reach; a port that is taken.
+    """
+    config.check()
+    with tempfile.TemporaryDirectory(prefix="nightminer-serve-") as folder:
+        token, token_file = None, config.token_file
+        if token_file is None:
+            token_file = str(Path(folder) / "tokens.json")
+            token = add_token(Path(token_file), "local", SCOPES, None)
+        values: dict[str, Any] = config.model_dump(mode="json", exclude={"host", "port"})
+        values["token_file"] = str(Path(token_file).absolute())
+        if config.detector is not None:
+            values["detector"] = str(Path(config.detector).absolute())
+        application = build(values)
+        started_here = not ray.is_initialized()
+        if started_here:
+            connect_to_ray()
+        try:
+            options = HTTPOptions(host=config.host, port=config.port, request_timeout_s=_REQUEST_TIMEOUT_S)
+            quiet = LoggingConfig(enable_access_log=False, log_level="WARNING")
+            _start_proxy(options, quiet)
+            serve.run(application, name="nightminer", route_prefix="/", logging_config=quiet)
+            url = f"http://{config.host}:{config.port}"
+            _wait_until_ready(url)
+            yield url, token
+        finally:
+            # Replicas end what they have begun.
+            serve.shutdown()
+            if started_here:
+                ray.shutdown()
+
+
+def _start_proxy(options: HTTPOptions, quiet: LoggingConfig) -> None:
+    """Ray waits one minute for its proxy to import what it needs, which a busy machine takes longer for."""
+    deadline_s = time.monotonic() + _READY_WITHIN_S
+    while True:
+        try:
+            serve.start(proxy_location=ProxyLocation.HeadOnly, http_options=options, logging_config=quiet)
+            return
+        except (TimeoutError, GetTimeoutError) as error:
+            if time.monotonic() > deadline_s:
+                raise ConfigError(
+                    f"{options.host}:{options.port}: Ray's HTTP proxy did not come up: {error}"
+                ) from error
+
+
+def _wait_until_ready(url: str) -> None:
+    deadline_s = time.monotonic() + _READY_WITHIN_S
+    told = "no answer"
+    while time.monotonic() < deadline_s:
+        try:
+            answer = httpx.get(f"{url}/readyz", timeout=10)
+            told = answer.text
+            if answer.status_code == 200:
+                return
+        except httpx.HTTPError as error:
+            told = str(error)
+        time.sleep(0.1)
+    raise ConfigError(f"{url} did not become ready within {_READY_WITHIN_S:g} s: {told}")
+
+
+def wait_for_a_signal() -> None:
+    """Until SIGINT or SIGTERM."""
+    ended = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: ended.set())
+    while not ended.wait(0.5):
+        pass

@@ -1,0 +1,109 @@
+"""Around Ray's HTTP proxy: where a replica dies with a request in its hands, the client is asked to come again.
+
+Ray's proxy then ends without an answer, which the web server turns into a bare 500. Ray calls `middlewares` in every
+proxy where its environment names it, see `serve/ray_environment.py`.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from typing import Any
+
+from starlette.middleware import Middleware
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+# Requests that change nothing, so that they may be asked of another replica without the client knowing.
+_TRIES = 3
+_REPEATABLE = ("GET", "HEAD")
+_REPEATABLE_POSTS = ("/v1/search",)
+_MAX_KEPT_BYTES = 64 * 1024
+_PROBLEM = {
+    "type": "about:blank",
+    "title": "Not available",
+    "status": 503,
+    "detail": "the process that was answering ended; try again",
+    "code": "replica_lost",
+}
+
+
+class ProxyGuard:
+    """Asks again where that is harmless, and answers 503 with Retry-After where no replica has answered."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        body = _Body(receive)
+        path, method = scope["path"], scope["method"]
+        is_repeatable = method in _REPEATABLE or (method == "POST" and path in _REPEATABLE_POSTS)
+        for _ in range(_TRIES if is_repeatable else 1):
+            started = False
+
+            async def watched(message: Message) -> None:
+                nonlocal started
+                started = True
+                await send(message)
+
+            await self._app(dict(scope), body.replayed(), watched)
+            if started or body.is_gone:
+                return
+            if not body.is_kept:
+                break
+        await _answer(send)
+
+
+class _Body:
+    """What the client sent, kept while it is small, so that it can be sent again."""
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self._messages: list[Message] = []
+        self._bytes = 0
+        self.is_kept, self.is_gone = True, False
+
+    def replayed(self) -> Receive:
+        place = 0
+
+        async def receive() -> Message:
+            nonlocal place
+            if self.is_kept and place < len(self._messages):
+                place += 1
+                return self._messages[place - 1]
+            message = await self._receive()
+            if message["type"] == "http.disconnect":
+                self.is_gone = True
+                return message
+            self._bytes += len(message.get("body", b""))
+            if self._bytes > _MAX_KEPT_BYTES:
+                self.is_kept = False
+                self._messages.clear()
+            if self.is_kept:
+                self._messages.append(message)
+                place += 1
+            return message
+
+        return receive
+
+
+async def _answer(send: Send) -> None:
+    request_id = uuid.uuid4().hex
+    content = json.dumps(_PROBLEM | {"request_id": request_id}).encode()
+    headers: list[tuple[bytes, Any]] = [
+        (b"content-type", b"application/problem+json"),
+        (b"content-length", str(len(content)).encode()),
+        (b"retry-after", b"1"),
+        (b"x-request-id", request_id.encode()),
+        (b"x-content-type-options", b"nosniff"),
+        (b"cache-control", b"no-store"),
+    ]
+    await send({"type": "http.response.start", "status": 503, "headers": headers})
+    await send({"type": "http.response.body", "body": content})
+
+
+def middlewares() -> list[Middleware]:
+    """For Ray."""
+    return [Middleware(ProxyGuard)]

@@ -1,0 +1,68 @@
+"""Whether the server lives, whether it can answer, and its figures."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Response
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.responses import JSONResponse
+
+from serve.auth import TokenRecord
+from serve.context import Ctx, Reader, requires
+from serve.models import Health, Me
+from serve.problems import problem_docs
+from system.errors import NightminerError
+
+router = APIRouter(tags=["health"])
+
+
+@router.get("/healthz", summary="Whether the process lives", responses=problem_docs(422))
+async def healthz() -> Health:
+    """No token needed. Touches neither store nor models."""
+    return Health(status="ok")
+
+
+@router.get(
+    "/readyz", summary="Whether requests can be answered", responses={503: {"model": Health}, **problem_docs(422)}
+)
+async def readyz(context: Ctx) -> Response:
+    """No token needed, so it tells what is amiss and not why; the log does."""
+    checks: dict[str, str] = {}
+    for name, check in (
+        ("store", lambda: context.services.store.view()),
+        ("tokens", context.tokens.records),
+    ):
+        try:
+            await context.run(check)
+            checks[name] = "ok"
+        except NightminerError:
+            checks[name] = "unavailable"
+    if context.services.detector is not None:
+        try:
+            await context.services.detector.describe()
+            checks["detector"] = "ok"
+        except Exception:  # noqa: BLE001 - whatever it is, it does not answer
+            checks["detector"] = "unavailable"
+    is_ready = all(value == "ok" for value in checks.values())
+    health = Health(status="ok" if is_ready else "not ready", checks=checks)
+    headers = {} if is_ready else {"Retry-After": str(context.limits.retry_after_s)}
+    return JSONResponse(health.model_dump(), 200 if is_ready else 503, headers)
+
+
+@router.get(
+    "/metrics",
+    summary="Figures for Prometheus",
+    response_class=Response,
+    responses={200: {"content": {"text/plain": {}}}, **problem_docs(401, 403, 422, 429, 503)},
+)
+async def metrics(context: Ctx, _: Annotated[TokenRecord, requires("admin")]) -> Response:
+    """Of the replica that answers; the label `replica` tells them apart."""
+    return Response(generate_latest(context.metrics.registry), media_type=CONTENT_TYPE_LATEST)
+
+
+@router.get("/v1/me", summary="What a token may do", responses=problem_docs(401, 403, 422, 429, 503))
+async def me(token: Reader) -> Me:
+    """Name, scopes and end of the token that asks."""
+    expires = None if token.expires is None else token.expires.isoformat()
+    return Me(name=token.name, scopes=list(token.scopes), expires=expires)

@@ -1,0 +1,72 @@
+// What is shown is what stands in the URL, so that every state can be sent to somebody else.
+
+const LISTS = ["tag", "not", "log"];
+const NUMBERS = ["min_risk", "max_risk", "hw"];
+const TEXTS = ["view", "q", "like", "id", "set", "from", "to", "as_of"];
+
+export function read(search = location.search) {
+  const given = new URLSearchParams(search);
+  const state = { view: "search" };
+  for (const key of LISTS) state[key] = given.getAll(key);
+  for (const key of NUMBERS) {
+    const value = given.get(key);
+    state[key] = value !== null && value !== "" && Number.isFinite(Number(value)) ? Number(value) : null;
+  }
+  for (const key of TEXTS) if (given.get(key)) state[key] = given.get(key);
+  return state;
+}
+
+export function toSearch(state) {
+  const made = new URLSearchParams();
+  for (const key of TEXTS) if (state[key] && !(key === "view" && state[key] === "search")) made.set(key, state[key]);
+  for (const key of LISTS) for (const value of state[key] ?? []) made.append(key, value);
+  for (const key of NUMBERS) if (state[key] !== null && state[key] !== undefined) made.set(key, state[key]);
+  const text = made.toString();
+  return text ? `?${text}` : "?";
+}
+
+const nanoseconds = (text) => {
+  const ms = Date.parse(`${text}Z`);
+  return Number.isFinite(ms) ? ms * 1e6 : null;
+};
+
+export function filters(state) {
+  const where = { tags: state.tag, without_tags: state.not, logs: state.log };
+  if (state.min_risk !== null) where.min_risk = state.min_risk;
+  if (state.max_risk !== null) where.max_risk = state.max_risk;
+  if (state.from && nanoseconds(state.from) !== null) where.from_ns = nanoseconds(state.from);
+  if (state.to && nanoseconds(state.to) !== null) where.to_ns = nanoseconds(state.to);
+  return where;
+}
+
+export function filtersInUrl(state) {
+  const made = new URLSearchParams();
+  const names = { tags: "tag", without_tags: "without_tag", logs: "log" };
+  for (const [key, value] of Object.entries(filters(state))) {
+    for (const each of [value].flat()) made.append(names[key] ?? key, each);
+  }
+  if (state.as_of) made.set("as_of", state.as_of);
+  return made;
+}
+
+export function request(state, top, cursor) {
+  const asked = { where: filters(state), top };
+  const share = state.hw ?? 0.3;
+  if (state.like) asked.query = { kind: "scene", scene_id: state.like };
+  else if (state.q) asked.query = { kind: "text", text: state.q };
+  asked.weights = asked.query ? { similarity: 1 - share, hardness: share } : { similarity: 0, hardness: 1 };
+  if (cursor) asked.cursor = cursor;
+  if (state.as_of) asked.as_of = state.as_of;
+  return asked;
+}
+
+// Other modules move by this event; main.js draws what is asked for.
+export function go(changes, { replaces = false } = {}) {
+  const next = toSearch({ ...read(), ...changes });
+  history[replaces ? "replaceState" : "pushState"]({}, "", next);
+  document.dispatchEvent(new CustomEvent("moved"));
+}
+
+export function link(changes) {
+  return toSearch({ view: "search", tag: [], not: [], log: [], ...changes });
+}

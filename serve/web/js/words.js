@@ -1,0 +1,20 @@
+// How figures and times are said.
+
+export const words = (name) => name.replaceAll("_", " ");
+export const number = (value, digits = 2) => (value === null || value === undefined ? "–" : value.toFixed(digits));
+export const count = (value, one, many = `${one}s`) => `${value.toLocaleString("en")} ${value === 1 ? one : many}`;
+
+export function riskClass(risk) {
+  if (risk === null || risk === undefined) return "risk-none";
+  return risk >= 0.6 ? "risk-high" : risk >= 0.3 ? "risk-mid" : "risk-low";
+}
+
+// Logs without a clock begin at 1970; of them only the time into the log means something.
+export function moment(ns) {
+  const date = new Date(ns / 1e6);
+  if (date.getUTCFullYear() < 1990) return `${(ns / 1e9).toFixed(1)} s`;
+  return date.toISOString().slice(0, 19).replace("T", " ");
+}
+
+export const forInput = (ns) => new Date(ns / 1e6).toISOString().slice(0, 16);
+export const seconds = (from, to) => `${((to - from) / 1e9).toFixed(1)} s`;

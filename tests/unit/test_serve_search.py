@@ -1,0 +1,414 @@
+"""Search, paging, pinned versions, pictures and sets over HTTP, without Ray."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import csv
+import io
+import json
+import zipfile
+from dataclasses import replace
+
+import httpx2 as httpx
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from serve import search_store
+from serve.app import create_app
+from serve.search_store import SearchStore
+from serve.services import Services
+from serve.settings import Limits
+from system.records import scene_id
+from system.store.maintain import remove_orphans
+from system.store.runs import RunRecord, write_run
+from system.store.tables import open_for_writing
+from tests.serving import MODEL, Server, add_scenes, finish_run, jpeg, make_server
+
+SCENE, BARE = scene_id("fleet", "log0", 1, 4), scene_id("fleet", "log1", 4, 4)
+TEXT = {"kind": "text", "text": "bus in fog"}
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Server:
+    """Only read by the tests that share it."""
+    return make_server(tmp_path_factory.mktemp("search"))
+
+
+def ask(server: Server, method: str, path: str, **options) -> httpx.Response:
+    async def once() -> httpx.Response:
+        transport = httpx.ASGITransport(server.app)
+        headers = server.token() | options.pop("headers", {})
+        async with httpx.AsyncClient(transport=transport, base_url="http://test", headers=headers) as session:
+            return await session.request(method, path, **options)
+
+    return asyncio.run(once())
+
+
+def search(server: Server, **body) -> dict:
+    answer = ask(server, "POST", "/v1/search", json=body)
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+def ids(answer: dict) -> list[str]:
+    return [hit["scene"]["scene_id"] for hit in answer["hits"]]
+
+
+def all_pages(server: Server, **body) -> list[str]:
+    found, cursor = [], None
+    while True:
+        answer = search(server, **body, cursor=cursor)
+        found += ids(answer)
+        cursor = answer["next_cursor"]
+        if cursor is None:
+            return found
+
+
+def test_a_score_is_the_sum_of_its_parts_and_orders_the_results(server):
+    weights = {"similarity": 0.5, "hardness": 0.3, "risk": 0.15, "rarity": 0.05}
+    answer = search(server, query=TEXT, weights=weights, top=50)
+    assert answer["total"] == 24 and len(answer["hits"]) == 24  # the six without pictures cannot be compared
+    totals = [hit["score"]["total"] for hit in answer["hits"]]
+    assert totals == sorted(totals, reverse=True)
+    for hit in answer["hits"]:
+        parts = {part["name"]: part for part in hit["score"]["parts"]}
+        assert set(parts) == set(weights) and abs(sum(p["weight"] for p in parts.values()) - 1) < 1e-9
+        assert abs(sum(part["contribution"] for part in parts.values()) - hit["score"]["total"]) < 1e-9
+        assert parts["hardness"]["value"] == hit["scene"]["hardness"] and hit["score"]["why"].endswith(".")
+        assert parts["risk"]["value"] == hit["scene"]["risk"]
+    first = search(server, query=TEXT, top=1)["hits"][0]["score"]
+    assert first["parts"] == [
+        {"name": "similarity", "value": first["total"], "weight": 1.0, "contribution": first["total"]}
+    ]
+
+
+def test_weights_change_the_order(server):
+    by = {name: all_pages(server, weights={"similarity": 0, name: 1}) for name in ("hardness", "risk", "rarity")}
+    assert len({tuple(order) for order in by.values()}) == 3 and all(len(set(order)) == 30 for order in by.values())
+    assert by["risk"][0] == scene_id("fleet", "log7", 29, 4)
+    assert ids(ask(server, "GET", "/v1/hard?top=100").json()) == by["hardness"]
+
+
+def test_filters_are_typed_and_all_must_hold(server):
+    where = {"tags": ["night"], "min_risk": 0.1, "max_risk": 0.2, "sources": ["fleet"], "objects": ["pedestrian"]}
+    hits = search(server, where=where, top=50)["hits"]
+    assert hits and all("night" in hit["scene"]["tags"] and 0.1 <= hit["scene"]["risk"] <= 0.2 for hit in hits)
+    assert search(server, where={"objects": ["bicycle"]})["hits"] == []
+    assert search(server, where={"max_ttc_s": 2, "without_tags": ["night"]})["hits"] == []
+    assert search(server, where={"cameras": ['it\'s a "camera"']}, top=1)["total"] == 24
+    assert {hit["scene"]["log_id"] for hit in search(server, where={"logs": ["log2"]})["hits"]} == {"log2"}
+    assert search(server, where={"from_ns": 3000, "to_ns": 5000})["total"] == 2
+    assert search(server, where={"min_hardness": 0.8})["total"] == 4
+    hard = ask(server, "GET", "/v1/hard?tag=night&min_risk=0.1&log=log3&log=log4").json()
+    assert {hit["scene"]["log_id"] for hit in hard["hits"]} <= {"log3", "log4"}
+
+
+@pytest.mark.parametrize("text", ["' OR 1=1 --", "x') OR true --", "%", "a\x00b", "𝔘𝔫𝔦", "\\", "'; DROP TABLE scenes"])
+def test_what_a_client_writes_is_a_value_and_never_sql(server, text):
+    for where in ({"logs": [text]}, {"sources": [text]}, {"cameras": [text]}):
+        assert search(server, where=where)["total"] == 0
+    unknown = ask(server, "POST", "/v1/search", json={"where": {"tags": [text]}})
+    assert unknown.status_code == 404 and "night, rain, pedestrian" in unknown.json()["detail"]
+    assert search(server)["total"] == 30
+
+
+def test_an_empty_range_passes_nothing_and_says_so(server):
+    for where in ({"min_risk": 0.5, "max_risk": 0.1}, {"from_ns": 5, "to_ns": 1}, {"from_ns": 5, "to_ns": 5}):
+        answer = search(server, where=where)
+        assert answer["total"] == 0 and answer["hits"] == [] and "nothing passes" in answer["notes"][0]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"query": {"kind": "text", "text": "x" * 501}},
+        {"query": {"kind": "text", "text": "  "}},
+        {"query": {"kind": "text", "text": ""}},
+        {"query": {"kind": "sql", "text": "select"}},
+        {"query": {"kind": "scene", "scene_id": "../../etc/passwd"}},
+        {"query": {"kind": "image", "image_base64": "not base64!"}},
+        {"where": {"sql": "1=1"}},
+        {"where": {"tags": ["night"] * 51}},
+        {"where": {"min_risk": 2}},
+        {"where": {"from_ns": 2**63}},
+        {"top": 101},
+        {"top": 0},
+        {"weights": {"similarity": -1}},
+        {"as_of": "../x"},
+        {"cursor": "v1"},
+        {"unknown": 1},
+        [],
+    ],
+)
+def test_what_is_not_valid_is_refused_with_its_place(server, body):
+    answer = ask(server, "POST", "/v1/search", json=body)
+    assert answer.status_code == 422 and answer.headers["content-type"] == "application/problem+json"
+    assert answer.json()["code"] in ("not_valid", "empty_text") and "x" * 100 not in answer.text
+
+
+def test_a_misspelt_parameter_is_refused_and_not_ignored(server):
+    for path in ("/v1/hard?tags=night", "/v1/runs?x", "/v1/tags?tag=night&min_rsik=1", f"/v1/scenes/{SCENE}?kind=a"):
+        answer = ask(server, "GET", path)
+        assert answer.status_code == 422 and answer.json()["code"] == "unknown_parameter", path
+
+
+def test_bodies_that_are_no_json_are_refused(server):
+    for content in (b"{", b"\xff", b"[" * 100_000, b'{"query": {"kind": "text", "text": "\\ud800"}}'):
+        answer = ask(server, "POST", "/v1/search", content=content, headers={"Content-Type": "application/json"})
+        assert 400 <= answer.status_code < 500, content[:20]
+
+
+def test_pictures_are_a_query_when_they_are_whole(server):
+    found = search(server, query={"kind": "image", "image_base64": base64.b64encode(jpeg()).decode()}, top=3)
+    assert len(found["hits"]) == 3
+    for data, status, code in (
+        (jpeg()[:200], 422, "truncated_image"),
+        (b"%PDF-1.4", 415, "not_an_image"),
+    ):
+        query = {"kind": "image", "image_base64": base64.b64encode(data).decode()}
+        answer = ask(server, "POST", "/v1/search", json={"query": query})
+        assert (answer.status_code, answer.json()["code"]) == (status, code)
+
+
+def test_more_like_this_leaves_itself_out(server):
+    similar = ask(server, "GET", f"/v1/scenes/{SCENE}/similar?top=50").json()
+    assert len(similar["hits"]) == 23 and SCENE not in ids(similar)
+    assert ids(search(server, query={"kind": "scene", "scene_id": SCENE}, top=50)) == ids(similar)
+    assert ask(server, "GET", f"/v1/scenes/{BARE}/similar").json()["code"] == "scene_without_pictures"
+    assert ask(server, "GET", f"/v1/scenes/{'f' * 32}/similar").status_code == 404
+
+
+@pytest.mark.parametrize("query", [None, TEXT, {"kind": "scene", "scene_id": SCENE}])
+@pytest.mark.parametrize("weights", [{"similarity": 1}, {"similarity": 0.4, "hardness": 0.6}])
+def test_pages_neither_repeat_nor_miss_while_rows_arrive(tmp_path, query, weights):
+    server = make_server(tmp_path)
+    asked = {"query": query, "weights": weights}
+    whole = ids(search(server, **asked, top=100))
+    first = search(server, **asked, top=7)
+    found, cursor, arrived = ids(first), first["next_cursor"], 0
+    while cursor:
+        add_scenes(server.location, 3, first=100 + 3 * arrived)
+        arrived += 1
+        page = search(server, **asked, top=7, cursor=cursor)
+        assert page["version"] == first["version"] and page["total"] == first["total"]
+        found, cursor = found + ids(page), page["next_cursor"]
+    assert found == whole and len(set(found)) == len(found) and arrived >= 3
+    # The next question sees what has come, without a restart.
+    assert search(server, weights=weights)["total"] == 30 + 3 * arrived
+
+
+def test_a_page_is_the_same_from_a_server_that_has_just_started(tmp_path):
+    server = make_server(tmp_path)
+    first = search(server, query=TEXT, top=5)
+    add_scenes(server.location, 5, first=200)
+    again = make_server_over(server)
+    page = {"query": TEXT, "top": 5, "cursor": first["next_cursor"]}
+    assert ids(search(again, **page)) == ids(search(server, **page))
+
+
+def make_server_over(server: Server) -> Server:
+    """Another process over the same store."""
+    settings = server.app.state.context.settings
+    app = create_app(Services(SearchStore(server.location), server.encoder, server.detector), settings)
+    return replace(server, app=app)
+
+
+def test_a_cursor_of_another_question_or_a_lost_version_is_refused(tmp_path):
+    server = make_server(tmp_path)
+    add_scenes(server.location, 3, first=100)  # the newest version is not tagged
+    cursor = search(server, query=TEXT, top=5)["next_cursor"]
+    other = ask(server, "POST", "/v1/search", json={"query": TEXT, "where": {"tags": ["night"]}, "cursor": cursor})
+    assert other.status_code == 409 and other.json()["code"] == "foreign_cursor"
+    add_scenes(server.location, 3, first=200)
+    finish_run(server.location, "r2", 2)
+    remove_orphans(server.location, older_than_days=0)
+    again = make_server_over(server)
+    lost = ask(again, "POST", "/v1/search", json={"query": TEXT, "top": 5, "cursor": cursor})
+    assert lost.status_code == 410 and lost.json()["code"] == "stale_cursor"
+
+
+def test_yesterdays_answer_can_be_asked_for(tmp_path):
+    server = make_server(tmp_path)
+    before = ids(search(server, query=TEXT, top=50))
+    add_scenes(server.location, 10, first=100)
+    finish_run(server.location, "r2", 2)
+    assert ids(search(server, query=TEXT, top=50, as_of="run-r1")) == before
+    assert search(server, as_of="run-r2")["total"] == 40
+    missing = ask(server, "POST", "/v1/search", json={"as_of": "run-r9"})
+    assert missing.status_code == 404 and missing.json()["code"] == "unknown_version"
+    runs = {run["run_id"]: run for run in ask(server, "GET", "/v1/runs").json()["runs"]}
+    assert runs["r1"]["tag"] == "run-r1" and "secret" not in json.dumps(runs)
+    assert ask(server, "GET", "/v1/overview?as_of=run-r1").json()["num_scenes"] == 30
+
+
+def test_a_new_model_is_shown_when_its_run_has_finished(tmp_path):
+    server = make_server(tmp_path)
+    cursor = search(server, query=TEXT, top=5)["next_cursor"]
+    open_for_writing(server.location, replace(MODEL, model_id="m2"))
+    add_scenes(server.location, 4, model_id="m2")
+    write_run(server.location, RunRecord("r2", "m2", "running", 2, None, None, {"figures": {}}))
+    server.app.state.context.services.store._read = None  # as a second later
+    assert search_store._RUNS_AGE_S <= 1 and search(server)["model_id"] == "m1"
+    finish_run(server.location, "r2", 2, "m2")
+    server.app.state.context.services.store._read = None
+    assert search(server)["model_id"] == "m2" and search(server)["total"] == 4
+    # A page that was begun goes on with the model that it began with.
+    assert search(server, query=TEXT, top=5, cursor=cursor)["model_id"] == "m1"
+
+
+def test_paging_ends_where_the_server_says_it_does(tmp_path):
+    server = make_server(tmp_path, Limits(max_depth=10))
+    assert len(all_pages(server, top=4)) == 10
+
+
+def test_a_text_is_encoded_once_for_all_its_pages(tmp_path):
+    server = make_server(tmp_path)
+    all_pages(server, query=TEXT, top=5)
+    assert server.encoder.asked == 1
+    server.encoder.is_busy = True
+    busy = ask(server, "POST", "/v1/search", json={"query": {"kind": "text", "text": "other"}})
+    assert busy.status_code == 503 and busy.headers["retry-after"] == "1" and busy.json()["code"] == "encoder_busy"
+
+
+def test_a_scene_tells_all_that_is_known_and_no_path(server):
+    answer = ask(server, "GET", f"/v1/scenes/{SCENE}")
+    told = answer.json()
+    assert "secret" not in answer.text
+    assert told["agents"][0]["category"] == "human.pedestrian.adult" and told["birds_eye"]["agents"][0]["is_worst"]
+    assert told["has_embedding"] and told["max_braking_mps2"] == 4.0 and len(told["frames"]) == 2
+    bare = ask(server, "GET", f"/v1/scenes/{BARE}").json()
+    assert bare["frames"] == [] and bare["scene"]["cover"] is None and not bare["has_embedding"]
+    timeline = ask(server, "GET", f"/v1/scenes/{SCENE}/timeline").json()
+    assert [moment["t_start_ns"] for moment in timeline["moments"]] == [0, 1000, 2000, 3000]
+    assert ask(server, "GET", "/v1/scenes/not-an-id").status_code == 422
+
+
+def test_the_catalogue_counts_what_passes(server):
+    tags = {tag["name"]: tag["count"] for tag in ask(server, "GET", "/v1/tags").json()["tags"]}
+    assert tags == {"night": 15, "rain": 15, "pedestrian": 15}
+    narrowed = ask(server, "GET", "/v1/tags?tag=night&log=log1").json()
+    assert narrowed["total"] == 2 and {t["name"]: t["count"] for t in narrowed["tags"]}["rain"] == 0
+    logs = ask(server, "GET", "/v1/logs").json()
+    assert len(logs["logs"]) == 8 and logs["logs"][0]["count"] == 4 and not logs["is_cut"]
+    overview = ask(server, "GET", "/v1/overview").json()
+    assert overview["num_scenes"] == 30 and sum(overview["risk_histogram"]) + overview["num_without_risk"] == 30
+
+
+def test_pictures_are_made_anew_cached_and_sent_in_part(server):
+    frames = ask(server, "GET", f"/v1/scenes/{SCENE}/frames").json()["frames"]
+    assert [frame["camera"] for frame in frames] == ["front", 'it\'s a "camera"']
+    for frame in frames:
+        picture = ask(server, "GET", frame["url"])
+        assert picture.headers["content-type"] == "image/jpeg" and b"serial 4711" not in picture.content
+        assert Image.open(io.BytesIO(picture.content)).size == (32, 24)
+    url, whole = frames[0]["url"], ask(server, "GET", frames[0]["url"])
+    assert "private" in whole.headers["cache-control"]
+    held = ask(server, "GET", url, headers={"If-None-Match": f'"other", W/{whole.headers["etag"]}'})
+    assert held.status_code == 304 and held.content == b""
+    size = len(whole.content)
+    for asked, start, end in (
+        ("0-9", 0, 9),
+        ("10-", 10, size - 1),
+        ("-5", size - 5, size - 1),
+        ("0-99999", 0, size - 1),
+    ):
+        part = ask(server, "GET", url, headers={"Range": f"bytes={asked}"})
+        assert part.status_code == 206 and part.content == whole.content[start : end + 1]
+        assert part.headers["content-range"] == f"bytes {start}-{end}/{size}"
+    beyond = ask(server, "GET", url, headers={"Range": f"bytes={size}-"})
+    assert beyond.status_code == 416 and beyond.headers["content-range"] == f"bytes */{size}"
+    for ignored in ("bytes=5-2", "bytes=0-1,4-5", "lines=1-2", "bytes=-"):
+        assert ask(server, "GET", url, headers={"Range": ignored}).status_code == 200
+    old = ask(server, "GET", url, headers={"Range": "bytes=0-1", "If-Range": '"old"'})
+    assert old.status_code == 200
+    assert ask(server, "GET", f"/v1/scenes/{SCENE}/frames/front/7").json()["code"] == "no_picture"
+    assert ask(server, "GET", f"/v1/scenes/{SCENE}/frames/..%2F..%2Fetc/0").status_code == 404
+    assert ask(server, "GET", f"/v1/scenes/{SCENE}/cover").content == whole.content
+
+
+def test_a_log_that_is_gone_is_told_without_its_path(server):
+    listed = ask(server, "GET", f"/v1/scenes/{SCENE}/frames?kind=original")
+    assert listed.json()["frames"] == [] and listed.json()["notes"]
+    picture = ask(server, "GET", f"/v1/scenes/{SCENE}/frames/front/0?kind=original")
+    assert picture.status_code == 409 and "secret" not in listed.text + picture.text
+
+
+def test_a_set_is_saved_listed_taken_away_and_removed(tmp_path):
+    server = make_server(tmp_path)
+    chosen = [scene_id("fleet", "log1", 5, 4), SCENE, BARE, SCENE]
+    body = {"name": "wet nights", "note": "for Monday", "scene_ids": chosen, "search": {"query": TEXT}}
+    saved = ask(server, "POST", "/v1/sets", json=body)
+    assert saved.status_code == 201 and saved.json()["scene_ids"] == chosen[:3]
+    assert saved.json()["search"]["query"]["text"] == "bus in fog" and saved.json()["created_by"] == "ana"
+    url = f"/v1/sets/{saved.json()['set_id']}"
+    assert ask(server, "GET", url).json()["scene_ids"] == chosen[:3]
+    assert [one["name"] for one in ask(server, "GET", "/v1/sets").json()["sets"]] == ["wet nights"]
+    add_scenes(server.location, 5, first=300)
+
+    def export(kind: str) -> httpx.Response:
+        answer = ask(server, "GET", f"{url}/export?format={kind}")
+        assert answer.status_code == 200, answer.text
+        assert answer.headers["content-disposition"].startswith("attachment; ")
+        assert b"secret" not in answer.content
+        return answer
+
+    table = pq.read_table(io.BytesIO(export("parquet").content))
+    assert table["scene_id"].to_pylist() == chosen[:3] and table["tags"].to_pylist()[1] == ["night", "pedestrian"]
+    rows = list(csv.DictReader(io.StringIO(export("csv").text)))
+    assert [row["scene_id"] for row in rows] == chosen[:3] and rows[1]["tags"] == "night;pedestrian"
+    assert rows[0]["description"] == "'=1+1 a drive"  # no spreadsheet runs it
+    with zipfile.ZipFile(io.BytesIO(export("coco").content)) as archive:
+        coco = json.loads(archive.read("annotations.json"))
+        assert len(coco["images"]) == 4 and coco["annotations"] == []
+        names = {category["id"]: category["name"] for category in coco["categories"]}
+        for image in coco["images"]:
+            assert Image.open(io.BytesIO(archive.read(image["file_name"]))).size == (image["width"], image["height"])
+            assert [names[k] for k in image["category_ids"]] == image["tags"]
+    with zipfile.ZipFile(io.BytesIO(export("fiftyone").content)) as archive:
+        rows = list(csv.DictReader(io.StringIO(archive.read("labels.csv").decode())))
+        assert len(rows) == 4 and all(f"data/{row['filepath']}" in archive.namelist() for row in rows)
+        assert all("/" not in row["filepath"] and row["tags"].split(",") for row in rows)
+    none = ask(server, "GET", f"{url}/export?format=nuscenes")
+    assert none.status_code == 409 and "nuScenes" in none.json()["detail"]
+    assert ask(server, "GET", f"{url}/export?format=pickle").status_code == 422
+    other = server.token("read", "export", name="bo")
+    assert ask(server, "DELETE", url, headers=other).status_code == 403
+    assert ask(server, "DELETE", url).status_code == 204 and ask(server, "GET", url).status_code == 404
+    assert ask(server, "DELETE", url).status_code == 404
+
+
+def test_a_set_holds_scenes_that_are_there(tmp_path):
+    server = make_server(tmp_path, Limits(max_saved_sets=1))
+    unknown = ask(server, "POST", "/v1/sets", json={"name": "a", "scene_ids": [SCENE, "f" * 32]})
+    assert unknown.status_code == 404 and "1 of 2" in unknown.json()["detail"]
+    assert ask(server, "POST", "/v1/sets", json={"name": "a\nb", "scene_ids": [SCENE]}).status_code == 422
+    assert ask(server, "POST", "/v1/sets", json={"name": "a", "scene_ids": [SCENE]}).status_code == 201
+    full = ask(server, "POST", "/v1/sets", json={"name": "b", "scene_ids": [SCENE]})
+    assert full.status_code == 409 and full.json()["code"] == "too_many_sets"
+    assert ask(server, "GET", "/v1/sets/..%2f..%2fnightminer").status_code in (404, 422)
+
+
+def test_a_store_that_vanishes_is_told_and_not_ready(tmp_path):
+    server = make_server(tmp_path)
+    search(server)
+    folder = tmp_path / "store"
+    folder.rename(tmp_path / "elsewhere")
+    server.app.state.context.services.store._read = None
+    told = ask(server, "GET", "/v1/runs")
+    assert told.status_code == 503 and told.headers["retry-after"] and str(tmp_path) not in told.text
+    assert ask(server, "GET", "/readyz").status_code == 503
+    (tmp_path / "elsewhere").rename(folder)
+    assert ask(server, "GET", "/readyz").status_code == 200
+
+
+def test_the_page_is_mounted_only_where_it_is(server, tmp_path, monkeypatch):
+    monkeypatch.setattr("serve.app.WEB", tmp_path)
+    assert ask(make_server_over(server), "GET", "/").status_code == 404
+    (tmp_path / "index.html").write_text("<title>page</title>")
+    with_page = make_server_over(server)
+    page = ask(with_page, "GET", "/")
+    assert page.status_code == 200 and "page" in page.text
+    assert "default-src 'none'" in page.headers["content-security-policy"]
+    assert ask(with_page, "GET", "/../app.py").status_code == 404 and ask(with_page, "GET", "/v1/me").status_code == 200
