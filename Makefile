@@ -2,7 +2,7 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: mine detect test test-unit test-cluster test-all lint clean
+.PHONY: mine detect manifests test test-unit test-cluster test-all lint clean
 
 # The environment is made once, and again whenever what it is made from changes. constraints.txt names every package that
 # it holds, versions that were tried together; so pip has nothing to resolve.
@@ -31,6 +31,10 @@ detect: out/detector/detector.json
 	rm -rf out/boxes
 	$(BIN)/python jobs/predict_infrared.py --images out/demo-logs/test/samples/CAM_IR_FRONT --model out/detector \
 	    --out out/boxes
+
+# What a cloud would read, checked without one. NIGHTMINER_KUBERAY: a folder with KubeRay's resource definitions.
+manifests: $(VENV)/.ready
+	$(BIN)/python -m cluster.checks
 
 test: $(VENV)/.ready
 	$(BIN)/ruff check .

@@ -1,4 +1,4 @@
-"""What distillation is worth to an infrared detector: many small trainings, compared on the same pictures."""
+"""What distillation is worth to an infrared detector or segmenter: many small trainings on the same pictures."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from typing import Annotated, Any
 
 import typer
 
+from jobs import options
 from system.errors import ConfigError
 from system.pipelines.ray_environment import leave_ray, set_ray_environment
 from system.report.console import ConsoleProgress, exit_with_code, print_figures
 
+_TASKS = ("detection", "segmentation")
 app = typer.Typer(add_completion=False, rich_markup_mode="markdown", pretty_exceptions_enable=False)
 
 
@@ -20,6 +22,10 @@ def main(
     students: Annotated[str, typer.Option(help="Folder of jobs/study_freqkd.py, whose students are compared.")],
     train: Annotated[str, typer.Option(help="Labelled infrared pictures: a COCO file or a corpus of pairs.")],
     out: Annotated[Path, typer.Option(help="Folder of the study, seen by every worker; an unfinished one goes on.")],
+    task: Annotated[str, typer.Option(help="`detection` or `segmentation`.")] = "detection",
+    masks: options.Masks = "own",
+    mask_classes: options.MaskClasses = None,
+    pseudo: options.Pseudo = "",
     test: Annotated[
         str | None, typer.Option(help="Others to judge on; the last part of --train by name, if not given.")
     ] = None,
@@ -47,12 +53,13 @@ def main(
     threads: Annotated[int, typer.Option("--worker-threads", help="CPUs of a run.")] = 1,
     dry_run: Annotated[bool, typer.Option("--dry-run", "--budget", help="Print the budget and end.")] = False,
 ) -> None:
-    """Train the same detector on the frozen student of every arm, drift and seed, and judge all on the same pictures.
+    """Train the same head on the frozen student of every arm, drift and seed, and judge all on the same pictures.
 
     All arms have the same pictures in the same order, the same views, heads that start alike, and the same steps.
 
     The last line of stdout is one JSON object: sets {test, NAME: {arms {arm: {drift: {ap50 {mean, low, high, seeds},
-    ap, <class>}}}, differences (paired)}}, budget. The same lies in study.json and, to be read, in study.md.
+    ap, <class>}}}, differences (paired)}}, budget; miou in place of ap50 and ap for segmentation. The same lies in
+    study.json and, to be read, in study.md.
 
     Exit codes: 0 done; 2 a wrong option, or students that are missing; 3 unreadable input; 5 a backbone, or a loss that
     became no number.
@@ -62,7 +69,12 @@ def main(
         # Ray reads its settings when it is imported.
         from system.infrared.detector_trainer import DetectorTrainConfig
         from system.training.detection_study import DetectionStudyConfig, study_detection
+        from system.training.segmentation_study import study_segmentation
 
+        if task not in _TASKS:
+            raise ConfigError(f"--task {task}: expected one of {', '.join(_TASKS)}")
+        if task == "detection" and (masks != "own" or mask_classes or pseudo):
+            raise ConfigError("--masks, --mask-classes and --pseudo go with --task segmentation")
         named = dict(text.split("=", 1) if "=" in text else ("", text) for text in also or ())
         if "" in named or "test" in named:
             raise ConfigError(f"--also {named.get('', 'test')}: expected NAME=SET, with a name other than test")
@@ -73,9 +85,9 @@ def main(
                 "test": test,
                 "hold_out": hold_out,
                 "also": named,
-                "classes": tuple(part.strip().lower() for part in classes.split(",")) if classes else (),
+                "classes": options.names(classes, lower=True),
                 "arms": (arms,),
-                "drifts": _numbers("--drifts", drifts),
+                "drifts": options.numbers("--drifts", drifts),
                 "seeds": seeds,
                 "ours": ours,
                 "rounds": rounds,
@@ -86,7 +98,7 @@ def main(
         values: dict[str, Any] = {
             "height": height,
             "width": width,
-            "blocks": _numbers("--blocks", blocks),
+            "blocks": options.numbers("--blocks", blocks),
             "channels": channels,
         }
         config = DetectorTrainConfig.parse(
@@ -98,16 +110,13 @@ def main(
             def tell(budget: dict[str, Any]) -> None:
                 progress.note(f"budget: {json.dumps(budget)}")
 
-            result = study_detection(study, values, config, out, progress, tell, dry_run)
+            if task == "detection":
+                result = study_detection(study, values, config, out, progress, tell, dry_run)
+            else:
+                where = options.mask_source(masks, mask_classes, pseudo)
+                result = study_segmentation(study, where, values, config, out, progress, tell, dry_run)
         leave_ray()
         print_figures(result)
-
-
-def _numbers(option: str, text: str) -> tuple[int, ...]:
-    try:
-        return tuple(int(part) for part in text.split(","))
-    except ValueError as error:
-        raise ConfigError(f"{option} {text}: expected whole numbers with commas between them") from error
 
 
 if __name__ == "__main__":

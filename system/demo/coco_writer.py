@@ -1,4 +1,4 @@
-"""Write the road users of the front camera as COCO boxes, for the RGB and for the infrared picture."""
+"""Write the road users of the front camera as COCO boxes and masks, for the RGB and for the infrared picture."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ _NAMES = {"pedestrian": "person"}
 
 
 def outline_rows(recording: Recording) -> list[dict[str, Any]]:
-    """One mapping a keyframe: the two pictures and the boxes in each."""
+    """One mapping a keyframe: the two pictures, and the boxes and runs of pixels in each."""
     return [
         {
             "rgb": picture_path("CAM_FRONT", recording, keyframe),
             "infrared": picture_path(INFRARED, recording, keyframe),
-            "boxes": [(_NAMES.get(o.kind, o.kind), o.bbox, o.is_seen_in_rgb) for o in keyframe.outlines],
+            "boxes": [(_NAMES.get(o.kind, o.kind), o.bbox, o.runs, o.is_seen_in_rgb) for o in keyframe.outlines],
         }
         for keyframe in recording.keyframes
     ]
@@ -35,7 +35,7 @@ def write_coco(root: Path, parts: list[list[dict[str, Any]]]) -> None:
         for number, frame in enumerate(frames, start=1):
             files = {"file_name": frame["rgb"], "file_name2": frame["infrared"]}
             images.append({"id": number, "width": WIDTH, "height": HEIGHT, **files})
-            for category, bbox, is_seen_in_rgb in frame["boxes"]:
+            for category, bbox, runs, is_seen_in_rgb in frame["boxes"]:
                 if is_seen_in_rgb or not is_rgb:
                     annotations.append(
                         {
@@ -43,7 +43,8 @@ def write_coco(root: Path, parts: list[list[dict[str, Any]]]) -> None:
                             "image_id": number,
                             "category_id": CATEGORIES.index(category) + 1,
                             "bbox": list(bbox),
-                            "area": bbox[2] * bbox[3],
+                            "segmentation": {"size": [HEIGHT, WIDTH], "counts": list(runs)},
+                            "area": sum(runs[1::2]),
                             "iscrowd": 0,
                         }
                     )

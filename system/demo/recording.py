@@ -44,12 +44,16 @@ class Box:
 
 @dataclass(frozen=True)
 class Outline:
-    """A road user in the front pictures: (x, y, width, height) in pixels, and whether the RGB picture shows it too."""
+    """A road user in the front pictures: (x, y, width, height) in pixels, and whether the RGB picture shows it too.
+
+    runs: of its pixels, as COCO counts them: column by column, in turns what is not and what is of it.
+    """
 
     user: str
     kind: str
     bbox: tuple[int, int, int, int]
     is_seen_in_rgb: bool
+    runs: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -211,4 +215,12 @@ def _outline(name: str, way: Way, number: int, front: GBuffer, config: SceneConf
     x0, y0 = int(columns.min()), int(rows.min())
     distance = float(np.median(front.distance_m[rows, columns]))
     is_seen = config.weather != "fog" or distance < _FOG_SEEN_M
-    return Outline(name, way.kind, (x0, y0, int(columns.max()) - x0 + 1, int(rows.max()) - y0 + 1), is_seen)
+    bbox = (x0, y0, int(columns.max()) - x0 + 1, int(rows.max()) - y0 + 1)
+    return Outline(name, way.kind, bbox, is_seen, run_lengths(front.object_id == number))
+
+
+def run_lengths(mask_HW: NDArray[np.bool_]) -> tuple[int, ...]:
+    """Lengths of runs, column by column, of what is not in a mask and what is, in turns: COCO's RLE."""
+    flat = mask_HW.ravel(order="F")
+    starts = np.flatnonzero(np.diff(flat, prepend=False))
+    return tuple(np.diff(np.concatenate([[0], starts, [flat.size]])).tolist())

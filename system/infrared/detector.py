@@ -1,4 +1,4 @@
-"""An infrared detector: a backbone, a head, and the folder that they are kept in.
+"""Models of infrared pictures: a backbone, a head, and the folder that they are kept in. The detector is one of them.
 
     detector.json          configuration, the backbone's architecture, SHA-256 of the weights
     detector.safetensors   weights of both
@@ -27,9 +27,9 @@ from system.config import FrozenConfig
 from system.errors import ConfigError, ModelError
 from system.infrared.backbone import VitBackbone, empty_backbone
 from system.infrared.detections import Detections
-from system.infrared.detector_config import DetectorConfig
+from system.infrared.detector_config import DetectorConfig, InfraredModelConfig
 from system.infrared.fcos import FcosHead
-from system.infrared.targets import Found, Target
+from system.infrared.targets import Found
 from system.pairs.resize import fit_picture
 
 CONFIG_NAME, WEIGHTS_NAME = "detector.json", "detector.safetensors"
@@ -38,35 +38,55 @@ _MAX_CONFIG_BYTES, _MAX_WEIGHTS_BYTES = 1 << 20, 8 << 30
 Bytes = NDArray[np.uint8]
 
 
-class Head(Protocol):
-    """What turns feature maps into boxes; an nn.Module. loss_names: keys of `losses`."""
+class TrainedHead(Protocol):
+    """What a trainer asks of a head, an nn.Module. loss_names: keys of `losses`."""
 
     loss_names: tuple[str, ...]
 
-    def losses(self, features: Sequence[Tensor], size: tuple[int, int], targets: Sequence[Target]) -> dict[str, Tensor]:
+    def losses(self, features: Sequence[Tensor], size: tuple[int, int], targets: Sequence[Any]) -> dict[str, Tensor]:
         """Losses by name, to be added up. size: (height, width) of the pictures in pixels."""
         ...
+
+
+class Head(TrainedHead, Protocol):
+    """What turns feature maps into boxes."""
 
     def detect(self, features: Sequence[Tensor], size: tuple[int, int]) -> list[Found]:
         """Boxes of each picture, in pixels of `size`."""
         ...
 
 
-class SavedDetector(FrozenConfig):
-    """The detector.json of a folder. backbone_architecture: of timm. mean, std: as of `BackboneFacts`."""
+class SavedModel(FrozenConfig):
+    """What a folder says of its model. backbone_architecture: of timm. mean, std: as of `BackboneFacts`."""
 
-    format: str = Field(pattern=r"^nightminer\.detector\.v1$")
-    config: DetectorConfig
+    format: str
+    config: InfraredModelConfig
     backbone_architecture: str
     mean: tuple[float, ...]
     std: tuple[float, ...]
     weights_sha256: str
 
 
-class Detector(nn.Module):
-    """Infrared pictures in, `Detections` out."""
+class SavedDetector(SavedModel):
+    """The detector.json of a folder."""
 
-    def __init__(self, config: DetectorConfig, backbone: VitBackbone) -> None:
+    format: str = Field(pattern=r"^nightminer\.detector\.v1$")
+    config: DetectorConfig
+
+
+class InfraredModel(nn.Module):
+    """A backbone and a head that can be trained, kept and found again.
+
+    noun: what it is called. format, saved: what the JSON file of its folder is. config_name, weights_name: its files.
+    """
+
+    noun: str
+    format: str
+    saved: type[SavedModel]
+    config_name: str
+    weights_name: str
+
+    def __init__(self, config: Any, backbone: VitBackbone) -> None:
         """
         Raises:
             ConfigError: a size that the backbone's stride does not divide.
@@ -80,13 +100,18 @@ class Detector(nn.Module):
                 f"pictures of {config.height}x{config.width}: expected multiples of {stride} pixels, e.g. "
                 f"{nearest[0]}x{nearest[1]}"
             )
-        self.head = _new_head(config, backbone)
+        self.head: Any = self.new_head(config, backbone)
         if config.is_frozen:
             backbone.requires_grad_(False)
 
+    @staticmethod
+    def new_head(config: Any, backbone: VitBackbone) -> Any:
+        """The head that its configuration asks for, a `TrainedHead`."""
+        raise NotImplementedError
+
     @classmethod
-    def untrained(cls, config: DetectorConfig, vit: VisionTransformer, seed: int = 0) -> Self:
-        """On a backbone, which becomes the detector's own; its head starts alike for a seed.
+    def untrained(cls, config: Any, vit: VisionTransformer, seed: int = 0) -> Self:
+        """On a backbone, which becomes the model's own; its head starts alike for a seed.
 
         Raises:
             ConfigError: a block that the backbone lacks.
@@ -105,22 +130,9 @@ class Detector(nn.Module):
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.config.is_frozen):
             return self.backbone(self.backbone.pixels(images_NHWC))
 
-    def losses(self, features: Sequence[Tensor], targets: Sequence[Target]) -> dict[str, Tensor]:
+    def losses(self, features: Sequence[Tensor], targets: Sequence[Any]) -> dict[str, Tensor]:
         """Losses of the head by name; targets at `size`."""
         return self.head.losses(features, self.size, targets)
-
-    @torch.no_grad()
-    def detect(self, pictures: Sequence[Bytes]) -> list[Detections]:
-        """Detections in the pixels of each picture, uint8 [H, W] or [H, W, 3] of any size, as one batch."""
-        if not pictures:
-            return []
-        device = next(self.parameters()).device
-        fitted = np.stack([as_three_channels(fit_picture(picture, self.size)) for picture in pictures])
-        found = self.head.detect(self.features(torch.from_numpy(fitted).to(device)), self.size)
-        return [
-            row.detections(self.size).resized((picture.shape[0], picture.shape[1]))
-            for row, picture in zip(found, pictures, strict=True)
-        ]
 
     def trained_parameters(self) -> dict[str, nn.Parameter]:
         """What a training changes, by name."""
@@ -133,8 +145,8 @@ class Detector(nn.Module):
             ModelError: the folder cannot be written.
         """
         content = save({name: tensor.cpu().contiguous() for name, tensor in self.state_dict().items()})
-        described = SavedDetector(
-            format=FORMAT,
+        described = self.saved(
+            format=self.format,
             config=self.config,
             backbone_architecture=self.backbone.facts.architecture,
             mean=self.backbone.facts.mean,
@@ -142,8 +154,8 @@ class Detector(nn.Module):
             weights_sha256=hashlib.sha256(content).hexdigest(),
         )
         try:
-            (folder / WEIGHTS_NAME).write_bytes(content)
-            (folder / CONFIG_NAME).write_text(described.model_dump_json(indent=1) + "\n", "utf-8")
+            (folder / self.weights_name).write_bytes(content)
+            (folder / self.config_name).write_text(described.model_dump_json(indent=1) + "\n", "utf-8")
         except OSError as error:
             raise ModelError(f"{folder}: cannot be written: {error.strerror}") from error
 
@@ -151,57 +163,104 @@ class Detector(nn.Module):
     def load(cls, folder: str | Path) -> Self:
         """Raises ModelError: a file is missing, damaged or of another format."""
         root = Path(folder)
-        described, content = read_detector(root)
+        described, content = read_model(root, cls)
         backbone = empty_backbone(
             described.backbone_architecture, described.config.blocks, described.mean, described.std
         )
-        detector = cls(described.config, backbone)
+        model = cls(described.config, backbone)
         try:
-            detector.load_state_dict(load(content))
+            model.load_state_dict(load(content))
         except (RuntimeError, SafetensorError) as error:
-            raise ModelError(f"{root / WEIGHTS_NAME}: {' '.join(str(error).split())[:300]}") from error
-        return detector.eval()
+            raise ModelError(f"{root / cls.weights_name}: {' '.join(str(error).split())[:300]}") from error
+        return model.eval()
 
 
-def read_detector_config(folder: Path) -> SavedDetector:
-    """What a folder says of its detector.
+class Detector(InfraredModel):
+    """Infrared pictures in, `Detections` out."""
+
+    noun, format, saved = "detector", FORMAT, SavedDetector
+    config_name, weights_name = CONFIG_NAME, WEIGHTS_NAME
+
+    @staticmethod
+    def new_head(config: DetectorConfig, backbone: VitBackbone) -> Any:
+        """The head that its configuration asks for."""
+        return _new_head(config, backbone)
+
+    @torch.no_grad()
+    def detect(self, pictures: Sequence[Bytes]) -> list[Detections]:
+        """Detections in the pixels of each picture, uint8 [H, W] or [H, W, 3] of any size, as one batch."""
+        if not pictures:
+            return []
+        found = self.head.detect(self.features(fitted(self, pictures)), self.size)
+        return [
+            row.detections(self.size).resized((picture.shape[0], picture.shape[1]))
+            for row, picture in zip(found, pictures, strict=True)
+        ]
+
+
+def fitted(model: InfraredModel, pictures: Sequence[Bytes]) -> Tensor:
+    """Pictures of any size as a model takes them, uint8 [N, H, W, 3] on its device."""
+    stacked = np.stack([as_three_channels(fit_picture(picture, model.size)) for picture in pictures])
+    return torch.from_numpy(stacked).to(next(model.parameters()).device)
+
+
+def read_model_config(folder: Path, kind: type[InfraredModel]) -> SavedModel:
+    """What a folder says of its model.
 
     Raises:
         ModelError: there is none, or it is of another format.
     """
-    file = folder / CONFIG_NAME
+    file = folder / kind.config_name
     try:
-        return SavedDetector.parse(json.loads(_read(file, _MAX_CONFIG_BYTES)), str(file))
+        return kind.saved.parse(json.loads(_read(file, _MAX_CONFIG_BYTES)), str(file))
     except ValueError as error:
         raise ModelError(f"{file}: expected JSON: {error}") from error
     except ConfigError as error:
-        raise ModelError(f"{error}; expected a detector saved as {FORMAT}") from error
+        raise ModelError(f"{error}; expected a {kind.noun} saved as {kind.format}") from error
 
 
-def read_detector(folder: Path) -> tuple[SavedDetector, bytes]:
-    """What a folder says of its detector, and its weights.
+def read_model(folder: Path, kind: type[InfraredModel]) -> tuple[SavedModel, bytes]:
+    """What a folder says of its model, and its weights.
 
     Raises:
         ModelError: a file is missing, damaged or of another format.
     """
-    described = read_detector_config(folder)
-    content = _read(folder / WEIGHTS_NAME, _MAX_WEIGHTS_BYTES)
+    described = read_model_config(folder, kind)
+    file = folder / kind.weights_name
+    content = _read(file, _MAX_WEIGHTS_BYTES)
     actual = hashlib.sha256(content).hexdigest()
     if actual != described.weights_sha256:
-        raise ModelError(
-            f"{folder / WEIGHTS_NAME}: damaged or exchanged: expected SHA-256 {described.weights_sha256}, got {actual}"
-        )
+        raise ModelError(f"{file}: damaged or exchanged: expected SHA-256 {described.weights_sha256}, got {actual}")
     return described, content
 
 
-def detector_id(folder: str | Path) -> str:
-    """16 hexadecimal digits of everything that its answers depend on.
+def read_detector_config(folder: Path) -> SavedDetector:
+    """As `read_model_config`, of a detector."""
+    found = read_model_config(folder, Detector)
+    assert isinstance(found, SavedDetector)
+    return found
+
+
+def read_detector(folder: Path) -> tuple[SavedDetector, bytes]:
+    """As `read_model`, of a detector."""
+    found, content = read_model(folder, Detector)
+    assert isinstance(found, SavedDetector)
+    return found, content
+
+
+def model_id(folder: str | Path, kind: type[InfraredModel]) -> str:
+    """16 hexadecimal digits of everything that a model's answers depend on.
 
     Raises:
-        ModelError: as `read_detector_config`.
+        ModelError: as `read_model_config`.
     """
-    described = read_detector_config(Path(folder))
+    described = read_model_config(Path(folder), kind)
     return hashlib.sha256(described.model_dump_json().encode()).hexdigest()[:16]
+
+
+def detector_id(folder: str | Path) -> str:
+    """As `model_id`, of a detector."""
+    return model_id(folder, Detector)
 
 
 def as_three_channels(picture: Bytes) -> Bytes:

@@ -1,4 +1,4 @@
-"""What a detector is made of."""
+"""What a model of infrared pictures is made of."""
 
 from __future__ import annotations
 
@@ -12,22 +12,21 @@ from system.pairs.pixels import InfraredMapping
 Architecture = Literal["fcos", "rf_detr"]
 
 
-class DetectorConfig(FrozenConfig):
-    """A detector, without its weights.
+class InfraredModelConfig(FrozenConfig):
+    """A backbone and a head, without their weights.
 
-    architecture: fcos, an anchor-free dense head on ViT features, trains on CPUs; rf_detr, a DETR of transformers on
-        the same features.
+    architecture: of the head.
     backbone: of `load_vit`, or the folder of a distillation. merge: the factor of that distillation's update; None for
         the one that its merged weights have.
     classes: by their place in labels.
     height, width: pictures are resized to it, shape not kept.
     blocks: of the ViT whose features the head reads, counted from 0.
-    channels: width of the head. convs: 3x3 convolutions of each of fcos' two branches.
+    channels: width of the head. convs: 3x3 convolutions of it.
     is_frozen: whether the backbone stays as it is.
     mapping: of infrared values to 8 bits.
     """
 
-    architecture: Architecture = "fcos"
+    architecture: str
     backbone: str = "dinov2-packaged"
     merge: float | None = Field(default=None, ge=0, le=4)
     classes: tuple[str, ...]
@@ -46,3 +45,13 @@ class DetectorConfig(FrozenConfig):
         if not self.blocks or list(self.blocks) != sorted(set(self.blocks)):
             raise ValueError(f"blocks {self.blocks}: expected at least one, rising")
         return self
+
+
+class DetectorConfig(InfraredModelConfig):
+    """A detector, without its weights.
+
+    architecture: fcos, an anchor-free dense head on ViT features, trains on CPUs (`convs` in each of two branches);
+        rf_detr, a DETR of transformers on the same features.
+    """
+
+    architecture: Architecture = "fcos"

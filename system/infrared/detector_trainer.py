@@ -1,9 +1,9 @@
-"""The training of a detector, step by step. Pure torch; the same calls give the same bits on the same machine.
+"""The training of a detector or a segmenter, step by step. Pure torch; the same calls give the same bits on a machine.
 
 Stage 2 of FreqKD: the backbone is frozen, or learns a tenth as fast as the head while a frozen copy of what it was at
 the start, which sees the same infrared picture, holds it back:
 
-    loss = detection + 0.1 x sum over feature maps of mean(1 - cos over channels)
+    loss = of the head + 0.1 x sum over feature maps of mean(1 - cos over channels)
 
 Legend: N pictures, C channels, h x w places of a feature map.
 """
@@ -13,7 +13,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal
+from typing import Any, Generic, Literal, TypeVar
 
 import torch
 from pydantic import Field
@@ -23,16 +23,16 @@ from torch.nn import functional as F
 from system.config import FrozenConfig
 from system.errors import ModelError
 from system.infrared.augment import Augment
-from system.infrared.detector import Detector
-from system.infrared.targets import Target
+from system.infrared.detector import InfraredModel
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _MAX_WARMUP_SHARE = 0.1
+Model = TypeVar("Model", bound=InfraredModel)
 _ADAM = ("step", "exp_avg", "exp_avg_sq")
 
 
 class DetectorTrainConfig(FrozenConfig):
-    """How a detector learns.
+    """How a detector or a segmenter learns.
 
     batch_size: pictures of one step, over all workers together. backbone_factor: of the learning rate, for a backbone
     that is not frozen. anchor_weight: of the term that holds it back. Rates rise linearly over `warmup_steps` (a tenth
@@ -55,10 +55,10 @@ class DetectorTrainConfig(FrozenConfig):
     seed: int = Field(default=0, ge=0)
 
 
-class DetectorTrainer:
-    """A detector, its optimiser, its schedule and the moving average of its weights."""
+class DetectorTrainer(Generic[Model]):
+    """A model, its optimiser, its schedule and the moving average of its weights."""
 
-    def __init__(self, detector: Detector, config: DetectorTrainConfig, total_steps: int) -> None:
+    def __init__(self, detector: Model, config: DetectorTrainConfig, total_steps: int) -> None:
         self.detector, self.config, self.total_steps = detector.train(), config, max(1, total_steps)
         self.steps_done = 0
         self._trained = detector.trained_parameters()
@@ -84,7 +84,7 @@ class DetectorTrainer:
         self,
         images_NHWC: Tensor | None,
         features: Sequence[Tensor] | None,
-        targets: Sequence[Target],
+        targets: Sequence[Any],
         count: int | None = None,
         sum_up: Callable[[Tensor], object] | None = None,
     ) -> dict[str, float]:
@@ -92,7 +92,7 @@ class DetectorTrainer:
 
         Args:
             images_NHWC: uint8 pictures, or None where `features` are given, of a frozen backbone.
-            targets: of each picture at the detector's size; none of them where this worker has no part of the batch.
+            targets: of each picture at the model's size; none of them where this worker has no part of the batch.
             count: pictures of the step over all workers. sum_up: adds a tensor up over all of them, in place.
         Returns:
             Losses of this step, over all workers, by name, and their `total`.
@@ -130,7 +130,7 @@ class DetectorTrainer:
         self,
         images_NHWC: Tensor | None,
         features: Sequence[Tensor] | None,
-        targets: Sequence[Target],
+        targets: Sequence[Any],
         share: float,
     ) -> dict[str, Tensor]:
         dtype = _DTYPES.get(self.config.precision)
@@ -171,8 +171,8 @@ class DetectorTrainer:
             self._average[name].lerp_(parameter, 1 - decay)
 
     @torch.no_grad()
-    def averaged(self) -> Detector:
-        """A detector of its own with the moving average as its weights, in evaluation mode."""
+    def averaged(self) -> Model:
+        """A model of its own with the moving average as its weights, in evaluation mode."""
         other = copy.deepcopy(self.detector).eval()
         for name, parameter in other.named_parameters():
             if name in self._average:

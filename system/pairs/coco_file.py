@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from system.errors import DataError
 from system.pairs import files
 from system.pairs.boxes import GivenBox
+from system.pairs.masks import Outline
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,10 @@ class CocoImage:
 
 @dataclass(frozen=True)
 class CocoFile:
-    """boxes: image id -> its boxes, whose labels are places in `categories`. faults: (image id, code, message)."""
+    """boxes: image id -> its boxes, whose labels are places in `categories`. faults: (image id, code, message).
+
+    outlines: image id -> what is drawn there, polygons or RLE; boxes without any among them.
+    """
 
     uri: str
     images: tuple[CocoImage, ...]
@@ -34,6 +38,7 @@ class CocoFile:
     boxes: Mapping[int | str, tuple[GivenBox, ...]]
     faults: tuple[tuple[int | str, str, str], ...]
     is_labelled: bool
+    outlines: Mapping[int | str, tuple[Outline, ...]] = field(default_factory=dict)
 
 
 def read_coco(uri: str) -> CocoFile:
@@ -63,6 +68,7 @@ def read_coco(uri: str) -> CocoFile:
     if len(known) < len(images):
         raise DataError("not_coco", f"{uri}: {len(images) - len(known)} of {len(images)} images share an id")
     boxes: dict[int | str, list[GivenBox]] = defaultdict(list)
+    outlines: dict[int | str, list[Outline]] = defaultdict(list)
     faults: list[tuple[int | str, str, str]] = []
     for row in annotations:
         number = row.get("image_id")
@@ -78,6 +84,7 @@ def read_coco(uri: str) -> CocoFile:
             continue
         ignored = bool(row.get("iscrowd")) or bool(row.get("ignore"))
         boxes[number].append(GivenBox(x, y, x + w, y + h, label, ignored))
+        outlines[number].append(Outline(label, row.get("segmentation") or None, (x, y, w, h), ignored))
     return CocoFile(
         uri=uri,
         images=images,
@@ -85,6 +92,7 @@ def read_coco(uri: str) -> CocoFile:
         boxes={number: tuple(found) for number, found in boxes.items()},
         faults=tuple(faults),
         is_labelled="annotations" in content,
+        outlines={number: tuple(found) for number, found in outlines.items()},
     )
 
 

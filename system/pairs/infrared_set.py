@@ -16,6 +16,7 @@ from system.errors import ConfigError, DataError
 from system.pairs import files
 from system.pairs.boxes import check_boxes
 from system.pairs.coco_file import CocoFile, read_coco
+from system.pairs.masks import Mask
 from system.pairs.records import PairFault
 from system.pairs.registry import open_pairs
 
@@ -32,6 +33,7 @@ class InfraredPicture:
         picture_id: unique in its set.
         boxes_xyxy, labels, is_ignored: as of `Pair`; labels are places in the set's classes.
         width, height: as its annotations state them, or None.
+        mask: where the class of each pixel comes from, in sets of masks.
     """
 
     picture_id: str
@@ -41,16 +43,21 @@ class InfraredPicture:
     is_ignored: NDArray[np.bool_]
     width: int | None = None
     height: int | None = None
+    mask: Mask | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class InfraredSet:
-    """classes: by their place in labels. faults: pictures that were left out, boxes that were dropped or cut."""
+    """classes: by their place in labels. faults: pictures that were left out, boxes that were dropped or cut.
+
+    masks: what its masks are, "" where it has none; those that nobody drew are told by `PSEUDO` at its start.
+    """
 
     name: str
     pictures: tuple[InfraredPicture, ...]
     classes: tuple[str, ...]
     faults: tuple[PairFault, ...] = ()
+    masks: str = ""
 
     def counts(self) -> dict[str, int]:
         """Boxes of each class that are not ignored."""

@@ -37,7 +37,7 @@ def draw_detections(cell: DetectionCell, classes: Sequence[str], width: int | No
     """The picture with its boxes, scaled to a width; at its own size, if none is given."""
     height, own_width = cell.picture.shape[:2]
     factor = 1.0 if width is None else width / own_width
-    image = Image.fromarray(_stretched(cell.picture)).convert("RGB")
+    image = Image.fromarray(stretched(cell.picture)).convert("RGB")
     if width is not None:
         image = image.resize((width, max(1, round(height * factor))))
     draw, font = ImageDraw.Draw(image), ImageFont.load_default(11)
@@ -56,22 +56,38 @@ def draw_detections(cell: DetectionCell, classes: Sequence[str], width: int | No
 
 def detection_sheet(title: str, cells: Sequence[DetectionCell], classes: Sequence[str]) -> bytes:
     """All cells under a title, as a JPEG."""
-    font = ImageFont.load_default(13)
     images = [draw_detections(cell, classes, _WIDTH) for cell in cells]
-    tall = [image.height + _LINE_PX * len(cell.lines) for image, cell in zip(images, cells, strict=True)]
-    rows = [tall[k : k + _COLUMNS] for k in range(0, len(tall), _COLUMNS)]
-    columns = max(1, min(_COLUMNS, len(cells)))
-    top = 2 * _GAP_PX + _LINE_PX
-    size = (_GAP_PX + columns * (_WIDTH + _GAP_PX), top + sum(max(row) + _GAP_PX for row in rows))
+    return picture_sheet(title, images, [cell.lines for cell in cells])
+
+
+def picture_sheet(
+    title: str,
+    images: Sequence[Image.Image],
+    lines: Sequence[tuple[str, ...]],
+    columns: int = _COLUMNS,
+    legend: Sequence[tuple[str, tuple[int, int, int]]] = (),
+) -> bytes:
+    """Pictures of one width under a title and the names of a legend in their colours, lines under each, as a JPEG."""
+    font = ImageFont.load_default(13)
+    tall = [image.height + _LINE_PX * len(told) for image, told in zip(images, lines, strict=True)]
+    rows = [tall[k : k + columns] for k in range(0, len(tall), columns)]
+    width = max((image.width for image in images), default=_WIDTH)
+    top = 2 * _GAP_PX + _LINE_PX * (2 if legend else 1)
+    across = max(1, min(columns, len(images)))
+    size = (_GAP_PX + across * (width + _GAP_PX), top + sum(max(row) + _GAP_PX for row in rows))
     sheet = Image.new("RGB", size, _BACK)
     draw = ImageDraw.Draw(sheet)
     draw.text((_GAP_PX, _GAP_PX), title, fill=_INK, font=font)
+    x_px = float(_GAP_PX)
+    for name, color in legend:
+        draw.text((x_px, _GAP_PX + _LINE_PX), name, fill=color, font=font)
+        x_px += draw.textlength(name, font=font) + _GAP_PX
     y = top
     for k, row in enumerate(rows):
         for column in range(len(row)):
-            n, x = k * _COLUMNS + column, _GAP_PX + column * (_WIDTH + _GAP_PX)
+            n, x = k * columns + column, _GAP_PX + column * (width + _GAP_PX)
             sheet.paste(images[n], (x, y))
-            for number, line in enumerate(cells[n].lines):
+            for number, line in enumerate(lines[n]):
                 draw.text((x, y + images[n].height + number * _LINE_PX), line[:64], fill=_INK, font=font)
         y += max(row) + _GAP_PX
     return jpeg(sheet)
@@ -89,7 +105,7 @@ def _corners(box: NDArray[np.floating], factor: float) -> tuple[float, float, fl
     return x1, y1, max(x1, x2), max(y1, y2)
 
 
-def _stretched(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def stretched(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """For the eye only: infrared often fills a part of its range."""
     low, high = np.percentile(picture, (0.5, 99.5))
     return (np.clip((picture.astype(np.float32) - low) / max(float(high - low), 1.0), 0, 1) * 255).astype(np.uint8)

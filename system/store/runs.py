@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import time
 import uuid
@@ -100,7 +101,8 @@ def read_quarantine(
 
 
 def git_commit() -> str:
-    """The commit of the code that runs, or "unknown" outside a checkout."""
+    """The commit of the code that runs; outside a checkout, what an image says of itself, or "unknown"."""
+    of_image = os.environ.get("NIGHTMINER_COMMIT") or "unknown"
     try:
         done = subprocess.run(
             ["git", "rev-parse", "HEAD"],
@@ -111,5 +113,5 @@ def git_commit() -> str:
             check=False,
         )
     except (OSError, subprocess.TimeoutExpired):
-        return "unknown"
-    return done.stdout.strip() or "unknown"
+        return of_image
+    return done.stdout.strip() or of_image

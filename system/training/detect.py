@@ -1,4 +1,4 @@
-"""Train an infrared detector: labelled pictures in, a published folder out."""
+"""Train a model of infrared pictures: labelled pictures in, a published folder out."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from typing import Any
 from system.backbones.vit import vit_hash
 from system.config import FrozenConfig
 from system.errors import ConfigError, DataError
-from system.infrared.detector import FORMAT, Detector, count, detector_id
-from system.infrared.detector_config import DetectorConfig
+from system.infrared.detector import InfraredModel, count, model_id
+from system.infrared.detector_config import InfraredModelConfig
 from system.infrared.detector_trainer import DetectorTrainConfig
 from system.pairs.infrared_set import InfraredSet, read_infrared_set
 from system.pipelines.resources import check_workers, connect_to_ray
@@ -21,8 +21,9 @@ from system.report.console import ConsoleProgress
 from system.store.runs import git_commit
 from system.training.certificate import library_versions, now
 from system.training.detect_data import sha256_of
-from system.training.detect_publish import DetectRecord, write_detector, write_pictures
-from system.training.detect_run import SAMPLES, DetectRun, new_detector, train_on_ray
+from system.training.detect_publish import DetectRecord, write_model, write_pictures
+from system.training.detect_run import SAMPLES, DetectRun, new_model, train_on_ray
+from system.training.infrared_task import DetectionTask, InfraredTask
 from system.training.position import shown
 from system.training.publish import publish, refuse_existing, unpublished
 from system.training.run import discard_run
@@ -93,32 +94,53 @@ def train_detector(
     out: Path,
     progress: ConsoleProgress,
 ) -> dict[str, Any]:
-    """Train and publish at `out`; what can be refused is refused before anything is computed.
+    """Train and publish a detector at `out`, as `train_model`.
 
     Args:
         values: of `DetectorConfig` without its classes.
-    Returns:
-        Keys of the job's last line: checkpoint, classes, trained_parameters, images, seconds, epochs, loss, ap50, ap
-        (of the last epoch on `val`, in points), skipped, left_out, resumed_from.
-    Raises:
-        ConfigError, DataError, ModelError.
     """
     refuse_existing(out)
     train = gather_labelled(source.train, source.images, source.classes, source.splits)
     val = None
     if source.val:
         val = read_infrared_set(source.val, source.images, JUDGED_SPLITS).of_classes(train.classes)
+    return train_model(DetectionTask(), train, val, train.counts(), source, values, config, run, out, progress)
+
+
+def train_model(
+    task: InfraredTask,
+    train: InfraredSet,
+    val: InfraredSet | None,
+    objects: dict[str, int],
+    source: DetectSource,
+    values: dict[str, Any],
+    config: DetectorTrainConfig,
+    run: DetectRun,
+    out: Path,
+    progress: ConsoleProgress,
+) -> dict[str, Any]:
+    """Train and publish at `out`; what can be refused is refused before anything is computed.
+
+    Args:
+        objects: of each class that is learnt, for the record. values: of the task's configuration without classes.
+    Returns:
+        Keys of the job's last line: checkpoint, <noun>_id, classes, trained_parameters, images, seconds, epochs, loss,
+        the task's figures (of the last epoch on `val`, in points), skipped, left_out, resumed_from.
+    Raises:
+        ConfigError, DataError, ModelError.
+    """
+    refuse_existing(out)
     refuse_left_out(train, run.max_bad_share)
     if val is not None:
         known = {picture.uri for picture in train.pictures}
         if shared := [picture.uri for picture in val.pictures if picture.uri in known]:
             raise DataError("leak", f"{len(shared)} pictures of --val are learnt from too, e.g. {shared[0]}")
-    detector_config = DetectorConfig.parse(values | {"classes": train.classes}, "options")
-    fresh = new_detector(detector_config, config.seed)
+    model_config = task.config.parse(values | {"classes": train.classes}, "options")
+    fresh = new_model(task, model_config, config.seed)
     trained_parameters = count(fresh.trained_parameters().values())
     run_folder = out.with_name(f".{out.name}.training")
     backbone_hash = vit_hash(fresh.backbone.vit)
-    _claim(run_folder, detector_config, config, train, val, backbone_hash)
+    _claim(run_folder, task.model.format, model_config, config, train, val, backbone_hash)
     progress.phase(
         f"learning {', '.join(train.classes)} from {len(train.pictures)} pictures, {trained_parameters} parameters"
     )
@@ -130,7 +152,7 @@ def train_detector(
     per_epoch = math.ceil(len(train.pictures) / config.batch_size)
     progress.expect(config.epochs * per_epoch)
     with shown(run_folder, config.batch_size, "pictures", progress):
-        state, trained = train_on_ray(detector_config, config, run, train, val, run_folder)
+        state, trained = train_on_ray(task, model_config, config, run, train, val, run_folder)
     if not trained.images:
         discard_run(run_folder)
         raise DataError("no_readable_picture", f"none of {len(train.pictures)} pictures could be read")
@@ -138,12 +160,13 @@ def train_detector(
     _fill(fresh, state)
     last = trained.history[-1]
     record = DetectRecord(
-        detector=detector_config,
+        detector=model_config,
         config=config,
         train=source.train,
         val=source.val,
         licence=source.licence,
-        objects=train.counts(),
+        objects=objects,
+        masks=train.masks,
         pictures=len(train.pictures),
         data_sha256=sha256_of(train),
         trained_parameters=trained_parameters,
@@ -156,45 +179,45 @@ def train_detector(
         libraries=library_versions(),
     )
     folder = unpublished(out)
-    write_detector(folder, fresh, record, trained.history)
+    write_model(folder, task, fresh, record, trained.history)
     write_pictures(folder, [picture.uri for picture in train.pictures])
     shutil.copytree(run_folder / SAMPLES, folder / SAMPLES, dirs_exist_ok=True)
     publish(folder, out)
     discard_run(run_folder)
     return {
         "checkpoint": str(out),
-        "detector_id": detector_id(out),
+        f"{task.model.noun}_id": model_id(out, task.model),
         "classes": list(train.classes),
         "trained_parameters": trained_parameters,
         "images": trained.images,
         "seconds": round(trained.seconds, 1),
         "epochs": trained.epoch,
         "loss": last["train/total"],
-        "ap50": last.get("val/ap50"),
-        "ap": last.get("val/ap"),
+        **{name: last.get(f"val/{name}") for name in task.figures},
         "skipped": len(trained.skipped),
         "left_out": record.left_out,
         "resumed_from": trained.resumed_from,
     }
 
 
-def _fill(detector: Detector, state: dict[str, Any]) -> None:
+def _fill(model: InfraredModel, state: dict[str, Any]) -> None:
     """The moving average of a finished training."""
-    for name, parameter in detector.trained_parameters().items():
+    for name, parameter in model.trained_parameters().items():
         parameter.data.copy_(state[f"average/{name}"])
 
 
 def _claim(
     folder: Path,
-    detector: DetectorConfig,
+    model_format: str,
+    model: InfraredModelConfig,
     config: DetectorTrainConfig,
     train: InfraredSet,
     val: InfraredSet | None,
     backbone_hash: str,
 ) -> None:
     """Begin a run folder, or check that it is of this very training."""
-    settings = detector.model_dump(mode="json") | config.model_dump(mode="json")
-    settings |= {"train": sha256_of(train), "val": sha256_of(val) if val else None, "format": FORMAT}
+    settings = model.model_dump(mode="json") | config.model_dump(mode="json")
+    settings |= {"train": sha256_of(train), "val": sha256_of(val) if val else None, "format": model_format}
     settings["backbone_hash"] = backbone_hash
     text = json.dumps(settings, indent=1, sort_keys=True)
     file = folder / _SETTINGS

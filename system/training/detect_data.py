@@ -18,6 +18,7 @@ from system.freqkd.distiller import seed_of
 from system.infrared.augment import Augment, Example, augmented
 from system.infrared.detections import Truth
 from system.pairs.infrared_set import InfraredPicture, InfraredSet
+from system.pairs.masks import fit_labels
 from system.pairs.pixels import InfraredMapping, read_infrared
 from system.pairs.resize import fit_picture, scale_boxes
 
@@ -34,10 +35,10 @@ class PictureReader:
     seed: int = 0
 
     def example(self, picture: InfraredPicture) -> Example:
-        """The picture at the detector's size, its boxes with it.
+        """The picture at the model's size, its boxes and its label map with it.
 
         Raises:
-            DataError: it cannot be read, or is not of the size that its boxes were drawn on.
+            DataError: it or its mask cannot be read, or is not of the size that its boxes were drawn on.
         """
         try:
             pixels_HW = read_infrared(picture.uri, self.mapping).pixels_HW
@@ -45,7 +46,8 @@ class PictureReader:
             raise DataError("unreadable_file", f"{picture.uri}: {error}") from error
         refuse_other_size(picture, pixels_HW.shape)
         boxes = scale_boxes(picture.boxes_xyxy, (pixels_HW.shape[0], pixels_HW.shape[1]), self.size)
-        return Example(fit_picture(pixels_HW, self.size), Truth(boxes, picture.labels, picture.is_ignored))
+        labels = None if picture.mask is None else fit_labels(picture.mask.label_map(pixels_HW), self.size)
+        return Example(fit_picture(pixels_HW, self.size), Truth(boxes, picture.labels, picture.is_ignored), labels)
 
     def view(self, picture: InfraredPicture, number: int, epoch: int) -> Example | DataError:
         """As it is learnt from in an epoch; what is drawn depends on seed, epoch and number alone."""
@@ -88,9 +90,10 @@ def stream_views(
 
 
 def sha256_of(labelled: InfraredSet) -> str:
-    """Of which pictures and boxes they are; not of pixels."""
+    """Of which pictures, boxes and masks they are; not of pixels."""
     rows = [
         [p.picture_id, p.uri, p.boxes_xyxy.tolist(), p.labels.tolist(), p.is_ignored.tolist()]
+        + ([p.mask.described()] if p.mask else [])
         for p in labelled.pictures
     ]
     return hashlib.sha256(json.dumps([list(labelled.classes), rows]).encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""What the training of a detector leaves beside its weights: curves, sample pictures, a record and a model card."""
+"""What a training leaves beside the weights: curves, sample pictures, a record and a model card."""
 
 from __future__ import annotations
 
@@ -7,28 +7,34 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from pydantic import SerializeAsAny
+
 from system.config import FrozenConfig
 from system.errors import ModelError
-from system.infrared.detector import CONFIG_NAME, WEIGHTS_NAME, Detector
-from system.infrared.detector_config import DetectorConfig
+from system.infrared.detector import InfraredModel
+from system.infrared.detector_config import InfraredModelConfig
 from system.infrared.detector_trainer import DetectorTrainConfig
+from system.pairs.masks import PSEUDO
+from system.training.infrared_task import InfraredTask
 from system.training.publish import CARD_NAME, CURVES_NAME, HISTORY_NAME, TENSORBOARD_NAME
 
 DETECT_NAME, PICTURES_NAME = "training.json", "training_pictures.txt"
 
 
 class DetectRecord(FrozenConfig):
-    """Where a detector comes from.
+    """Where a detector or a segmenter comes from.
 
-    objects: of each class that it learnt from. figures: of the last epoch. skipped: why, for each picture.
+    objects: of each class that it learnt from; pixels, for a segmenter. masks: what its masks are, "" for a detector.
+    figures: of the last epoch. skipped: why, for each picture.
     """
 
-    detector: DetectorConfig
+    detector: SerializeAsAny[InfraredModelConfig]
     config: DetectorTrainConfig
     train: tuple[str, ...]
     val: str | None
     licence: str
     objects: dict[str, int]
+    masks: str = ""
     pictures: int
     data_sha256: str
     trained_parameters: int
@@ -41,19 +47,19 @@ class DetectRecord(FrozenConfig):
     libraries: dict[str, str]
 
 
-def write_detector(
-    folder: Path, detector: Detector, record: DetectRecord, history: Sequence[Mapping[str, float]]
+def write_model(
+    folder: Path, task: InfraredTask, model: InfraredModel, record: DetectRecord, history: Sequence[Mapping[str, float]]
 ) -> None:
     """Fill a new folder.
 
     Raises:
         ModelError: it cannot be written.
     """
-    detector.save(folder)
+    model.save(folder)
     try:
         (folder / DETECT_NAME).write_text(record.model_dump_json(indent=1) + "\n", "utf-8")
         _write_history(folder, history)
-        (folder / CARD_NAME).write_text(_card(record), "utf-8")
+        (folder / CARD_NAME).write_text(_card(task, record), "utf-8")
     except OSError as error:
         raise ModelError(f"{folder}: cannot be written: {error.strerror or error}") from error
 
@@ -104,28 +110,33 @@ def _write_history(folder: Path, history: Sequence[Mapping[str, float]]) -> None
                     writer.add_scalar(name, value, int(row["epoch"]))
 
 
-def _card(record: DetectRecord) -> str:
+def _card(task: InfraredTask, record: DetectRecord) -> str:
     detector, config = record.detector, record.config
     backbone = "frozen" if detector.is_frozen else f"trained at {config.backbone_factor:g} of the head's learning rate"
+    masks = f"Masks: {record.masks}. " if record.masks else ""
+    if record.masks.startswith(PSEUDO):
+        masks += "Figures tell how well the model agrees with these, not with what is there. "
+    unit = "pixels of " if record.masks else ""
     return "\n".join(
         [
-            f"# An infrared detector of {', '.join(detector.classes)}",
+            f"# An infrared {task.model.noun} of {', '.join(detector.classes)}",
             "",
             f"`{detector.architecture}` on blocks {', '.join(map(str, detector.blocks))} of "
             f"`{Path(detector.backbone).name}` ({backbone}), pictures of {detector.height}x{detector.width}.",
             "",
             "## Use",
             "",
-            "    python jobs/predict_infrared.py --images FOLDER --model <this folder> --out out/boxes",
+            task.use,
             "",
-            f"`{CONFIG_NAME}` and `{WEIGHTS_NAME}` (safetensors) are all that it needs.",
+            f"`{task.model.config_name}` and `{task.model.weights_name}` (safetensors) are all that it needs.",
             "",
             "## Data",
             "",
             f"{record.pictures} pictures of {', '.join(f'`{Path(uri).name}`' for uri in record.train)}: "
-            f"{', '.join(f'{objects} {name}' for name, objects in record.objects.items())}. {record.left_out} pictures "
-            f"were left out and {len(record.skipped)} could not be read. SHA-256 of the list of pictures and boxes: "
-            f"`{record.data_sha256[:16]}`. Licence of the pictures, as stated by who trained this: {record.licence}.",
+            f"{', '.join(f'{objects} {unit}{name}' for name, objects in record.objects.items())}. {masks}"
+            f"{record.left_out} pictures were left out and {len(record.skipped)} could not be read. SHA-256 of the "
+            f"list of pictures and what is marked on them: `{record.data_sha256[:16]}`. Licence of the pictures, as "
+            f"stated by who trained this: {record.licence}.",
             "",
             "## Training",
             "",
@@ -139,7 +150,7 @@ def _card(record: DetectRecord) -> str:
             *(f"| {name} | {value:.4g} |" for name, value in record.figures.items()),
             "",
             f"`val` is {f'`{Path(record.val).name}`, which chose nothing' if record.val else 'not given'}. Figures "
-            "with intervals: `jobs/evaluate_detector.py`.",
+            f"with intervals: `jobs/evaluate_{task.model.noun}.py`.",
             "",
             f"![curves]({CURVES_NAME})",
             "",

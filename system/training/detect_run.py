@@ -1,4 +1,6 @@
-"""One training of a detector on Ray Train: any number of workers, continued after a kill from the last whole epoch.
+"""One training of a detector or a segmenter on Ray Train: any number of workers, continued after a kill.
+
+It goes on from the last whole epoch.
 
 Legend: N pictures, H x W pixels.
 """
@@ -12,6 +14,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import ray.train
@@ -27,23 +30,20 @@ from system.config import FrozenConfig
 from system.errors import DataError, ModelError
 from system.freqkd.distiller import order_of
 from system.infrared.augment import Example
-from system.infrared.detections import Detections, Truth
-from system.infrared.detector import Detector
-from system.infrared.detector_config import DetectorConfig
+from system.infrared.detector import InfraredModel
+from system.infrared.detector_config import InfraredModelConfig
 from system.infrared.detector_trainer import DetectorTrainConfig, DetectorTrainer
-from system.infrared.judge import Judged
-from system.infrared.targets import Target
 from system.pairs.infrared_set import InfraredPicture, InfraredSet
 from system.pipelines.teacher_cache import TeacherCache, kept_as, key_of
-from system.report.detection_sheet import DetectionCell, detection_sheet
 from system.training.detect_data import PictureReader, stream_views
+from system.training.infrared_task import InfraredTask, mean_points
 from system.training.position import note_position
 from system.training.ray_trainer import fit_on_ray
 from system.training.student import load_backbone
 
 _TENSORS, _PROGRESS = "state.safetensors", "progress.json"
 SAMPLES = "samples"
-_SAMPLE_PICTURES, _SAMPLE_SCORE, _LOOKED_AT = 6, 0.3, 500
+_SAMPLE_PICTURES, _LOOKED_AT = 6, 500
 
 
 class DetectRun(FrozenConfig):
@@ -78,7 +78,8 @@ class DetectProgress:
 class DetectSpec:
     """Everything that a worker has to know."""
 
-    detector: DetectorConfig
+    task: InfraredTask
+    model: InfraredModelConfig
     config: DetectorTrainConfig
     run: DetectRun
     train: tuple[InfraredPicture, ...]
@@ -87,7 +88,8 @@ class DetectSpec:
 
 
 def train_on_ray(
-    detector: DetectorConfig,
+    task: InfraredTask,
+    model: InfraredModelConfig,
     config: DetectorTrainConfig,
     run: DetectRun,
     train: InfraredSet,
@@ -102,7 +104,7 @@ def train_on_ray(
         DataError: too many pictures cannot be read. ModelError: the loss became no number, or workers died more often
             than `max_failures`.
     """
-    spec = DetectSpec(detector, config, run, train.pictures, val.pictures if val else (), str(run_folder.absolute()))
+    spec = DetectSpec(task, model, config, run, train.pictures, val.pictures if val else (), str(run_folder.absolute()))
     checkpoint = fit_on_ray(_train, spec, run_folder, run.workers, run.threads, run.use_gpu, run.max_failures)
     with checkpoint.as_directory() as folder:
         state, progress = _load(Path(folder))
@@ -111,21 +113,21 @@ def train_on_ray(
     return state, progress
 
 
-def new_detector(config: DetectorConfig, seed: int) -> Detector:
+def new_model(task: InfraredTask, config: InfraredModelConfig, seed: int) -> InfraredModel:
     """At the start of a training, the same in every process.
 
     Raises:
         ConfigError, ModelError: as `load_backbone`.
     """
-    return Detector.untrained(config, load_backbone(config.backbone, config.merge), seed)
+    return task.model.untrained(config, load_backbone(config.backbone, config.merge), seed)
 
 
 class FeatureReader:
     """Features of a frozen backbone, kept on disk from epoch to epoch."""
 
-    def __init__(self, detector: Detector, run: DetectRun) -> None:
-        self._detector = detector
-        space = f"detector {vit_hash(detector.backbone.vit)} {detector.config.blocks}"
+    def __init__(self, model: InfraredModel, run: DetectRun) -> None:
+        self._model = model
+        space = f"detector {vit_hash(model.backbone.vit)} {model.config.blocks}"
         self._cache = TeacherCache(Path(run.cache), space, int(run.cache_gb * 1e9))
 
     def __call__(self, examples: Sequence[Example], device: torch.device) -> list[Tensor]:
@@ -137,9 +139,9 @@ class FeatureReader:
         key = key_of(picture_HW)
         found = self._cache.get(key)
         if found is None:
-            device = next(self._detector.parameters()).device
+            device = next(self._model.parameters()).device
             with torch.no_grad():
-                features = self._detector.features(as_images([picture_HW]).to(device))
+                features = self._model.features(as_images([picture_HW]).to(device))
             found = kept_as([f[0].cpu() for f in features])
             self._cache.put(key, found)
         return found
@@ -157,12 +159,13 @@ def _train(spec: DetectSpec) -> None:
     rank, world = context.get_world_rank(), context.get_world_size()
     device = get_device()
     assert isinstance(device, torch.device)
-    detector = new_detector(spec.detector, config.seed).to(device)
+    task = spec.task
+    model = new_model(task, spec.model, config.seed).to(device)
     epoch_steps = math.ceil(len(spec.train) / config.batch_size)
-    trainer = DetectorTrainer(detector, config, config.epochs * epoch_steps)
-    keeps = spec.detector.is_frozen and config.augment != "full"
-    features = FeatureReader(detector, spec.run) if keeps else None
-    reader = PictureReader(detector.size, spec.detector.mapping, config.augment, config.seed)
+    trainer = DetectorTrainer(model, config, config.epochs * epoch_steps)
+    keeps = spec.model.is_frozen and config.augment != "full"
+    features = FeatureReader(model, spec.run) if keeps else None
+    reader = PictureReader(model.size, spec.model.mapping, config.augment, config.seed)
     progress = DetectProgress()
     if (saved := ray.train.get_checkpoint()) is not None:
         with saved.as_directory() as folder:
@@ -189,7 +192,7 @@ def _train(spec: DetectSpec) -> None:
             if not count:
                 trainer.steps_done += 1
                 continue
-            targets = [Target.of(example.truth, device) for example in examples]
+            targets = [task.target(example, device) for example in examples]
             given = features(examples, device) if features and examples else None
             pictures = [torch.from_numpy(example.picture_HW) for example in examples]
             images = as_images(pictures) if pictures and given is None else None
@@ -214,52 +217,46 @@ def _spread(pictures: Sequence[InfraredPicture], count: int) -> Sequence[Infrare
     return pictures[:: max(1, -(-len(pictures) // count))]
 
 
-def _look(detector: Detector, spec: DetectSpec, epoch: int, features: FeatureReader | None) -> dict[str, float]:
+def _look(model: InfraredModel, spec: DetectSpec, epoch: int, features: FeatureReader | None) -> dict[str, float]:
     """Judge and draw the averaged weights on pictures that are not learnt from, where there are any.
 
     One worker does it while the others wait, so it looks at some hundreds of them at most.
     """
-    reader = PictureReader(detector.size, spec.detector.mapping)
+    reader = PictureReader(model.size, spec.model.mapping)
     pictures = _spread(spec.val, _LOOKED_AT) or spec.train[:_SAMPLE_PICTURES]
-    found: list[Detections] = []
-    truths: list[Truth] = []
-    cells: list[DetectionCell] = []
-    unreadable = 0
+    evidence: list[Any] = []
+    drawn: list[tuple[Example, Any, str]] = []
     for picture in pictures:
         try:
             example = reader.example(picture)
         except DataError:
-            unreadable += 1
             continue
-        detections = detect_example(detector, example, features)
-        found.append(detections)
-        truths.append(example.truth)
-        if len(cells) < _SAMPLE_PICTURES:
-            shown = detections.above(_SAMPLE_SCORE)
-            cells.append(DetectionCell(example.picture_HW, shown, example.truth, (picture.picture_id,)))
+        found = answer(spec.task, model, example, features)
+        evidence.append(spec.task.evidence(spec.model.classes, example, found))
+        if len(drawn) < _SAMPLE_PICTURES:
+            drawn.append((example, found, picture.picture_id))
     folder = Path(spec.folder) / SAMPLES
     folder.mkdir(exist_ok=True)
-    title = f"epoch {epoch}: detections above {_SAMPLE_SCORE:g} (yellow), objects (green)"
-    (folder / f"epoch-{epoch:03d}.jpg").write_bytes(detection_sheet(title, cells, spec.detector.classes))
+    sheet = spec.task.sheet(f"epoch {epoch}", spec.model.classes, drawn)
+    (folder / f"epoch-{epoch:03d}.jpg").write_bytes(sheet)
     if not spec.val:
         return {}
-    precision_KT = Judged.of(spec.detector.classes, found, truths).average_precision()
-    known_KT = precision_KT[np.isfinite(precision_KT).all(1)]
-    told = {"val/unreadable": float(unreadable)} if unreadable else {}
-    if not len(known_KT):
-        return told
-    return told | {"val/ap50": 100 * float(known_KT[:, 0].mean()), "val/ap": 100 * float(known_KT.mean())}
+    unreadable = len(pictures) - len(evidence)
+    told = {"unreadable": float(unreadable)} if unreadable else {}
+    if evidence:
+        told |= mean_points(spec.task.judge(spec.model.classes, evidence, np.zeros((0, len(evidence)))))
+    return {f"val/{name}": value for name, value in told.items()}
 
 
 @torch.no_grad()
-def detect_example(detector: Detector, example: Example, features: FeatureReader | None) -> Detections:
-    """Detections at the detector's size."""
-    device = next(detector.parameters()).device
+def answer(task: InfraredTask, model: InfraredModel, example: Example, features: FeatureReader | None) -> Any:
+    """What a model says of a picture, at the model's size."""
+    device = next(model.parameters()).device
     if features is None:
-        maps = detector.features(as_images([torch.from_numpy(example.picture_HW)]).to(device))
+        maps = model.features(as_images([torch.from_numpy(example.picture_HW)]).to(device))
     else:
         maps = features([example], device)
-    return detector.head.detect(maps, detector.size)[0].detections(detector.size)
+    return task.answer(model, maps)
 
 
 def _refuse_bad(bad: int, pictures: int, max_share: float, skipped: dict[str, str]) -> None:

@@ -1,4 +1,4 @@
-"""One run of a detection study: a student of a FreqKD study, frozen, with a detector trained on it and judged. No Ray.
+"""One run of a detection study: a student of a FreqKD study, frozen, with a head trained on it and judged. No Ray.
 
 Legend: N pictures, K classes, T overlap thresholds, B bootstrap draws.
 """
@@ -25,17 +25,15 @@ from system.freqkd.adapters import add_adapters, load_adapter_state, merge
 from system.freqkd.distiller import DistillConfig, order_of
 from system.freqkd.probe import draw_pictures
 from system.infrared.augment import Example
-from system.infrared.detections import Truth
-from system.infrared.detector import Detector
-from system.infrared.detector_config import DetectorConfig
+from system.infrared.detector import InfraredModel
+from system.infrared.detector_config import InfraredModelConfig
 from system.infrared.detector_trainer import DetectorTrainConfig, DetectorTrainer
-from system.infrared.judge import Judged
-from system.infrared.targets import Target
 from system.pairs.infrared_set import InfraredSet
 from system.training.detect_data import PictureReader, stream_views
-from system.training.detect_run import DetectRun, FeatureReader, detect_example
+from system.training.detect_run import DetectRun, FeatureReader, answer
 from system.training.freqkd_arms import NO_KD, Arm
 from system.training.freqkd_run import ADAPTERS, write_json
+from system.training.infrared_task import Floats, InfraredTask, Judgement
 
 _SETTINGS = "settings.json"
 
@@ -47,9 +45,10 @@ class DetectionBench:
     out: folder of the study; students: of a FreqKD study; both seen by every worker. tests: by name.
     """
 
+    task: InfraredTask
     out: Path
     students: Path
-    detector: DetectorConfig
+    model: InfraredModelConfig
     config: DetectorTrainConfig
     train: InfraredSet
     tests: dict[str, InfraredSet]
@@ -115,20 +114,20 @@ def run_detection(bench: DetectionBench, cell: StudyCell) -> dict[str, Any]:
     """
     started_s = time.monotonic()
     config = bench.config.model_copy(update={"seed": cell.seed})
-    detector = Detector.untrained(bench.detector, load_student(bench.students, cell), cell.seed)
+    model = bench.task.model.untrained(bench.model, load_student(bench.students, cell), cell.seed)
     with tempfile.TemporaryDirectory() as cache:
-        features = FeatureReader(detector, DetectRun(cache=cache, cache_gb=50))
-        trainer, losses = _trained(detector, config, bench.train, features)
+        features = FeatureReader(model, DetectRun(cache=cache, cache_gb=50))
+        trainer, losses = _trained(bench.task, model, config, bench.train, features)
         trained_s = time.monotonic()
-        judged = {name: _judge(trainer.averaged(), test) for name, test in bench.tests.items()}
+        counts = {name: draw_pictures(len(test.pictures), bench.rounds, seed=0) for name, test in bench.tests.items()}
+        averaged = trainer.averaged()
+        judged = {name: _judge(bench.task, averaged, test, counts[name]) for name, test in bench.tests.items()}
     arrays: dict[str, np.ndarray] = {}
     told: dict[str, Any] = {"arm": cell.arm.name, "drift_px": cell.drift_px, "seed": cell.seed, "losses": losses}
-    for name, result in judged.items():
-        counts_BN = draw_pictures(len(result.found), bench.rounds, seed=0)
-        precision_KT, drawn_BKT = result.average_precision(), result.drawn(counts_BN)
-        told[name] = {"ap50": _points(precision_KT[:, 0]), "ap": _points(precision_KT.mean(1))}
-        arrays |= {f"{name}/ap50": precision_KT[:, 0], f"{name}/ap": precision_KT.mean(1)}
-        arrays |= {f"{name}/drawn_ap50": drawn_BKT[:, :, 0], f"{name}/drawn_ap": drawn_BKT.mean(2)}
+    for name, figures in judged.items():
+        told[name] = {figure: _points(value_K) for figure, (value_K, _) in figures.items()}
+        for figure, (value_K, drawn_BK) in figures.items():
+            arrays |= {f"{name}/{figure}": value_K, f"{name}/drawn_{figure}": drawn_BK}
     told["seconds"] = {"train": round(trained_s - started_s, 1), "judge": round(time.monotonic() - trained_s, 1)}
     partial = bench.out / f".{cell.name}.{os.getpid()}.npz"
     np.savez(partial, **{key: value.astype(np.float32) for key, value in arrays.items()})  # type: ignore[arg-type]
@@ -138,13 +137,13 @@ def run_detection(bench: DetectionBench, cell: StudyCell) -> dict[str, Any]:
 
 
 def _trained(
-    detector: Detector, config: DetectorTrainConfig, train: InfraredSet, features: FeatureReader
+    task: InfraredTask, model: InfraredModel, config: DetectorTrainConfig, train: InfraredSet, features: FeatureReader
 ) -> tuple[DetectorTrainer, list[dict[str, float]]]:
     count = len(train.pictures)
     steps = math.ceil(count / config.batch_size)
-    trainer = DetectorTrainer(detector, config, config.epochs * steps)
-    device = next(detector.parameters()).device
-    reader = PictureReader(detector.size, detector.config.mapping, config.augment, config.seed)
+    trainer = DetectorTrainer(model, config, config.epochs * steps)
+    device = next(model.parameters()).device
+    reader = PictureReader(model.size, model.config.mapping, config.augment, config.seed)
     history = []
     for epoch in range(config.epochs):
         order = order_of(config.seed, epoch, count)
@@ -152,7 +151,7 @@ def _trained(
         sums: dict[str, float] = {}
         for views in stream_views(train.pictures, batches, epoch, reader, threads=1):
             examples = [_whole(view) for view in views]
-            targets = [Target.of(example.truth, device) for example in examples]
+            targets = [task.target(example, device) for example in examples]
             for name, value in trainer.step(None, features(examples, device), targets).items():
                 sums[name] = sums.get(name, 0.0) + value * len(examples) / count
         history.append({name: round(value, 5) for name, value in sums.items()})
@@ -166,16 +165,14 @@ def _whole(view: Example | DataError) -> Example:
     return view
 
 
-def _judge(detector: Detector, test: InfraredSet) -> Judged:
-    reader = PictureReader(detector.size, detector.config.mapping)
-    found, truths = [], []
-    for picture in test.pictures:
-        example = reader.example(picture)
-        assert picture.width and picture.height, "checked before the first run"
-        size = (picture.height, picture.width)
-        found.append(detect_example(detector, example, None).resized(size))
-        truths.append(Truth(picture.boxes_xyxy, picture.labels, picture.is_ignored))
-    return Judged.of(detector.config.classes, found, truths)
+def _judge(task: InfraredTask, model: InfraredModel, test: InfraredSet, counts_BN: Floats) -> Judgement:
+    classes, mapping = model.config.classes, model.config.mapping
+    reader = PictureReader(model.size, mapping)
+    evidence = [
+        task.own_evidence(classes, picture, mapping, answer(task, model, reader.example(picture), None))
+        for picture in test.pictures
+    ]
+    return task.judge(classes, evidence, counts_BN)
 
 
 def _points(values_K: np.ndarray) -> list[float | None]:

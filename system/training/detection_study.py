@@ -1,4 +1,4 @@
-"""Study what distillation is worth to a detector: every arm, drift and seed, side by side on Ray, resumable.
+"""Study what distillation is worth to a detector or a segmenter: every arm, drift and seed on Ray, resumable.
 
 The students are those of a FreqKD study. Their backbone stays frozen, so that arms differ in nothing but what was
 distilled into it, and its features are computed once a run.
@@ -18,9 +18,9 @@ from pydantic import Field
 
 from system.config import FrozenConfig
 from system.errors import ConfigError, DataError, NightminerError
-from system.infrared.detector_config import DetectorConfig
 from system.infrared.detector_trainer import DetectorTrainConfig
 from system.pairs.infrared_set import InfraredSet, read_infrared_set
+from system.pairs.masks import PSEUDO
 from system.pipelines.resources import connect_to_ray
 from system.report.console import ConsoleProgress
 from system.report.detection_study import detection_markdown
@@ -36,6 +36,7 @@ from system.training.detection_run import (
 from system.training.detection_summary import DetectionFigures, summarise_detection
 from system.training.freqkd_arms import parse_arms
 from system.training.freqkd_run import write_json
+from system.training.infrared_task import DetectionTask, InfraredTask
 
 _SETTINGS, _RESULT, _TABLES = "settings.json", "study.json", "study.md"
 _RETRIES = 3
@@ -73,10 +74,35 @@ def study_detection(
     tell_budget: Callable[[dict[str, Any]], None] = lambda _: None,
     is_dry: bool = False,
 ) -> dict[str, Any]:
-    """Do every run that `out` lacks, and sum up all that were asked for.
+    """What distillation is worth to a detector, as `run_study`.
 
     Args:
         values: of `DetectorConfig` without classes and backbone.
+    """
+    train = gather_labelled((study.train,), None, study.classes)
+
+    def read(uri: str, splits: Sequence[str] | None) -> InfraredSet:
+        return read_infrared_set(uri, splits=splits).of_classes(train.classes)
+
+    sets = study_sets(study, train, read)
+    return run_study(DetectionTask(), study, sets, values, config, out, progress, tell_budget, is_dry)
+
+
+def run_study(
+    task: InfraredTask,
+    study: DetectionStudyConfig,
+    sets: tuple[InfraredSet, dict[str, InfraredSet]],
+    values: dict[str, Any],
+    config: DetectorTrainConfig,
+    out: Path,
+    progress: ConsoleProgress,
+    tell_budget: Callable[[dict[str, Any]], None] = lambda _: None,
+    is_dry: bool = False,
+) -> dict[str, Any]:
+    """Do every run that `out` lacks, and sum up all that were asked for.
+
+    Args:
+        sets: of `study_sets`. values: of the task's configuration without classes and backbone.
     Returns:
         What lies in study.json: for each test set the arms' figures and their differences, and the budget.
     Raises:
@@ -95,10 +121,10 @@ def study_detection(
     ]
     cells.sort(key=lambda cell: cell.seed)
     refuse_missing_students(students, cells)
-    train, tests = _sets(study)
-    detector = DetectorConfig.parse(values | {"backbone": tower, "classes": train.classes}, "options")
+    train, tests = sets
+    model = task.config.parse(values | {"backbone": tower, "classes": train.classes}, "options")
     settings = {
-        "detector": detector.model_dump(mode="json"),
+        task.model.noun: model.model_dump(mode="json"),
         "config": config.model_dump(mode="json", exclude={"seed"}),
         "rounds": study.rounds,
         "data": {name: sha256_of(found) for name, found in {"train": train, **tests}.items()},
@@ -113,7 +139,7 @@ def study_detection(
         "at_once": max(1, int(ray.cluster_resources().get("CPU", 1)) // study.threads),
         "images_per_run": config.epochs * len(train.pictures),
         "epochs": config.epochs,
-        "size": [detector.height, detector.width],
+        "size": [model.height, model.width],
         "train_pictures": len(train.pictures),
         "test_pictures": {name: len(found.pictures) for name, found in tests.items()},
     }
@@ -121,15 +147,24 @@ def study_detection(
     if is_dry:
         return {"budget": budget}
     _write_settings(out, settings)
-    bench = DetectionBench(out.absolute(), students, detector, config, train, tests, study.rounds, study.threads)
+    bench = DetectionBench(task, out.absolute(), students, model, config, train, tests, study.rounds, study.threads)
     _run(bench, missing, progress)
     seconds = [json.loads((out / f"{cell.name}.json").read_text("utf-8"))["seconds"] for cell in cells]
     budget["seconds_per_run"] = {part: round(sum(s[part] for s in seconds) / len(seconds), 1) for part in seconds[0]}
     result: dict[str, Any] = {"budget": budget, "drifts": list(study.drifts), "classes": list(train.classes)}
-    result |= {"ours": study.ours, "sets": {}}
+    result |= {
+        "ours": study.ours,
+        "noun": task.model.noun,
+        "figures": list(task.figures),
+        "masks": train.masks,
+        "pseudo": train.masks.startswith(PSEUDO),
+        "sets": {},
+    }
     for name in tests:
         runs = {
-            (cell.arm.name, cell.drift_px, cell.seed): DetectionFigures.read(out / f"{cell.name}.npz", name)
+            (cell.arm.name, cell.drift_px, cell.seed): DetectionFigures.read(
+                out / f"{cell.name}.npz", name, task.figures
+            )
             for cell in cells
         }
         names = [arm.name for arm in arms]
@@ -139,21 +174,30 @@ def study_detection(
     return result
 
 
-def _sets(study: DetectionStudyConfig) -> tuple[InfraredSet, dict[str, InfraredSet]]:
-    train = gather_labelled((study.train,), None, study.classes)
+def study_sets(
+    study: DetectionStudyConfig, train: InfraredSet, read: Callable[[str, Sequence[str] | None], InfraredSet]
+) -> tuple[InfraredSet, dict[str, InfraredSet]]:
+    """What is learnt from, and what is judged on, by name.
+
+    Args:
+        train: all of `study.train`. read: a set by its URI and the parts of a corpus that are taken, with train's
+            classes.
+    Raises:
+        DataError: pictures of both, or pictures whose annotations do not state a size.
+    """
     if study.test is None:
         ordered = tuple(sorted(train.pictures, key=lambda picture: picture.picture_id))
         held = max(1, round(study.hold_out * len(ordered)))
         train, test = replace(train, pictures=ordered[:-held]), replace(train, pictures=ordered[-held:])
     else:
-        test = read_infrared_set(study.test, splits=JUDGED_SPLITS).of_classes(train.classes)
-    others = {name: read_infrared_set(uri, splits=None).of_classes(train.classes) for name, uri in study.also.items()}
+        test = read(study.test, JUDGED_SPLITS)
+    others = {name: read(uri, None) for name, uri in study.also.items()}
     known = {picture.uri for picture in train.pictures}
     tests = {TEST: test, **others}
     for name, judged in tests.items():
         if shared := [picture.uri for picture in judged.pictures if picture.uri in known]:
             raise DataError("leak", f"{name}: {len(shared)} pictures are trained on too, e.g. {shared[0]}")
-        if unsized := [picture.uri for picture in judged.pictures if not picture.width or not picture.height]:
+        if unsized := [p.uri for p in judged.pictures if not judged.masks and not (p.width and p.height)]:
             raise DataError("no_size", f"{name}: {unsized[0]}: expected width and height in its annotations")
     return train, tests
 

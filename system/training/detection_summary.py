@@ -1,4 +1,4 @@
-"""What the runs of a detection study say together: figures and paired differences with intervals.
+"""What the runs of a study of detection or segmentation say together: figures and paired differences with intervals.
 
 Intervals hold both what another seed and what other test pictures would have done, as of `freqkd_summary`: each round
 draws test pictures, the same for every run, and seeds, the same for every arm.
@@ -21,7 +21,6 @@ from system.errors import DataError
 from system.training.freqkd_arms import NO_KD
 
 Floats = NDArray[np.floating]
-FIGURES = ("ap50", "ap")
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,12 +30,12 @@ class DetectionFigures:
     values: Mapping[str, tuple[Floats, Floats]]
 
     @classmethod
-    def read(cls, file: Path, test: str) -> DetectionFigures:
+    def read(cls, file: Path, test: str, figures: Sequence[str]) -> DetectionFigures:
         """Raises DataError: it is not what a run left."""
         try:
             with file.open("rb") as content, np.load(content) as held:
                 return cls(
-                    {f: (held[f"{test}/{f}"].astype(float), held[f"{test}/drawn_{f}"].astype(float)) for f in FIGURES}
+                    {f: (held[f"{test}/{f}"].astype(float), held[f"{test}/drawn_{f}"].astype(float)) for f in figures}
                 )
         except (OSError, ValueError, KeyError, BadZipFile) as error:
             raise DataError("damaged_run", f"{file}: expected figures on {test}: {error}; delete it") from error
@@ -65,27 +64,29 @@ def summarise_detection(
     Args:
         runs: by arm, drift and seed; of the arm without distillation at drift 0.
     Returns:
-        arms {arm: {drift: {ap50: {mean, low, high, seeds}, ap: {...}, <class>: {...} (its AP50)}}}; differences
-        {against_none {arm: {drift: {ap50, ap}}}, ours_against {rival: {drift: {ap50, ap}}}}.
+        arms {arm: {drift: {<figure>: {mean, low, high, seeds}, <class>: {...} (of it, the first figure)}}}; differences
+        {against_none {arm: {drift: {<figure>}}}, ours_against {rival: {drift: {<figure>}}}}.
     """
-    rounds = len(next(iter(runs.values())).values["ap50"][1])
+    figures = tuple(next(iter(runs.values())).values)
+    rounds = len(next(iter(runs.values())).values[figures[0]][1])
     draws_BS = np.random.default_rng(1).integers(0, seeds, (rounds, seeds))
     every = range(len(classes))
 
     def over_seeds(arm: str, drift: int, figure: str, which: Sequence[int]) -> tuple[float, Floats]:
         found = [runs[arm, 0 if arm == NO_KD else drift, seed].over(figure, which) for seed in range(seeds)]
         drawn_SB = np.stack([values_B for _, values_B in found])
-        return float(np.nanmean([v for v, _ in found])), drawn_SB[draws_BS.T, np.arange(rounds)].mean(0)
+        known = [value for value, _ in found if np.isfinite(value)]
+        return float(np.mean(known)) if known else float("nan"), drawn_SB[draws_BS.T, np.arange(rounds)].mean(0)
 
     def row(arm: str, drift: int) -> dict[str, Any]:
-        told: dict[str, Any] = {f: _told(*over_seeds(arm, drift, f, every)) | {"seeds": seeds} for f in FIGURES}
-        return told | {name: _told(*over_seeds(arm, drift, "ap50", [k])) for k, name in enumerate(classes)}
+        told: dict[str, Any] = {f: _told(*over_seeds(arm, drift, f, every)) | {"seeds": seeds} for f in figures}
+        return told | {name: _told(*over_seeds(arm, drift, figures[0], [k])) for k, name in enumerate(classes)}
 
     def difference(a: str, b: str) -> dict[str, Any]:
         told: dict[str, Any] = {}
         for drift in drifts:
             told[str(drift)] = {}
-            for figure in FIGURES:
+            for figure in figures:
                 (x, x_B), (y, y_B) = over_seeds(a, drift, figure, every), over_seeds(b, drift, figure, every)
                 told[str(drift)][figure] = _told(x - y, x_B - y_B)
         return told

@@ -54,7 +54,7 @@ def judge_kaist(annotations: Path, results: Path, out: Path | None, config: Judg
     told = kaist_figures(matched, config.rounds)
     told["parity"] = kaist_figures(kaist_matches(images, found, only_with_people=True), config.rounds)
     if out is not None:
-        _make(out)
+        make_folder(out)
         detection_curves({name: matched[name] for name in _KAIST_CURVES}, None, out / CURVES_NAME)
         (out / FIGURES_NAME).write_text(json.dumps(told, indent=1) + "\n", "utf-8")
     return told
@@ -119,7 +119,7 @@ def judge_detector(
     told |= {"model": model, "detector_id": detector_id(model), "data": uri, "not_judged": _others(classes, shared)}
     told["faults"] = [*faults, *map(str, labelled.faults)][:20]
     if out is not None:
-        _make(out)
+        make_folder(out)
         mapping = read_detector_config(Path(model)).config.mapping
         named = dict(zip(shared, judged.matches, strict=True))
         detection_curves(named, told["calibration"], out / CURVES_NAME)
@@ -180,7 +180,8 @@ def _sheet(judged: Judged, pictures: list[InfraredPicture], mapping: InfraredMap
     return detection_sheet(title, cells, judged.classes)
 
 
-def _make(out: Path) -> None:
+def make_folder(out: Path) -> None:
+    """Raises ConfigError: it cannot be made."""
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -14,6 +14,7 @@ from system.demo.make import make_demo_logs
 from system.demo.rig import RIG
 from system.errors import ConfigError
 from system.logs.registry import discover, list_logs, read_log
+from system.pairs.mask_set import read_mask_set
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +56,22 @@ def test_somebody_in_the_infrared_picture_is_where_the_boxes_say(made):
             contrast.append(picture[y : y + height, x : x + width].std())
     assert len(contrast) > 5
     assert np.median(contrast) > 10
+
+
+def test_masks_of_the_renderer_fill_their_boxes_and_are_read_as_true_ones(made):
+    out, _ = made
+    found = read_mask_set(str(out / "train" / "coco_infrared.json"))
+    assert found.masks == "outlines of the COCO file" and not found.faults
+    coco = json.loads((out / "train" / "coco_infrared.json").read_text())
+    for picture, image in zip(found.pictures, coco["images"], strict=True):
+        labels = picture.mask.label_map(np.zeros((360, 640), np.uint8))
+        boxes = [row["bbox"] for row in coco["annotations"] if row["image_id"] == image["id"]]
+        inside = np.zeros_like(labels, dtype=bool)
+        for x, y, width, height in boxes:
+            inside[y : y + height, x : x + width] = True
+            part = labels[y : y + height, x : x + width] > 0
+            assert part.any(0).all() and part.any(1).all()
+        assert not labels[~inside].any()
 
 
 def test_rgb_and_infrared_pictures_are_of_one_place_and_not_of_one_kind(made):

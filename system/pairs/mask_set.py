@@ -1,0 +1,183 @@
+"""Infrared pictures with masks: label pictures of a corpus or any folder, outlines of a COCO file, guesses from boxes.
+
+Class 0 is the background. Classes are matched by name, in small letters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+from pydantic import Field
+
+from system.config import FrozenConfig
+from system.errors import ConfigError, DataError
+from system.pairs import files
+from system.pairs.coco_file import read_coco
+from system.pairs.infrared_set import InfraredPicture, InfraredSet, read_infrared_set
+from system.pairs.masks import BACKGROUND, PSEUDO, BoxMask, Mask, OutlineMask, PictureMask, refuse_too_many
+from system.pairs.records import PairFault
+from system.pairs.registry import open_pairs
+
+OWN, BOXES = "own", "boxes"
+_BOXES_TOLD = f"{PSEUDO} that GrabCut made from boxes, drawn by nobody"
+
+
+class MaskSource(FrozenConfig):
+    """Where the masks of a set come from.
+
+    kind: `own`, label pictures or outlines of the set itself; `boxes`, pseudo-masks from its boxes; or a folder of
+        label pictures, named as the pictures are.
+    classes: names by number in the label pictures of a folder, the background first.
+    pseudo: what made the masks, where nobody drew them: a teacher on RGB, another tool.
+    """
+
+    kind: str = Field(default=OWN, min_length=1)
+    classes: tuple[str, ...] = ()
+    pseudo: str = ""
+
+
+def read_mask_set(
+    uri: str, source: MaskSource | None = None, images: str | None = None, splits: Sequence[str] | None = None
+) -> InfraredSet:
+    """List a set with masks.
+
+    Args:
+        uri, images, splits: as of `read_infrared_set`.
+    Raises:
+        DataError: there are no masks, or none of its pictures can be found. ConfigError: a source that does not fit.
+    """
+    source = source or MaskSource()
+    uri = files.absolute(uri)
+    if source.kind not in (OWN, BOXES):
+        return _of_folder(uri, source, images, splits)
+    if source.classes:
+        raise ConfigError(f"--mask-classes goes with a folder of label pictures, found --masks {source.kind}")
+    if source.kind == BOXES:
+        return _of_boxes(uri, source, images, splits)
+    return _of_outlines(uri, source, images) if uri.lower().endswith(".json") else _of_corpus(uri, source, splits)
+
+
+def of_mask_classes(found: InfraredSet, classes: Sequence[str]) -> InfraredSet:
+    """The same pictures with labels that are places in (background, *classes); other classes are background.
+
+    Raises:
+        ConfigError: the set knows none of the classes.
+    """
+    asked = tuple(name for name in classes if name != BACKGROUND)
+    if not set(asked) & set(found.classes):
+        raise ConfigError(
+            f"{found.name}: knows {', '.join(found.classes[1:]) or 'no class'}, expected one of {', '.join(asked)}"
+        )
+    named = (BACKGROUND, *asked)
+    refuse_too_many(named, found.name)
+    places = [named.index(name) if name in named else 0 for name in found.classes]
+    pictures = tuple(replace(p, mask=p.mask.of_classes(places)) for p in found.pictures if p.mask is not None)
+    return replace(found, pictures=pictures, classes=named)
+
+
+def _of_boxes(uri: str, source: MaskSource, images: str | None, splits: Sequence[str] | None) -> InfraredSet:
+    found = read_infrared_set(uri, images, splits)
+    shown = found.shown_classes()
+    if not shown:
+        raise DataError("no_positive", f"{uri}: shows no object to make masks from")
+    found = found.of_classes(shown)
+    places = tuple(range(len(shown) + 1))
+    pictures = [_bare(p, BoxMask(places, p.picture_id, p.boxes_xyxy, p.labels, p.is_ignored)) for p in found.pictures]
+    told = source.pseudo and f"{PSEUDO}: {source.pseudo}"
+    return InfraredSet(found.name, tuple(pictures), (BACKGROUND, *shown), found.faults, told or _BOXES_TOLD)
+
+
+def _of_outlines(uri: str, source: MaskSource, images: str | None) -> InfraredSet:
+    coco = read_coco(uri)
+    if not any(outline.segmentation for found in coco.outlines.values() for outline in found):
+        raise DataError(
+            "no_masks",
+            f"{uri}: expected annotations with a segmentation, found boxes alone; --masks boxes makes pseudo-masks "
+            "from them, --masks FOLDER takes label pictures",
+        )
+    found = read_infrared_set(uri, images)
+    classes = (BACKGROUND, *found.classes)
+    refuse_too_many(classes, uri)
+    places, faults = tuple(range(len(classes))), list(found.faults)
+    by_name = {image.file_name2 or image.file_name: coco.outlines.get(image.number, ()) for image in coco.images}
+    pictures = []
+    for picture in found.pictures:
+        outlines = by_name[picture.picture_id]
+        pictures.append(_bare(picture, OutlineMask(places, picture.picture_id, outlines)))
+        if bare := sum(o.segmentation is None and not o.is_ignored for o in outlines):
+            told = f"{bare} boxes without an outline; what lies in them is ignored"
+            faults.append(PairFault(picture.picture_id, "no_outline", told, is_skipped=False))
+    told = f"{PSEUDO}: {source.pseudo}" if source.pseudo else "outlines of the COCO file"
+    return InfraredSet(found.name, tuple(pictures), classes, tuple(faults), told)
+
+
+def _of_corpus(uri: str, source: MaskSource, splits: Sequence[str] | None) -> InfraredSet:
+    corpus = open_pairs(uri)
+    taken = [pair for pair in corpus.pairs if splits is None or pair.split in ("", *splits)]
+    masked = [pair for pair in taken if pair.mask_uri]
+    if not masked:
+        raise DataError(
+            "no_masks",
+            f"{uri}: expected label pictures beside the pairs ({corpus.reader}), found none of {len(taken)} pairs "
+            "with one; --masks boxes makes pseudo-masks from boxes, --masks FOLDER takes label pictures",
+        )
+    classes = (BACKGROUND, *(name.lower() for name in corpus.mask_classes[1:]))
+    alone = [
+        PairFault(pair.pair_id, "no_mask", "expected a label picture of its name, found none")
+        for pair in taken
+        if not pair.mask_uri
+    ]
+    places = tuple(range(len(classes)))
+    pictures = [_picture(pair.pair_id, pair.infrared_uri, PictureMask(places, pair.mask_uri)) for pair in masked]
+    told = f"{PSEUDO}: {source.pseudo}" if source.pseudo else "label pictures of the corpus"
+    return InfraredSet(corpus.name, tuple(pictures), classes, (*corpus.faults, *alone), told)
+
+
+def _of_folder(uri: str, source: MaskSource, images: str | None, splits: Sequence[str] | None) -> InfraredSet:
+    if not files.is_folder(source.kind):
+        raise DataError(
+            "missing_file", f"--masks {source.kind}: expected {OWN}, {BOXES} or a folder of label pictures, found none"
+        )
+    if len(source.classes) < 2:
+        raise ConfigError(f"--masks {source.kind}: name its classes by number with --mask-classes background,...")
+    classes = (BACKGROUND, *(name.strip().lower() for name in source.classes[1:]))
+    refuse_too_many(classes, source.kind)
+    masks = {files.stem(mask): mask for mask in files.pictures_below(files.absolute(source.kind))}
+    listed, faults = _listed(uri, images, splits)
+    places = tuple(range(len(classes)))
+    pictures = []
+    for picture_id, picture_uri in listed:
+        if (mask := masks.get(files.stem(picture_uri))) is None:
+            faults.append(PairFault(picture_id, "no_mask", f"{source.kind}: holds no label picture of its name"))
+        else:
+            pictures.append(_picture(picture_id, picture_uri, PictureMask(places, mask)))
+    if not pictures:
+        raise DataError("no_masks", f"{source.kind}: holds a label picture of none of {len(listed)} pictures of {uri}")
+    told = f"{PSEUDO}: {source.pseudo}" if source.pseudo else "label pictures of a folder"
+    return InfraredSet(files.stem(uri), tuple(pictures), classes, tuple(faults), told)
+
+
+def _listed(
+    uri: str, images: str | None, splits: Sequence[str] | None
+) -> tuple[list[tuple[str, str]], list[PairFault]]:
+    """(id and URI of each picture, faults), of a COCO file, a corpus of pairs, or a folder of infrared pictures."""
+    if uri.lower().endswith(".json"):
+        found = read_infrared_set(uri, images)
+        return [(p.picture_id, p.uri) for p in found.pictures], list(found.faults)
+    if files.is_folder(uri) and files.pictures_in(uri):
+        return [(files.stem(p), p) for p in files.pictures_in(uri)], []
+    corpus = open_pairs(uri)
+    taken = [pair for pair in corpus.pairs if splits is None or pair.split in ("", *splits)]
+    return [(pair.pair_id, pair.infrared_uri) for pair in taken], list(corpus.faults)
+
+
+def _picture(picture_id: str, uri: str, mask: Mask) -> InfraredPicture:
+    nothing = np.zeros((0, 4), np.float32), np.zeros(0, np.int64), np.zeros(0, np.bool_)
+    return InfraredPicture(picture_id, uri, *nothing, mask=mask)
+
+
+def _bare(picture: InfraredPicture, mask: Mask) -> InfraredPicture:
+    """With a mask in place of boxes, which a segmenter does not ask for."""
+    return replace(_picture(picture.picture_id, picture.uri, mask), width=picture.width, height=picture.height)

@@ -1,0 +1,119 @@
+"""Train an infrared segmenter: pictures with masks in, a published folder out; the same trainer as a detector's."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from system.errors import DataError, storage_errors
+from system.infrared.detector_trainer import DetectorTrainConfig
+from system.infrared.segmenter import class_weights
+from system.pairs.infrared_set import InfraredPicture, InfraredSet
+from system.pairs.mask_set import MaskSource, of_mask_classes, read_mask_set
+from system.pairs.masks import BACKGROUND, IGNORED, PSEUDO
+from system.pairs.pixels import InfraredMapping, read_infrared
+from system.report.console import ConsoleProgress
+from system.training.detect import JUDGED_SPLITS, DetectSource, train_model
+from system.training.detect_run import DetectRun
+from system.training.publish import refuse_existing
+from system.training.segmentation_task import SegmentationTask
+
+# Pictures, evenly over all, from which the weights of classes are counted.
+_COUNTED = 200
+
+
+def gather_masked(
+    uris: tuple[str, ...],
+    masks: MaskSource,
+    images: str | None,
+    classes: tuple[str, ...],
+    splits: tuple[str, ...] = ("train",),
+) -> InfraredSet:
+    """Several sets with masks as one, with the classes that are asked for, or all of the first.
+
+    Raises:
+        DataError, ConfigError: as `read_mask_set`.
+    """
+    sets = [read_mask_set(uri, masks, images, splits) for uri in uris]
+    joined = [of_mask_classes(found, classes or sets[0].classes) for found in sets]
+    return InfraredSet(
+        ", ".join(found.name for found in joined),
+        tuple(picture for found in joined for picture in found.pictures),
+        joined[0].classes,
+        tuple(fault for found in joined for fault in found.faults),
+        # What nobody drew is told first, so that it is never overlooked.
+        "; ".join(sorted({found.masks for found in joined}, key=lambda told: (not told.startswith(PSEUDO), told))),
+    )
+
+
+def count_pixels(found: InfraredSet, mapping: InfraredMapping) -> dict[str, int]:
+    """Pixels of each class in at most 200 pictures, evenly over all; pictures that cannot be read are left out.
+
+    Raises:
+        DataError: no picture can be read, or none shows anything but the background.
+    """
+
+    def of_one(picture: InfraredPicture) -> np.ndarray | DataError:
+        assert picture.mask is not None, "sets of masks have one for each picture"
+        try:
+            labels_HW = picture.mask.label_map(read_infrared(picture.uri, mapping).pixels_HW)
+        except DataError as error:
+            return error
+        except storage_errors() as error:
+            return DataError("unreadable_file", f"{picture.uri}: {error}")
+        return np.bincount(labels_HW[labels_HW != IGNORED], minlength=len(found.classes))
+
+    chosen = found.pictures[:: max(1, -(-len(found.pictures) // _COUNTED))]
+    with ThreadPoolExecutor(2) as pool:
+        counted = list(pool.map(of_one, chosen))
+    known = [row for row in counted if isinstance(row, np.ndarray)]
+    if not known:
+        raise next(row for row in counted if isinstance(row, DataError))
+    whole = np.sum(known, axis=0)
+    if not whole[1:].any():
+        raise DataError("no_positive", f"{found.name}: its masks show nothing but {BACKGROUND}")
+    return dict(zip(found.classes, whole.tolist(), strict=True))
+
+
+def train_segmenter(
+    source: DetectSource,
+    masks: MaskSource,
+    values: dict[str, Any],
+    is_balanced: bool,
+    config: DetectorTrainConfig,
+    run: DetectRun,
+    out: Path,
+    progress: ConsoleProgress,
+) -> dict[str, Any]:
+    """Train and publish a segmenter at `out`, as `train_model`.
+
+    Args:
+        masks: of train and val. values: of `SegmenterConfig` without classes, class_weights and masks. is_balanced:
+            rare classes weigh more.
+    Returns:
+        Keys of `train_model`, and masks, pseudo: whether they are pseudo-masks.
+    """
+    refuse_existing(out)
+    train = gather_masked(source.train, masks, source.images, source.classes, source.splits)
+    val = None
+    if source.val:
+        val = of_mask_classes(read_mask_set(source.val, masks, source.images, JUDGED_SPLITS), train.classes)
+    tell_masks(train.masks, progress)
+    progress.phase("counting the pixels of each class")
+    pixels = count_pixels(train, values["mapping"])
+    for name in [name for name, number in pixels.items() if not number]:
+        progress.note(f"{name}: no pixel of it in the pictures that were counted")
+    values = values | {"masks": train.masks}
+    if is_balanced:
+        values["class_weights"] = class_weights(list(pixels.values()))
+    told = train_model(SegmentationTask(train.masks), train, val, pixels, source, values, config, run, out, progress)
+    return told | {"masks": train.masks, "pseudo": train.masks.startswith(PSEUDO)}
+
+
+def tell_masks(masks: str, progress: ConsoleProgress) -> None:
+    """Say it where nobody drew them."""
+    if masks.startswith(PSEUDO):
+        progress.note(f"masks are {masks}: figures tell how well a model agrees with them, not with what is there")
