@@ -96,7 +96,8 @@ def test_search_asks_for_what_one_picture_shows(location):
     ]  # fmt: skip
     append_rows(location, DETECTIONS, pa.Table.from_pylist(table, schema=detections_schema()))
 
-    def passing(*forms: str, where: SceneFilter = SceneFilter()) -> set[str]:
+    def passing(*forms: str, among: tuple[str, ...] = ()) -> set[str]:
+        where = SceneFilter(scene_ids=among)
         narrowed = among_detected(location, where, [Detected.of_option(form) for form in forms])
         if narrowed is None:
             return set()
@@ -106,7 +107,7 @@ def test_search_asks_for_what_one_picture_shows(location):
     assert passing("person:0.5:2") == {ids[0]}, "two in two pictures are not two in one"
     assert passing("person:0.7") == set()
     assert passing("person", "car") == {ids[0]}
-    assert passing("person", where=SceneFilter(scene_ids=(ids[1], ids[2]))) == {ids[1]}
+    assert passing("person", among=(ids[1], ids[2])) == {ids[1]}
     assert passing("it's' OR true") == set()
     assert counts_of(location, ids[:3]) == {ids[0]: {"person": 2, "car": 1}, ids[1]: {"person": 1}, ids[2]: {}}
 
