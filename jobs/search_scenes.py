@@ -12,6 +12,7 @@ from system.errors import ConfigError
 from system.pipelines.search import search_store
 from system.report.console import exit_with_code, print_figures, stdout_console
 from system.report.terminal import results_table
+from system.store.detections import Detected
 from system.store.filters import SceneFilter
 from system.store.search import SearchConfig
 
@@ -33,6 +34,10 @@ def main(
     end: Annotated[str | None, typer.Option("--to", help="ISO time, or nanoseconds, at which to end.")] = None,
     source: Annotated[list[str] | None, typer.Option(help="Data set or fleet.")] = None,
     log: Annotated[list[str] | None, typer.Option(help="Log id.")] = None,
+    detected: Annotated[
+        list[str] | None,
+        typer.Option(help="CLASS[:SCORE[:COUNT]]: one infrared picture shows so many, e.g. person:0.5:2. Repeatable."),
+    ] = None,
     hardness_weight: Annotated[
         float, typer.Option(help="Share of hardness in the score, in [0, 1]; the rest is similarity.")
     ] = 0.0,
@@ -41,7 +46,8 @@ def main(
 ) -> None:
     """Search a store. Without --text, --image or --scene the hardest scenes that pass the filters come first.
 
-    The last line of stdout is one JSON object: {"results": [{scene_id, log_id, score, risk, tags, hardness, why}]}.
+    The last line of stdout is one JSON object: {"results": [{scene_id, log_id, score, risk, tags, hardness, why}]},
+    with --detected also `detections`, what jobs/predict_infrared.py --store found.
     """
     with exit_with_code():
         where = SceneFilter.parse(
@@ -59,7 +65,8 @@ def main(
             "options",
         )
         config = SearchConfig.parse({"top": top, "hardness_weight": hardness_weight}, "options")
-        results = search_store(store, where, config, text, image, scene, version)
+        wanted = [Detected.of_option(form) for form in detected or ()]
+        results = search_store(store, where, config, text, image, scene, version, wanted)
         stdout_console().print(results_table(results))
         if not results:
             print("no scene passes these filters; jobs/show_run.py says what the store holds", file=sys.stderr)

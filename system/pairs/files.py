@@ -21,8 +21,8 @@ from system.errors import DataError, storage_errors
 
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".ppm", ".pgm")
 MAX_JSON_BYTES = 1 << 30
-# Deeper than corpora nest folders, so that a ring of links ends.
-_MAX_DEPTH = 8
+# Deeper than corpora nest folders.
+_MAX_DEPTH = 32
 
 
 @lru_cache(maxsize=64)
@@ -145,14 +145,27 @@ def list_pictures(uris: Sequence[str]) -> list[str]:
     return list(found)
 
 
-def pictures_below(uri: str, depth: int = _MAX_DEPTH) -> list[str]:
-    """URIs of the pictures at any depth below a folder, sorted folder by folder."""
+def pictures_below(uri: str, is_deep: bool = True) -> list[str]:
+    """URIs of the pictures in a folder, and where `is_deep` in all folders below it; sorted folder by folder.
+
+    Raises:
+        DataError: `too_deep`: folders below folders without an end. Links back to a folder above are left out.
+    """
+    return _pictures_below(uri, _MAX_DEPTH if is_deep else 0, frozenset({os.path.realpath(uri)}))
+
+
+def _pictures_below(uri: str, depth: int, above: frozenset[str]) -> list[str]:
     found: list[str] = []
     for entry in list_folder(uri):
-        if entry.endswith("/") and depth:
-            found += pictures_below(entry.rstrip("/"), depth - 1)
-        elif is_picture(entry):
-            found.append(entry)
+        folder = entry.rstrip("/")
+        if not entry.endswith("/"):
+            found += [entry] if is_picture(entry) else []
+        elif depth and (real := os.path.realpath(folder)) not in above:
+            if depth == 1:
+                raise DataError(
+                    "too_deep", f"{folder}: {_MAX_DEPTH} folders deep; name a folder nearer to the pictures"
+                )
+            found += _pictures_below(folder, depth - 1, above | {real})
     return found
 
 

@@ -134,8 +134,8 @@ def _match(parts: Sequence[_Part], thermal_names: Mapping[str, str]) -> Matched:
     thermal: list[tuple[str, str]] = []
     for part in parts:
         prefix = f"{part.split}/" if part.split else ""
-        rgb += [(prefix + thermal_names.get(stem, stem), uri) for stem, uri in names_below(part.rgb, depth=0)]
-        thermal += [(prefix + stem, uri) for stem, uri in names_below(part.thermal, depth=0)]
+        rgb += [(prefix + thermal_names.get(stem, stem), uri) for stem, uri in names_below(part.rgb, is_deep=False)]
+        thermal += [(prefix + stem, uri) for stem, uri in names_below(part.thermal, is_deep=False)]
     return match_names(rgb, thermal)
 
 

@@ -44,7 +44,7 @@ class KaistReader:
         faults: list[PairFault] = []
         for video, folder in _videos(uri).items():
             sides = files.folders_in(folder)
-            listed = [names_below(sides[side], depth=0) if side in sides else [] for side in ("visible", "lwir")]
+            listed = [names_below(sides[side], is_deep=False) if side in sides else [] for side in ("visible", "lwir")]
             matched = match_names(*([(f"{video}/{stem}", picture) for stem, picture in side] for side in listed))
             unmatched += matched.unmatched
             faults += matched.faults

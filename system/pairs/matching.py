@@ -48,10 +48,11 @@ def match_names(rgb: Iterable[tuple[str, str]], infrared: Iterable[tuple[str, st
     return Matched(names, tuple(sorted(alone)), tuple(faults))
 
 
-def names_below(folder: str, depth: int = 8) -> list[tuple[str, str]]:
+def names_below(folder: str, is_deep: bool = True) -> list[tuple[str, str]]:
     """(relative path without suffix, URI) of every picture below a folder."""
     return [
-        (posixpath.splitext(uri[len(folder.rstrip("/")) + 1 :])[0], uri) for uri in files.pictures_below(folder, depth)
+        (posixpath.splitext(uri[len(folder.rstrip("/")) + 1 :])[0], uri)
+        for uri in files.pictures_below(folder, is_deep)
     ]
 
 

@@ -39,7 +39,7 @@ class MsrsReader:
             folder = files.parent(rgb_folder)
             below = files.folders_in(folder)
             held = next((below[name] for name in _MASK_FOLDERS if name in below), None)
-            for name, mask_uri in names_below(held, depth=0) if held else ():
+            for name, mask_uri in names_below(held, is_deep=False) if held else ():
                 masks[f"{split}/{name}" if split else name] = mask_uri
         pairs = tuple(
             replace(

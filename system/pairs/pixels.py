@@ -192,13 +192,15 @@ def _infrared(image: Image.Image, uri: str, mapping: InfraredMapping) -> Infrare
     if image.mode.startswith(("I", "F")):
         values_HW = np.asarray(image, dtype=np.float32)
         return InfraredPixels(map_infrared(values_HW, mapping, uri), 16 if image.mode.startswith("I;16") else 32)
-    if image.mode not in ("L", "RGB"):
-        image = image.convert("RGB")
-    pixels_HW = np.array(image.convert("L"), dtype=np.uint8)
     if image.mode == "L":
-        return InfraredPixels(pixels_HW)
-    colours_HWC = np.asarray(image)
+        return InfraredPixels(np.array(image, dtype=np.uint8))
+    return infrared_of(np.asarray(image.convert("RGB")))
+
+
+def infrared_of(colours_HWC: NDArray[np.uint8]) -> InfraredPixels:
+    """An infrared picture that was stored, or filmed, in three colours: their luminance, uint8 [H, W, 3]."""
     spread = float((colours_HWC.max(2).astype(np.float32) - colours_HWC.min(2)).mean())
+    pixels_HW = np.array(Image.fromarray(colours_HWC).convert("L"), dtype=np.uint8)
     return InfraredPixels(pixels_HW, is_coloured=spread > _GREY_SPREAD)
 
 

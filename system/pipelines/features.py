@@ -149,12 +149,11 @@ def _stream(
     import ray
 
     from system.pipelines.reading import ReadSettings
-    from system.pipelines.resources import connect_to_ray, size_pool
+    from system.pipelines.resources import connect_to_ray, size_cluster_pool
     from system.pipelines.stream import quiet_stream, read_scenes
 
     connect_to_ray()
-    resources = ray.cluster_resources()
-    pool = size_pool(config, resources.get("CPU", 0.0), resources.get("GPU", 0.0))
+    pool = size_cluster_pool(config)
     read = ReadSettings(
         input_size=describe_tower(tower).input_size,
         windows=windows,

@@ -1,14 +1,15 @@
 """Infrared pictures of any number through Ray Data: tasks read and shrink, a pool of actors detects.
 
-Only names and boxes pass through the driver. A picture that cannot be read is a row that says why.
+They are named one by one, or are the pictures of an infrared camera in windows of driving logs, which tasks list. Only
+names and boxes pass through the driver. A picture that cannot be read is a row that says why.
 Legend: H x W pixels, M boxes.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,18 +17,24 @@ import pyarrow as pa
 import ray
 import ray.data
 
-from system.errors import DataError, storage_errors
 from system.infrared.detections import Detections
-from system.pairs.pixels import InfraredMapping, read_infrared
+from system.infrared.detector import SavedDetector
+from system.pairs.pixels import InfraredMapping
 from system.pairs.resize import fit_picture
+from system.pipelines.infrared_reading import Part, Shot, read_part
 from system.pipelines.resources import PoolSize
 from system.pipelines.stream import quiet_stream
 
 _READ_CPUS = 0.5
-_TASK_PICTURES = 16
 _READ_SCHEMA = pa.schema(
     [
         pa.field("uri", pa.string()),
+        pa.field("container", pa.string()),
+        pa.field("locator", pa.string()),
+        pa.field("camera", pa.string()),
+        pa.field("t_ns", pa.int64()),
+        pa.field("scene_id", pa.string()),
+        pa.field("shots", pa.int32()),
         pa.field("height", pa.int32()),
         pa.field("width", pa.int32()),
         pa.field("is_coloured", pa.bool_()),
@@ -53,24 +60,38 @@ class DetectSettings:
     batch_size: int = 4
 
 
+def detect_settings(model: str, saved: SavedDetector, batch_size: int) -> DetectSettings:
+    """Of a detector that was saved in a folder."""
+    size = (saved.config.height, saved.config.width)
+    return DetectSettings(str(Path(model).absolute()), size, saved.config.mapping, batch_size)
+
+
 @dataclass(frozen=True, eq=False)
 class PictureResult:
-    """What is known of one picture after the stream. found: None where it could not be read, and why."""
+    """What is known of one picture after the stream.
 
-    uri: str
+    shots: pictures of its window. found: None where it could not be read, and why.
+    """
+
+    shot: Shot
+    shots: int
     found: Detections | None
     is_coloured: bool = False
     code: str = ""
     message: str = ""
 
+    @property
+    def uri(self) -> str:
+        """The picture's name."""
+        return self.shot.name
 
-def stream_detections(uris: Sequence[str], settings: DetectSettings, pool: PoolSize) -> Iterator[PictureResult]:
-    """Detect in every picture; order is not kept."""
-    if not uris:
+
+def stream_detections(parts: Sequence[Part], settings: DetectSettings, pool: PoolSize) -> Iterator[PictureResult]:
+    """Detect in every picture; order is not kept. A window without an infrared picture is one result, `no_infrared`."""
+    if not parts:
         return
     quiet_stream()
-    parts = [list(uris[k : k + _TASK_PICTURES]) for k in range(0, len(uris), _TASK_PICTURES)]
-    source: Any = ray.data.from_items([{"uris": json.dumps(part)} for part in parts], override_num_blocks=len(parts))
+    source: Any = ray.data.from_items([{"part": part.to_json()} for part in parts], override_num_blocks=len(parts))
     read = source.map_batches(
         _read_part, fn_kwargs={"settings": settings}, batch_size=1, batch_format="numpy", num_cpus=_READ_CPUS
     )
@@ -90,27 +111,25 @@ def stream_detections(uris: Sequence[str], settings: DetectSettings, pool: PoolS
 
 
 def _result(row: dict[str, Any]) -> PictureResult:
+    shot = Shot(row["uri"], row["container"], row["locator"], row["camera"], row["t_ns"], row["scene_id"])
     if row["code"] is not None:
-        return PictureResult(row["uri"], None, code=row["code"], message=row["message"])
+        return PictureResult(shot, row["shots"], None, code=row["code"], message=row["message"])
     found = Detections.of(row["boxes_xyxy"], row["scores"], row["labels"], (row["height"], row["width"]))
-    return PictureResult(row["uri"], found, row["is_coloured"])
+    return PictureResult(shot, row["shots"], found, row["is_coloured"])
 
 
 def _read_part(batch: dict[str, np.ndarray], settings: DetectSettings) -> pa.Table:
-    rows = [_read(uri, settings) for uri in json.loads(str(batch["uris"][0]))]
+    rows = []
+    for shot, shots, read in read_part(Part.from_json(str(batch["part"][0])), settings.mapping):
+        row: dict[str, Any] = vars(shot) | {"shots": shots}
+        if isinstance(read, tuple):
+            row |= dict(zip(("code", "message"), read, strict=True))
+        else:
+            height, width = read.pixels_HW.shape
+            pixels = fit_picture(read.pixels_HW, settings.size).tobytes()
+            row |= {"height": height, "width": width, "is_coloured": read.is_coloured, "pixels": pixels}
+        rows.append(row)
     return pa.Table.from_pylist(rows, schema=_READ_SCHEMA)
-
-
-def _read(uri: str, settings: DetectSettings) -> dict[str, Any]:
-    try:
-        infrared = read_infrared(uri, settings.mapping)
-    except DataError as error:
-        return {"uri": uri, "code": error.code, "message": error.message}
-    except storage_errors() as error:
-        return {"uri": uri, "code": "unreadable_file", "message": f"{uri}: {error}"}
-    height, width = infrared.pixels_HW.shape
-    pixels = fit_picture(infrared.pixels_HW, settings.size).tobytes()
-    return {"uri": uri, "height": height, "width": width, "is_coloured": infrared.is_coloured, "pixels": pixels}
 
 
 class DetectorActor:

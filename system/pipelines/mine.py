@@ -202,18 +202,15 @@ class _Run:
     def _stream(self) -> Any:
         # Ray is imported, and started, only if there is something to do: a run with nothing new takes a second or two.
         set_ray_environment()
-        import ray
-
         from system.pipelines.forward import ForwardSettings
         from system.pipelines.reading import ReadSettings
-        from system.pipelines.resources import connect_to_ray, size_pool
+        from system.pipelines.resources import connect_to_ray, size_cluster_pool
         from system.pipelines.stream import stream_batches
         from system.pipelines.writing import WriteSettings
 
         config, model = self._config, self._model
         connect_to_ray()
-        resources = ray.cluster_resources()
-        pool = size_pool(config.pool, resources.get("CPU", 0.0), resources.get("GPU", 0.0))
+        pool = size_cluster_pool(config.pool)
         read = ReadSettings(
             input_size=describe_tower(config.tower).input_size,
             windows=config.windows,

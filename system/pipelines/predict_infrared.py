@@ -1,6 +1,7 @@
-"""Find things in infrared pictures of any number: pictures in; Parquet, COCO and drawn pictures out.
+"""Find things in infrared pictures of any number: pictures, videos and logs in; Parquet, COCO and drawn pictures out.
 
-OUT/detections.parquet   a row a picture: uri, width, height, boxes (corners in pixels), scores, classes
+OUT/detections.parquet   a row a picture: uri, width, height, boxes (corners in pixels), scores, classes; of logs and
+                         videos also camera, time and scene id
 OUT/coco.json            images, categories and detections (annotations with a score), as COCO tools read them
 OUT/quarantine.jsonl     pictures that could not be read, and why
 OUT/pictures/            the first of them with their boxes
@@ -9,28 +10,39 @@ OUT/pictures/            the first of them with their boxes
 from __future__ import annotations
 
 import json
-import shutil
 import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import ray
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from system.config import FrozenConfig
-from system.errors import ConfigError, DataError, storage_errors
+from system.drafts import publish, refuse_existing, unpublished
+from system.errors import DataError
 from system.infrared.detections import Detections
 from system.infrared.detector import SavedDetector, detector_id, read_detector
 from system.infrared.judge import coco_results
+from system.logs.reader import BadLog
+from system.logs.video import SUFFIXES as VIDEO_SUFFIXES
+from system.logs.video import VideoReader
+from system.logs.windows import WindowConfig
 from system.pairs import files
-from system.pairs.pixels import read_infrared
 from system.pipelines.config import PoolConfig
-from system.pipelines.infrared_stream import DetectSettings, PictureResult, stream_detections
-from system.pipelines.resources import connect_to_ray, size_pool
+from system.pipelines.infrared_reading import (
+    NO_INFRARED,
+    Part,
+    Shot,
+    picture_parts,
+    read_shots,
+    window_parts,
+    windows_of,
+)
+from system.pipelines.infrared_stream import PictureResult, detect_settings, stream_detections
+from system.pipelines.resources import connect_to_ray, size_cluster_pool
 from system.report.console import ConsoleProgress
 from system.report.detection_sheet import DetectionCell, draw_detections, jpeg
 
@@ -40,6 +52,9 @@ _SCHEMA = pa.schema(
     [
         pa.field("uri", pa.string(), nullable=False),
         pa.field("detector_id", pa.string(), nullable=False),
+        pa.field("camera", pa.string()),
+        pa.field("t_ns", pa.int64()),
+        pa.field("scene_id", pa.string()),
         pa.field("width", pa.int32()),
         pa.field("height", pa.int32()),
         pa.field("boxes_xyxy", pa.list_(pa.list_(pa.float32(), 4))),
@@ -49,6 +64,27 @@ _SCHEMA = pa.schema(
 )
 _ROWS_AT_ONCE = 256
 _DRAWN_SCORE = 0.3
+
+
+class Looked(FrozenConfig):
+    """What is looked at.
+
+    images: pictures, folders of pictures and videos. logs: driving logs, of which the infrared cameras' pictures are
+    taken, or with `all_cameras` those of all. log_format: as of mining. keyframe_hz: pictures a second and camera of
+    logs and videos.
+    """
+
+    images: tuple[str, ...] = ()
+    logs: tuple[str, ...] = ()
+    log_format: str = "auto"
+    keyframe_hz: float = Field(default=2.0, gt=0, le=1000)
+    all_cameras: bool = False
+
+    @model_validator(mode="after")
+    def _is_something(self) -> Self:
+        if not self.images and not self.logs:
+            raise ValueError("expected --images, --logs or --store")
+        return self
 
 
 class PredictConfig(FrozenConfig):
@@ -62,43 +98,51 @@ class PredictConfig(FrozenConfig):
 
 
 def predict_infrared(
-    uris: Sequence[str], model: str, out: Path, config: PredictConfig, pool: PoolConfig, progress: ConsoleProgress
+    looked: Looked, model: str, out: Path, config: PredictConfig, pool: PoolConfig, progress: ConsoleProgress
 ) -> dict[str, Any]:
     """Detect and write.
 
     Returns:
-        Keys of the job's last line: images, detections, per class, quarantined, coloured, seconds, first_result_s (from
-        the start of the stream), images_per_s, out.
+        Keys of the job's last line: images, detections, per class, quarantined, coloured, windows_without_infrared,
+        seconds, first_result_s (from the start of the stream), images_per_s, out.
     Raises:
         ConfigError: `out` exists. DataError: nothing to read, or too much that cannot be. ModelError: the detector.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ConfigError(f"--out {out}: exists already and is never overwritten; choose another folder")
+    refuse_existing(out)
     saved, identity = read_detector(Path(model))[0], detector_id(model)
-    pictures = files.list_pictures(uris)
-    progress.phase(f"{len(pictures)} pictures")
-    progress.expect(len(pictures))
+    progress.phase("listing")
+    parts, bad_logs = _parts(looked)
+    pictures, windows = (sum(len(getattr(part, name)) for part in parts) for name in ("pictures", "windows"))
+    progress.phase(f"{pictures} pictures" + (f" and {windows} windows of logs" if windows else ""))
+    progress.expect(pictures + windows)
     connect_to_ray()
-    actors = _pool(pool)
-    draft = _draft_of(out)
+    actors = size_cluster_pool(pool)
+    draft = unpublished(out)
     started_s = time.monotonic()
     first_s = None
     writer = _Writer(draft, saved, identity, config)
     with writer:
-        for result in stream_detections(pictures, _settings(model, saved, config), actors):
+        for log in bad_logs:
+            writer.add_fault(log.uri, "list", log.code, log.message)
+        for result in stream_detections(parts, detect_settings(model, saved, config.batch_size), actors):
             first_s = time.monotonic() - started_s if first_s is None else first_s
             writer.add(result)
             progress.advanced(int(result.found is not None), int(result.found is None), 1)
     seconds = time.monotonic() - started_s
-    if writer.bad > config.max_bad_share * len(pictures):
+    seen = writer.images + writer.bad
+    if writer.bad > config.max_bad_share * seen:
         raise DataError(
             "too_many_bad",
-            f"{writer.bad} of {len(pictures)} pictures could not be read, more than --max-bad-share "
+            f"{writer.bad} of {seen} pictures could not be read, more than --max-bad-share "
             f"{config.max_bad_share:g}; {draft / QUARANTINE_NAME} names them",
         )
-    if out.is_dir():
-        out.rmdir()
-    draft.rename(out)
+    if not seen:
+        raise DataError(
+            NO_INFRARED,
+            f"{windows} windows of {', '.join(looked.logs or looked.images)}: no picture of an infrared camera; name "
+            "the camera so (ir, lwir, thermal), or take --all-cameras where all of them are infrared",
+        )
+    publish(draft, out)
     if writer.coloured:
         progress.note(
             f"{writer.coloured} pictures are coloured: expected infrared; RGB pictures or false colours give poor boxes"
@@ -109,6 +153,7 @@ def predict_infrared(
         "classes": dict(writer.objects),
         "quarantined": writer.bad,
         "coloured": writer.coloured,
+        "windows_without_infrared": writer.without_infrared,
         "seconds": round(seconds, 2),
         "first_result_s": round(first_s or seconds, 2),
         "images_per_s": round(writer.images / max(seconds, 1e-9), 3),
@@ -117,19 +162,21 @@ def predict_infrared(
     }
 
 
-def _draft_of(out: Path) -> Path:
-    """A new folder beside `out`, which takes its name when all is in it.
-
-    Raises:
-        ConfigError: it cannot be made.
-    """
-    draft = out.with_name(f".{out.name}.unfinished")
-    shutil.rmtree(draft, ignore_errors=True)
-    try:
-        draft.mkdir(parents=True)
-    except OSError as error:
-        raise ConfigError(f"--out {out}: cannot be written: {error.strerror}") from error
-    return draft
+def _parts(looked: Looked) -> tuple[list[Part], list[BadLog]]:
+    """Raises DataError, ConfigError: nothing is there."""
+    videos = [uri for uri in looked.images if uri.lower().endswith(VIDEO_SUFFIXES) and files.is_file(uri)]
+    pictures = files.list_pictures([uri for uri in looked.images if uri not in videos])
+    parts, bad = picture_parts(pictures), []
+    config = WindowConfig(keyframe_hz=looked.keyframe_hz)
+    for uris, log_format, is_all in (
+        (videos, VideoReader.name, True),
+        (looked.logs, looked.log_format, looked.all_cameras),
+    ):
+        if uris:
+            windows, unlisted = windows_of(uris, log_format, config)
+            parts += window_parts(windows, looked.keyframe_hz, is_all)
+            bad += unlisted
+    return parts, bad
 
 
 def detect_all(
@@ -138,9 +185,9 @@ def detect_all(
     """Results by picture, for judging; the pictures must fit a dictionary."""
     saved, _ = read_detector(Path(model))
     connect_to_ray()
-    config = PredictConfig(batch_size=batch_size)
     found = {}
-    for result in stream_detections(uris, _settings(model, saved, config), _pool(pool)):
+    settings = detect_settings(model, saved, batch_size)
+    for result in stream_detections(picture_parts(uris), settings, size_cluster_pool(pool)):
         found[result.uri] = result
         progress.advanced(int(result.found is not None), int(result.found is None), 1)
     return found
@@ -153,7 +200,7 @@ class _Writer:
         self._out, self._classes, self._identity, self._config = out, saved.config.classes, identity, config
         self._mapping = saved.config.mapping
         self._rows: list[dict[str, Any]] = []
-        self.images = self.bad = self.coloured = 0
+        self.images = self.bad = self.coloured = self.without_infrared = 0
         self.objects: Counter[str] = Counter(dict.fromkeys(self._classes, 0))
 
     def __enter__(self) -> _Writer:
@@ -170,10 +217,11 @@ class _Writer:
         self._coco.close()
 
     def add(self, result: PictureResult) -> None:
+        if result.code == NO_INFRARED:
+            self.without_infrared += 1
+            return
         if result.found is None:
-            self.bad += 1
-            told = {"uri": result.uri, "stage": "read", "code": result.code, "message": result.message}
-            self._quarantine.write(json.dumps(told) + "\n")
+            self.add_fault(result.uri, "read", result.code, result.message)
             return
         found = result.found.above(self._config.min_score)
         names = [self._classes[label] for label in found.labels]
@@ -185,6 +233,9 @@ class _Writer:
             {
                 "uri": result.uri,
                 "detector_id": self._identity,
+                "camera": result.shot.camera,
+                "t_ns": result.shot.t_ns,
+                "scene_id": result.shot.scene_id,
                 "width": width,
                 "height": height,
                 "boxes_xyxy": found.boxes_xyxy.tolist(),
@@ -196,18 +247,22 @@ class _Writer:
         if len(self._rows) >= _ROWS_AT_ONCE:
             self._flush()
         if self.images <= self._config.draw:
-            self._draw(result.uri, found)
+            self._draw(result.shot, found)
 
-    def _draw(self, uri: str, found: Detections) -> None:
+    def add_fault(self, uri: str, stage: str, code: str, message: str) -> None:
+        """A picture, or a log, that was not looked at."""
+        self.bad += 1
+        told = {"uri": uri, "stage": stage, "code": code, "message": message}
+        self._quarantine.write(json.dumps(told) + "\n")
+
+    def _draw(self, shot: Shot, found: Detections) -> None:
         """A picture that cannot be read again is not drawn; its boxes are written all the same."""
-        try:
-            pixels = read_infrared(uri, self._mapping).pixels_HW
-        except DataError:
+        pixels = read_shots([shot], self._mapping)[0]
+        if isinstance(pixels, tuple):
             return
-        except storage_errors():
-            return
-        drawn = draw_detections(DetectionCell(pixels, found.above(_DRAWN_SCORE)), self._classes)
-        name = f"{self.images:05d}-{files.stem(uri)[:100]}.jpg"
+        drawn = draw_detections(DetectionCell(pixels.pixels_HW, found.above(_DRAWN_SCORE)), self._classes)
+        place = f"-{shot.camera}-{shot.t_ns}" if shot.camera else ""
+        name = f"{self.images:05d}-{files.stem(shot.uri)[:100]}{place}.jpg"
         (self._out / PICTURES_NAME / name).write_bytes(jpeg(drawn))
 
     def _flush(self) -> None:
@@ -238,13 +293,3 @@ class _CocoWriter:
         rest = json.dumps({"images": self._images, "categories": categories})
         self._file.write("], " + rest[1:] + "\n")
         self._file.close()
-
-
-def _settings(model: str, saved: SavedDetector, config: PredictConfig) -> DetectSettings:
-    size = (saved.config.height, saved.config.width)
-    return DetectSettings(str(Path(model).absolute()), size, saved.config.mapping, config.batch_size)
-
-
-def _pool(config: PoolConfig) -> Any:
-    resources = ray.cluster_resources()
-    return size_pool(config, resources.get("CPU", 0), resources.get("GPU", 0))

@@ -85,6 +85,12 @@ def check_workers(workers: int, threads: int, use_gpu: bool, note: Callable[[str
     note(f"{told} (the cluster): they wait until there are more")
 
 
+def size_cluster_pool(config: PoolConfig) -> PoolSize:
+    """A pool for the cluster that this process is connected to. Raises as `size_pool`."""
+    resources = ray.cluster_resources()
+    return size_pool(config, resources.get("CPU", 0.0), resources.get("GPU", 0.0))
+
+
 def size_pool(config: PoolConfig, cpus: float, gpus: float) -> PoolSize:
     """How many actors of how many threads.
 

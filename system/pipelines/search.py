@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from system.errors import ConfigError, DataError
 from system.logs.pixels import PictureLimits, read_window_pictures
 from system.pipelines.explained import explained
 from system.records import Frame
+from system.store.detections import Detected, among_detected, counts_of
 from system.store.filters import SceneFilter
 from system.store.location import StoreLocation
 from system.store.search import SearchConfig, embedding_of, newest_model, search_scenes, tag_names
@@ -27,14 +29,17 @@ def search_store(
     image: str | None = None,
     scene: str | None = None,
     version: str | None = None,
+    detected: Sequence[Detected] = (),
 ) -> list[dict[str, Any]]:
     """The scenes most like a text, a picture or a scene, or without any of them the hardest, under a filter.
 
     Args:
         image: path or URI of a picture. scene: a scene id, which is not among its own results.
         version: tag of an earlier table version, "run-<run id>".
+        detected: what a detector must have found in one picture of the scene, each of them.
     Returns:
-        {scene_id, log_id, score, risk, tags, hardness, why, ...}, best first.
+        {scene_id, log_id, score, risk, tags, hardness, why, ...}, best first; with `detected`, `detections` too: the
+        most objects of each class in one picture.
     Raises:
         ConfigError: more than one query, an unknown tag, scene or version. DataError: an unreadable picture.
     """
@@ -44,6 +49,10 @@ def search_store(
     where.check_tags(tag_names(location))
     model = newest_model(location)
     where = where.model_copy(update={"model_id": where.model_id or model["model_id"]})
+    narrowed = among_detected(location, where, detected)
+    if narrowed is None:
+        return []
+    where = narrowed
     if scene is not None:
         where = where.model_copy(update={"not_scene_ids": (*where.not_scene_ids, scene)})
         query = embedding_of(location, scene, model["model_id"])
@@ -52,7 +61,11 @@ def search_store(
     else:
         query = None
     rows = search_scenes(location, query, where, config, version)
-    return [explained(row, model["tag_names"]) for row in rows]
+    told = [explained(row, model["tag_names"]) for row in rows]
+    if detected:
+        counts = counts_of(location, [row["scene_id"] for row in rows], min(each.min_score for each in detected))
+        told = [row | {"detections": counts.get(row["scene_id"], {})} for row in told]
+    return told
 
 
 def _embed(tower_name: str, text: str | None, image: str | None) -> NDArray[np.float32]:

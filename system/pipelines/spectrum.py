@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import ray
 from pydantic import Field
 
 from system.backbones.vit import load_vit, refuse_blocks, vit_facts, vit_hash
@@ -25,7 +24,7 @@ from system.freqkd.spectrum import METRICS, radial_bands
 from system.pairs.pixels import InfraredMapping
 from system.pairs.registry import open_pairs
 from system.pipelines.config import PoolConfig
-from system.pipelines.resources import connect_to_ray, size_pool
+from system.pipelines.resources import connect_to_ray, size_cluster_pool
 from system.pipelines.spectrum_gather import GatheredPairs
 from system.pipelines.spectrum_rows import SpectraWriter, pair_rows
 from system.pipelines.spectrum_stream import MeasureSettings, stream_measured
@@ -89,8 +88,7 @@ def analyze_spectrum(config: SpectrumConfig, out: Path, progress: ConsoleProgres
     progress.expect(len(chosen))
     progress.phase("starting Ray and the tower")
     connect_to_ray()
-    resources = ray.cluster_resources()
-    pool = size_pool(config.pool, resources.get("CPU", 0.0), resources.get("GPU", 0.0))
+    pool = size_cluster_pool(config.pool)
     settings = MeasureSettings(
         tower=config.tower,
         size=(config.height, config.width),

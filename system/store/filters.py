@@ -60,10 +60,10 @@ class SceneFilter(FrozenConfig):
     def to_sql(self) -> str | None:
         """The filter in Lance's dialect, or None where nothing is asked."""
         parts: list[str] = []
-        parts += [f"array_has(tags, {_literal(tag)})" for tag in self.tags]
+        parts += [f"array_has(tags, {literal(tag)})" for tag in self.tags]
         if self.any_tags:
-            parts.append("(" + " OR ".join(f"array_has(tags, {_literal(tag)})" for tag in self.any_tags) + ")")
-        parts += [f"NOT array_has(tags, {_literal(tag)})" for tag in self.without_tags]
+            parts.append("(" + " OR ".join(f"array_has(tags, {literal(tag)})" for tag in self.any_tags) + ")")
+        parts += [f"NOT array_has(tags, {literal(tag)})" for tag in self.without_tags]
         for column, comparison, bound in (
             ("risk", ">=", self.min_risk),
             ("risk", "<=", self.max_risk),
@@ -85,17 +85,17 @@ class SceneFilter(FrozenConfig):
             ("log_id", self.not_log_ids, "NOT IN"),
         ):
             if values:
-                parts.append(f"{column} {word} ({', '.join(map(_literal, values))})")
+                parts.append(f"{column} {word} ({', '.join(map(literal, values))})")
         if self.cameras:
-            parts.append("(" + " OR ".join(f"array_has(cameras, {_literal(c)})" for c in self.cameras) + ")")
-        parts += [f"""strpos(birds_eye, {_literal(f'["{kind}",')}) > 0""" for kind in self.objects]
+            parts.append("(" + " OR ".join(f"array_has(cameras, {literal(c)})" for c in self.cameras) + ")")
+        parts += [f"""strpos(birds_eye, {literal(f'["{kind}",')}) > 0""" for kind in self.objects]
         if self.model_id is not None:
-            parts.append(f"model_id = {_literal(self.model_id)}")
+            parts.append(f"model_id = {literal(self.model_id)}")
         if self.with_embedding:
             parts.append("embedding IS NOT NULL")
         return " AND ".join(parts) or None
 
 
-def _literal(text: str) -> str:
+def literal(text: str) -> str:
     """A string literal: quotes doubled, which is all that Lance's dialect asks."""
     return "'" + text.replace("'", "''") + "'"

@@ -1,0 +1,145 @@
+"""What a detector is to look at, in pieces for workers, and its pixels.
+
+A piece names pictures, or windows of driving logs, whose pictures of infrared cameras are taken: of cameras that the
+log or their names call infrared, or of all where the user says that these are. Legend: H x W pixels.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+
+from system.errors import ConfigError, DataError, storage_errors
+from system.logs.pixels import PictureLimits, read_window_pictures
+from system.logs.reader import BadLog
+from system.logs.registry import discover, list_logs, read_log
+from system.logs.windows import WindowConfig, cut_window, list_windows
+from system.pairs.pixels import InfraredMapping, InfraredPixels, infrared_of, read_infrared
+from system.records import Container, DrivingLog, Frame, LogRef, WindowRef
+
+NO_INFRARED = "no_infrared"
+_PART_PICTURES, _PART_WINDOWS = 16, 4
+Fault = tuple[str, str]
+
+
+@dataclass(frozen=True)
+class Shot:
+    """Where a picture lies: uri, container and locator as of `system.records.Frame`; camera, time and scene of a log's.
+
+    Of a window without pictures, uri is the log's.
+    """
+
+    uri: str
+    container: Container = "file"
+    locator: str = ""
+    camera: str | None = None
+    t_ns: int | None = None
+    scene_id: str | None = None
+
+    @property
+    def name(self) -> str:
+        """Tells it from all others."""
+        return f"{self.uri}#{self.locator}" if self.locator else self.uri
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one task reads. keyframe_hz: as of `WindowConfig`. all_cameras: of windows, whatever they are called."""
+
+    pictures: tuple[str, ...] = ()
+    windows: tuple[WindowRef, ...] = ()
+    keyframe_hz: float = 2.0
+    all_cameras: bool = False
+
+    def to_json(self) -> str:
+        """For a row of Ray Data."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> Part:
+        """The inverse of `to_json`."""
+        held = json.loads(text)
+        windows = tuple(WindowRef(**window | {"log": LogRef(**window["log"])}) for window in held["windows"])
+        return cls(**held | {"pictures": tuple(held["pictures"]), "windows": windows})
+
+
+def picture_parts(uris: Sequence[str]) -> list[Part]:
+    """Pictures by name."""
+    return [Part(pictures=tuple(uris[k : k + _PART_PICTURES])) for k in range(0, len(uris), _PART_PICTURES)]
+
+
+def window_parts(windows: Sequence[WindowRef], keyframe_hz: float, all_cameras: bool = False) -> list[Part]:
+    """Windows of logs."""
+    return [
+        Part((), tuple(windows[k : k + _PART_WINDOWS]), keyframe_hz, all_cameras)
+        for k in range(0, len(windows), _PART_WINDOWS)
+    ]
+
+
+def windows_of(uris: Sequence[str], log_format: str, config: WindowConfig) -> tuple[list[WindowRef], list[BadLog]]:
+    """All windows of the logs at or below some paths, each once, and the logs that cannot be listed.
+
+    Raises:
+        ConfigError: no log there, or an unknown format. DataError: nothing is there.
+    """
+    windows: dict[str, WindowRef] = {}
+    bad: list[BadLog] = []
+    for uri in uris:
+        found, _ = discover(uri, log_format)
+        for log in (log for place in found for log in list_logs(place)):
+            if isinstance(log, BadLog):
+                bad.append(log)
+            else:
+                windows |= {window.scene_id: window for window in list_windows(log, config)}
+    if not windows and not bad:
+        raise ConfigError(f"no log was recognised below {', '.join(uris)}")
+    return list(windows.values()), bad
+
+
+def read_part(part: Part, mapping: InfraredMapping) -> Iterator[tuple[Shot, int, InfraredPixels | Fault]]:
+    """Each picture of a part, how many its window has (1 without one), and its pixels or (code, message)."""
+    for uri in part.pictures:
+        yield Shot(uri), 1, read_shots([Shot(uri)], mapping)[0]
+    for window in part.windows:
+        try:
+            scene = cut_window(_cached_log(window.log), window, WindowConfig(keyframe_hz=part.keyframe_hz))
+        except DataError as error:
+            yield Shot(window.log.uri, scene_id=window.scene_id), 1, (error.code, error.message)
+            continue
+        frames = [frame for frame in scene.frames if part.all_cameras or frame.modality == "infrared"]
+        if not frames:
+            told = f"{window.log.uri}: scene {window.scene_id}: no picture of an infrared camera"
+            yield Shot(window.log.uri, scene_id=window.scene_id), 0, (NO_INFRARED, told)
+        shots = [Shot(f.uri, f.container, f.locator, f.camera, f.t_ns, window.scene_id) for f in frames]
+        for shot, read in zip(shots, read_shots(shots, mapping), strict=True):
+            yield shot, len(shots), read
+
+
+def read_shots(shots: Sequence[Shot], mapping: InfraredMapping) -> list[InfraredPixels | Fault]:
+    """Pixels of each picture, or (code, message). A recording (video, MCAP, compressed archive) is opened once."""
+    recorded = [shot for shot in shots if shot.container != "file"]
+    frames = [Frame(shot.camera or "", shot.t_ns or 0, shot.uri, shot.container, shot.locator) for shot in recorded]
+    held = dict(zip(recorded, read_window_pictures(frames, PictureLimits()), strict=True))
+    found: list[InfraredPixels | Fault] = []
+    for shot in shots:
+        try:
+            if shot in held:
+                picture = held[shot]
+                if isinstance(picture, DataError):
+                    raise picture
+                found.append(infrared_of(picture.rgb_HWC))
+            else:
+                found.append(read_infrared(shot.uri, mapping))
+        except DataError as error:
+            found.append((error.code, error.message))
+        except storage_errors() as error:
+            found.append(("unreadable_file", f"{shot.name}: {error}"))
+    return found
+
+
+@lru_cache(maxsize=2)
+def _cached_log(ref: LogRef) -> DrivingLog:
+    """Neighbouring windows share a log."""
+    return read_log(ref)

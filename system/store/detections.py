@@ -1,0 +1,135 @@
+"""What a detector found in the scenes of a store: one row a scene and detector, and the filter that asks for them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Self
+
+import numpy as np
+import pyarrow as pa
+from pydantic import Field
+
+from system.config import FrozenConfig
+from system.errors import ConfigError
+from system.store.filters import SceneFilter, literal
+from system.store.ids import IdSet
+from system.store.location import StoreLocation
+
+DETECTIONS = "detections"
+# More ids than this make a query that takes seconds to read.
+_MOST_SCENES = 200_000
+_FORM = re.compile(r"(?P<name>[^:]+)(?::(?P<score>[0-9.]+))?(?::(?P<count>[0-9]+))?")
+
+
+def detections_schema() -> pa.Schema:
+    """One row a scene and detector.
+
+    num_pictures: looked at. The lists have an entry a box, best first in a picture: picture 0..num_pictures-1, its
+    camera and time, class, score, and boxes with four numbers each, (x0, y0, x1, y1) in pixels of the picture.
+    """
+    return pa.schema(
+        [
+            pa.field("scene_id", pa.string(), nullable=False),
+            pa.field("detector_id", pa.string(), nullable=False),
+            pa.field("run_id", pa.string(), nullable=False),
+            pa.field("num_pictures", pa.int32(), nullable=False),
+            pa.field("picture", pa.list_(pa.int32())),
+            pa.field("camera", pa.list_(pa.string())),
+            pa.field("t_ns", pa.list_(pa.int64())),
+            pa.field("label", pa.list_(pa.string())),
+            pa.field("score", pa.list_(pa.float32())),
+            pa.field("boxes_xyxy", pa.list_(pa.float32())),
+        ]
+    )
+
+
+class Detected(FrozenConfig):
+    """Scenes of which one picture shows at least `count` objects of a class with at least this score."""
+
+    label: str = Field(min_length=1, max_length=200)
+    min_score: float = Field(default=0.5, ge=0, le=1)
+    count: int = Field(default=1, ge=1, le=1000)
+
+    @classmethod
+    def of_option(cls, text: str) -> Self:
+        """From `CLASS`, `CLASS:SCORE` or `CLASS:SCORE:COUNT`.
+
+        Raises:
+            ConfigError: another form, or a value out of range.
+        """
+        match = _FORM.fullmatch(text)
+        try:
+            given = {} if match is None else {"min_score": match["score"], "count": match["count"]}
+            values = {key: float(value) if key == "min_score" else int(value) for key, value in given.items() if value}
+        except ValueError:
+            match = None
+        if match is None:
+            raise ConfigError(f"--detected {text}: expected CLASS, CLASS:SCORE or CLASS:SCORE:COUNT, e.g. person:0.5:2")
+        return cls.parse({"label": match["name"], **values}, f"--detected {text}")
+
+
+def open_detections(location: StoreLocation) -> None:
+    """Make the table where it is missing. Call with the lease held."""
+    if not location.has_table(DETECTIONS):
+        location.connect().create_table(DETECTIONS, schema=detections_schema())
+
+
+def detected_ids(location: StoreLocation, detector_id: str) -> IdSet:
+    """Scenes that a detector has looked at already."""
+    if not location.has_table(DETECTIONS):
+        return IdSet()
+    scanner = location.dataset(DETECTIONS).scanner(columns=["scene_id"], filter=f"detector_id = {literal(detector_id)}")
+    return IdSet(scene for batch in scanner.to_batches() for scene in batch.column(0).to_pylist())
+
+
+def among_detected(location: StoreLocation, where: SceneFilter, wanted: Sequence[Detected]) -> SceneFilter | None:
+    """The filter, narrowed to scenes in which any detector found all that is wanted; None where there are none.
+
+    Raises:
+        ConfigError: no detector has looked at this store, or too many scenes pass to be asked for by their ids.
+    """
+    if not wanted:
+        return where
+    if not location.has_table(DETECTIONS):
+        raise ConfigError(f"{location.uri}: no detector has looked at it; jobs/predict_infrared.py --store does")
+    passing: set[str] = set()
+    columns = ["scene_id", "picture", "label", "score"]
+    shown = " AND ".join(f"array_has(label, {literal(each.label)})" for each in wanted)
+    for batch in location.dataset(DETECTIONS).scanner(columns=columns, filter=shown).to_batches():
+        for row in batch.to_pylist():
+            if all(_shows(row, each) for each in wanted):
+                passing.add(row["scene_id"])
+    if where.scene_ids:
+        passing &= set(where.scene_ids)
+    if len(passing) > _MOST_SCENES:
+        raise ConfigError(
+            f"--detected: {len(passing)} scenes pass, expected at most {_MOST_SCENES}; ask for a higher score or more "
+            "objects, or for a time or log beside it"
+        )
+    return where.model_copy(update={"scene_ids": tuple(sorted(passing))}) if passing else None
+
+
+def _shows(row: dict[str, list[object]], wanted: Detected) -> bool:
+    is_one = (np.array(row["label"]) == wanted.label) & (np.array(row["score"], float) >= wanted.min_score)
+    counts = np.bincount(np.array(row["picture"], np.int64)[is_one]) if is_one.any() else np.zeros(1, int)
+    return bool(counts.max() >= wanted.count)
+
+
+def counts_of(location: StoreLocation, scene_ids: Sequence[str], min_score: float = 0.5) -> dict[str, dict[str, int]]:
+    """For each scene, the most objects of each class that one picture shows with at least this score."""
+    if not scene_ids or not location.has_table(DETECTIONS):
+        return {}
+    ids = ", ".join(map(literal, scene_ids))
+    rows = location.dataset(DETECTIONS).to_table(
+        columns=["scene_id", "picture", "label", "score"], filter=f"scene_id IN ({ids})"
+    )
+    found: dict[str, dict[str, int]] = {}
+    for row in rows.to_pylist():
+        most = found.setdefault(row["scene_id"], {})
+        for label in sorted(set(row["label"])):
+            seen = [p for p, name, s in zip(row["picture"], row["label"], row["score"], strict=True)
+                    if name == label and s >= min_score]  # fmt: skip
+            if seen:
+                most[label] = max(most.get(label, 0), int(np.bincount(seen).max()))
+    return found

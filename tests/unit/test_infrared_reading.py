@@ -1,0 +1,93 @@
+"""What a detector is to look at: pictures, the infrared cameras of logs, and videos; the bad with their reasons."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from system.errors import ConfigError, DataError
+from system.logs.windows import WindowConfig
+from system.pairs.files import pictures_below
+from system.pairs.pixels import InfraredMapping, InfraredPixels
+from system.pipelines.infrared_reading import NO_INFRARED, Part, picture_parts, read_part, window_parts, windows_of
+from tests.plain_logs import write_plain_log
+from tests.unit.test_video import COUNT, RATE, write_video
+
+MAPPING = InfraredMapping()
+
+
+def plain_log(root: Path) -> Path:
+    log = write_plain_log(root / "fleet", "log", seconds=8, cameras=("FRONT", "NIGHT"))
+    described = json.loads((log / "log.json").read_text())
+    for image in described["images"]:
+        if image["camera"] == "NIGHT":
+            image["modality"] = "infrared"
+    (log / "log.json").write_text(json.dumps(described))
+    return log
+
+
+def test_of_a_log_only_the_infrared_camera_is_read_and_a_broken_picture_says_why(tmp_path: Path):
+    log = plain_log(tmp_path)
+    windows, bad = windows_of([str(tmp_path / "fleet")], "auto", WindowConfig())
+    assert len(windows) == 2 and not bad
+    (log / "images" / "NIGHT_0001.jpg").write_bytes(b"\xff\xd8 half")
+    (part,) = window_parts(windows, keyframe_hz=1.0)
+    rows = list(read_part(Part.from_json(part.to_json()), MAPPING))
+    assert {shot.camera for shot, _, _ in rows} == {"NIGHT"} and {of for _, of, _ in rows} == {4}
+    assert {shot.scene_id for shot, _, _ in rows} == {window.scene_id for window in windows}
+    assert all(isinstance(read, InfraredPixels) and read.is_coloured for _, _, read in rows)
+    (whole,) = window_parts(windows, keyframe_hz=2.0)
+    rows = list(read_part(whole, MAPPING))
+    faults = [read for _, _, read in rows if isinstance(read, tuple)]
+    assert len(rows) == 16 and len(faults) == 1 and "NIGHT_0001.jpg" in faults[0][1]
+
+
+def test_a_log_without_an_infrared_camera_says_so_and_all_can_be_taken(tmp_path: Path):
+    write_plain_log(tmp_path / "fleet", "log", seconds=4, cameras=("FRONT",))
+    windows, _ = windows_of([str(tmp_path / "fleet")], "auto", WindowConfig())
+    (part,) = window_parts(windows, 2.0)
+    ((shot, of, read),) = list(read_part(part, MAPPING))
+    assert of == 0 and isinstance(read, tuple) and read[0] == NO_INFRARED and shot.scene_id == windows[0].scene_id
+    (part,) = window_parts(windows, 2.0, all_cameras=True)
+    assert len(list(read_part(part, MAPPING))) == 8
+    with pytest.raises((ConfigError, DataError)):
+        windows_of([str(tmp_path / "nowhere")], "auto", WindowConfig())
+
+
+def test_a_video_is_looked_at_at_the_rate_that_is_asked_for(tmp_path: Path):
+    path = write_video(tmp_path / "drive.mp4", "h264", {})
+    windows, _ = windows_of([str(path)], "video", WindowConfig(keyframe_hz=1.0))
+    rows = [row for part in window_parts(windows, 1.0, all_cameras=True) for row in read_part(part, MAPPING)]
+    assert COUNT / RATE <= len(rows) <= 1.4 * COUNT / RATE  # keyframes may come a quarter early
+    assert all(isinstance(read, InfraredPixels) and not read.is_coloured for _, _, read in rows)
+    assert len({shot.name for shot, _, _ in rows}) == len(rows) and rows[0][0].name.startswith(f"{path}#")
+
+
+def test_sixteen_bits_of_a_log_are_mapped_as_those_of_a_folder(tmp_path: Path):
+    log = plain_log(tmp_path)
+    described = json.loads((log / "log.json").read_text())
+    deep = np.linspace(7000, 9000, 180 * 320).reshape(180, 320).astype(np.uint16)
+    for image in described["images"]:
+        if image["camera"] == "NIGHT":
+            image["path"] = image["path"].replace(".jpg", ".png")
+            Image.fromarray(deep).save(log / image["path"])
+    (log / "log.json").write_text(json.dumps(described))
+    windows, _ = windows_of([str(tmp_path / "fleet")], "auto", WindowConfig())
+    (_, _, of_log), *_ = read_part(window_parts(windows, 2.0)[0], MAPPING)
+    ((_, _, of_folder),) = read_part(picture_parts([str(log / "images" / "NIGHT_0000.png")])[0], MAPPING)
+    assert isinstance(of_log, InfraredPixels) and isinstance(of_folder, InfraredPixels)
+    assert of_log.bits == 16 and np.array_equal(of_log.pixels_HW, of_folder.pixels_HW) and of_log.pixels_HW.max() == 255
+
+
+def test_pictures_lie_at_any_depth_and_a_ring_of_links_ends(tmp_path: Path):
+    deep = tmp_path.joinpath(*"abcdefghijkl")
+    deep.mkdir(parents=True)
+    Image.new("L", (4, 4)).save(deep / "night.png")
+    os.symlink(tmp_path / "a", tmp_path / "a" / "b" / "back")
+    assert pictures_below(str(tmp_path)) == [str(deep / "night.png")]
+    assert pictures_below(str(tmp_path), is_deep=False) == []

@@ -1,0 +1,118 @@
+"""Detections of a store's scenes: exactly once whatever the order, and as a filter of a search. Without Ray."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from system.errors import ConfigError
+from system.infrared.detections import Detections
+from system.pipelines.detect_scenes import _Tally, _windows
+from system.pipelines.infrared_reading import NO_INFRARED, Shot
+from system.pipelines.infrared_stream import PictureResult
+from system.store.commits import append_rows
+from system.store.detections import (
+    DETECTIONS,
+    Detected,
+    among_detected,
+    counts_of,
+    detected_ids,
+    detections_schema,
+    open_detections,
+)
+from system.store.filters import SceneFilter
+from system.store.ids import quarantined_ids
+from system.store.location import StoreLocation
+from system.store.schema import SCENES
+from system.store.search import SearchConfig, search_scenes
+from system.store.tables import open_for_writing
+from tests.unit.test_store import MODEL, scene_rows
+
+DETECTOR = "d" * 16
+
+
+@pytest.fixture
+def location(tmp_path) -> StoreLocation:
+    place = StoreLocation.parse(str(tmp_path / "store"))
+    open_for_writing(place, MODEL)
+    append_rows(place, SCENES, scene_rows(5))
+    open_detections(place)
+    return place
+
+
+def tally(location: StoreLocation) -> _Tally:
+    lease: Any = SimpleNamespace(check=lambda: None)
+    done = detected_ids(location, DETECTOR)
+    todo = [window for window in _windows(location) if window.scene_id not in done]
+    return _Tally(location, DETECTOR, "r2", lease, ("person", "car"), 0.1, todo)
+
+
+def seen(scene: str, k: int, of: int, scores: tuple[float, ...], label: int = 0) -> PictureResult:
+    boxes = [[1 + n, 2, 5 + n, 9] for n in range(len(scores))]
+    found = Detections.of(boxes, scores, [label] * len(scores), (20, 30))
+    return PictureResult(Shot(f"{scene}-{k}.png", camera="IR", t_ns=k, scene_id=scene), of, found)
+
+
+def test_scenes_are_committed_whole_in_any_order_and_once(location):
+    ids = [window.scene_id for window in _windows(location)]
+    first = tally(location)
+    first.add(seen(ids[0], 1, 2, (0.9, 0.8)))
+    first.add(seen(ids[1], 0, 1, (0.7,), label=1))
+    assert first.add(seen(ids[0], 1, 2, (0.9, 0.8))) == (0, 0, 1)  # Ray did a task twice
+    first.commit()
+    assert len(detected_ids(location, DETECTOR)) == 1, "a scene that lacks a picture is not committed"
+    first.add(seen(ids[0], 0, 2, (0.6, 0.05)))
+    assert first.add(seen(ids[0], 0, 2, (0.6,))) == (0, 0, 0)
+    empty = Shot("log", scene_id=ids[2])
+    assert first.add(PictureResult(empty, 0, None, code=NO_INFRARED, message="none")) == (1, 0, 0)
+    bad = Shot("broken.png", camera="IR", t_ns=0, scene_id=ids[3])
+    assert first.add(PictureResult(bad, 1, None, code="truncated_image", message="broken.png: half")) == (0, 1, 0)
+    first.commit()
+    assert (first.committed, first.quarantined, first.without_infrared, first.images) == (3, 1, 1, 3)
+    assert dict(first.objects) == {"person": 3, "car": 1}, "0.05 is below the least score"
+    assert ids[3] in quarantined_ids(location, DETECTOR)
+    rows = {row["scene_id"]: row for row in location.dataset(DETECTIONS).to_table().to_pylist()}
+    assert set(rows) == set(ids[:3])
+    assert rows[ids[0]]["picture"] == [0, 1, 1] and rows[ids[0]]["num_pictures"] == 2
+    assert np.reshape(rows[ids[0]]["boxes_xyxy"], (-1, 4)).tolist() == [[1, 2, 5, 9], [1, 2, 5, 9], [2, 2, 6, 9]]
+
+    again = tally(location)
+    assert again.add(seen(ids[0], 0, 1, (0.9,))) == (0, 0, 0), "an earlier run has it"
+
+
+def test_search_asks_for_what_one_picture_shows(location):
+    ids = [window.scene_id for window in _windows(location)]
+    with pytest.raises(ConfigError, match="predict_infrared"):
+        among_detected(StoreLocation.parse(location.uri + "-none"), SceneFilter(), [Detected(label="person")])
+    rows = [(ids[0], [0, 0, 1], ["person", "person", "car"]), (ids[1], [0, 1], ["person", "person"]), (ids[2], [], [])]
+    table = [
+        {"scene_id": scene, "detector_id": DETECTOR, "run_id": "r", "num_pictures": 2, "picture": pictures,
+         "label": labels, "score": [0.6] * len(labels)}
+        for scene, pictures, labels in rows
+    ]  # fmt: skip
+    append_rows(location, DETECTIONS, pa.Table.from_pylist(table, schema=detections_schema()))
+
+    def passing(*forms: str, among: tuple[str, ...] = ()) -> set[str]:
+        where = SceneFilter(scene_ids=among)
+        narrowed = among_detected(location, where, [Detected.of_option(form) for form in forms])
+        if narrowed is None:
+            return set()
+        return {row["scene_id"] for row in search_scenes(location, None, narrowed, SearchConfig())}
+
+    assert passing("person") == {ids[0], ids[1]}
+    assert passing("person:0.5:2") == {ids[0]}, "two in two pictures are not two in one"
+    assert passing("person:0.7") == set()
+    assert passing("person", "car") == {ids[0]}
+    assert passing("person", among=(ids[1], ids[2])) == {ids[1]}
+    assert passing("it's' OR true") == set()
+    assert counts_of(location, ids[:3]) == {ids[0]: {"person": 2, "car": 1}, ids[1]: {"person": 1}, ids[2]: {}}
+
+
+@pytest.mark.parametrize("form", ["", ":0.5", "person:x", "person:0.5:0", "person:2", "person:0.5:1:1", "a:0.5.5"])
+def test_a_wrong_form_is_refused(form: str):
+    with pytest.raises(ConfigError, match="--detected"):
+        Detected.of_option(form)
