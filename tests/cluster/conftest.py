@@ -32,6 +32,8 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
     port, dashboard, agent = _free_port(), _free_port(), _free_port()
     # No tokens on a cluster that lives for a test; the environment's own choice must not leak in either.
     env = {**os.environ, "RAY_AUTH_MODE": "disabled", "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    # Ray makes its workers polite; beside the unit tests they would then hardly run.
+    env["RAY_worker_niceness"] = "0"
     command = [RAY, "start", "--head", "--block", f"--port={port}", f"--dashboard-port={dashboard}"]
     # Its default port may be that of another cluster on this machine; without its agent no job can be submitted.
     command += [f"--dashboard-agent-listen-port={agent}"]
