@@ -36,6 +36,8 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
     env = {**os.environ, "RAY_AUTH_MODE": "disabled", "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     env |= RAY_SERVE_ENVIRONMENT
     env["PYTHONPATH"] = f"{ROOT}:{env.get('PYTHONPATH', '')}"  # Serve's proxy imports its guard from the checkout
+    # Ray makes its workers polite; beside the unit tests they would then hardly run.
+    env["RAY_worker_niceness"] = "0"
     command = [RAY, "start", "--head", "--block", f"--port={port}", f"--dashboard-port={dashboard}"]
     # Its default port may be that of another cluster on this machine; without its agent no job can be submitted.
     command += [f"--dashboard-agent-listen-port={agent}"]

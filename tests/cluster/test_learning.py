@@ -77,7 +77,9 @@ def test_labels_say_which_rule_gave_them_and_what_nobody_knows(house: Path):
     assert done.figures["scenes"] == 24 and done.figures["with_risk"] == 24
 
 
-@pytest.mark.parametrize("workers", [pytest.param("1", marks=pytest.mark.slow), "2"])
+# All trainings go on by the same function, and a killed distillation is tried every time.
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", ["1", "2"])
 def test_a_killed_base_training_ends_where_the_unbroken_one_does(house: Path, head: Head, workers: str):
     out = house / f"again-{workers}"
     arguments = [*source(house), "--out", out, *QUICK, "--workers", workers]
@@ -99,19 +101,13 @@ def test_a_killed_base_training_ends_where_the_unbroken_one_does(house: Path, he
         assert row == pytest.approx(expected, rel=WORKERS_TOLERANCE, abs=WORKERS_TOLERANCE)
 
 
-def test_a_chain_of_four_upgrades_is_certified_and_the_first_head_stays_as_it_was(house: Path, head: Head):
-    left_out = leave_out(call_job("finetune_head", *upgrade(house, "tags", "--head", "tags"), env=head.env))
-    chain = [
-        ("tags", ("--head", "tags", *left_out)),
-        ("embedding", ("--head", "embedding", *left_out)),
-        ("risk", ("--head", "risk")),
-        ("animals", own_head(house)),
-    ]
-    base = "base"
+def upgraded(house: Path, head: Head, chain: list[tuple[str, tuple[str | Path, ...]]], mark: str = "") -> list[str]:
+    """Each head on the model before it, certified; the folders, the base first."""
+    folders = ["base"]
     for name, arguments in chain:
-        # The first as its users run it.
-        run = run_job if name == "tags" else call_job
-        done = run("finetune_head", *upgrade(house, name, *arguments, base=base), env=head.env)
+        # One as its users run it.
+        run = run_job if name == "tags" and not mark else call_job
+        done = run("finetune_head", *upgrade(house, name + mark, *arguments, base=folders[-1]), env=head.env)
         assert done.code == 0, done.stderr
         figures = done.figures
         assert figures["siblings_identical"] is True and figures["head"] == name
@@ -119,11 +115,26 @@ def test_a_chain_of_four_upgrades_is_certified_and_the_first_head_stays_as_it_wa
         certificate = json.loads(Path(figures["certificate"]).read_text())
         told = {(s["dtype"], s["batch_size"], s["workers"]) for s in certificate["siblings"]}
         assert told == {(d, b, w) for d in ("float32", "bfloat16", "float16") for b in (1, 16) for w in (1, 2)}
-        base = name
-    first, last = weights(house / "tags"), weights(house / "animals")
+        folders.append(name + mark)
+    first, last = weights(house / folders[1]), weights(house / folders[-1])
     assert all(np.array_equal(last[name], first[name]) for name in first if name.startswith(("tags.", "stream.")))
-    done = call_job("verify_certificate", "--model", house / "animals", "--base", house / "risk", env=head.env)
+    verified = ("--model", house / folders[-1], "--base", house / folders[-2])
+    done = call_job("verify_certificate", *verified, env=head.env)
     assert done.code == 0, done.stderr
+    return folders
+
+
+@pytest.mark.slow
+def test_a_chain_of_four_upgrades_is_certified_and_the_first_head_stays_as_it_was(house: Path, head: Head):
+    left_out = leave_out(call_job("finetune_head", *upgrade(house, "tags-4", "--head", "tags"), env=head.env))
+    given = [("tags", left_out), ("embedding", left_out), ("risk", [])]
+    chain = [(name, ("--head", name, *more)) for name, more in given]
+    upgraded(house, head, [*chain, ("animals", own_head(house))], mark="-4")
+
+
+def test_upgrades_are_certified_mined_with_and_judged(house: Path, head: Head):
+    left_out = leave_out(call_job("finetune_head", *upgrade(house, "tags", "--head", "tags"), env=head.env))
+    upgraded(house, head, [("tags", ("--head", "tags", *left_out)), ("animals", own_head(house))])
 
     mined = call_job("mine_fleet", "--logs", house / "unseen", "--store", house / "store", env=head.env)
     assert mined.code == 0, mined.stderr

@@ -198,10 +198,10 @@ def test_ray_job_submit_mines_and_the_store_can_be_read_afterwards(head: Head, t
     result = search.figures["results"][0]
     assert {"scene_id", "log_id", "score", "risk", "tags", "hardness", "why"} <= set(result)
     assert result["risk"] > 0.3  # the lead brakes to a stop in front of the ego
-    like = run_job("search_scenes", "--store", tmp_path / "store", "--scene", result["scene_id"], env=head.env)
+    like = call_job("search_scenes", "--store", tmp_path / "store", "--scene", result["scene_id"], env=head.env)
     assert result["scene_id"] not in [row["scene_id"] for row in like.figures["results"]]
     picture = next((tmp_path / "fleet" / "log0" / "images").iterdir())
-    by_image = run_job("search_scenes", "--store", tmp_path / "store", "--image", picture, env=head.env)
+    by_image = call_job("search_scenes", "--store", tmp_path / "store", "--image", picture, env=head.env)
     assert by_image.figures["results"][0]["score"] > 0.5
     shown = run_job("show_run", "--store", tmp_path / "store", env=head.env)
     assert shown.figures["status"] == "finished"
@@ -218,7 +218,7 @@ def test_sigterm_ends_the_batch_in_hand_and_the_next_run_mines_the_rest(head: He
     job = subprocess.Popen(command, cwd=ROOT, env=head.env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     _wait_until(lambda: (tmp_path / "store" / "nightminer.json").exists() and len(_scenes(tmp_path / "store")) > 0)
     # While it runs nobody else may write, and is told who does.
-    refused = run_job("mine_fleet", *arguments, env=head.env)
+    refused = call_job("mine_fleet", *arguments, env=head.env)
     assert refused.code == 4
     assert f"process {job.pid} on" in refused.stderr
     job.send_signal(signal.SIGTERM)
@@ -228,7 +228,7 @@ def test_sigterm_ends_the_batch_in_hand_and_the_next_run_mines_the_rest(head: He
     figures = json.loads(stdout.strip().splitlines()[-1])
     assert figures["found"] == figures["committed"] + figures["remaining"] == 70
     assert figures["stopped"] == (figures["remaining"] > 0)
-    rest = run_job("mine_fleet", *arguments, env=head.env).figures
+    rest = call_job("mine_fleet", *arguments, env=head.env).figures
     assert rest["committed"] == figures["remaining"]
     ids = [row["scene_id"] for row in _scenes(tmp_path / "store")]
     assert len(ids) == len(set(ids)) == 70
@@ -238,7 +238,7 @@ def test_sigterm_ends_the_batch_in_hand_and_the_next_run_mines_the_rest(head: He
 def test_limit_mines_so_many_now_and_the_others_later(head: Head, tmp_path: Path):
     write_plain_log(tmp_path / "fleet", "log0", seconds=16)
     arguments = ("--logs", tmp_path / "fleet", "--store", tmp_path / "store")
-    plan = run_job("mine_fleet", *arguments, "--dry-run", env=head.env).figures
+    plan = call_job("mine_fleet", *arguments, "--dry-run", env=head.env).figures
     assert (plan["found"], plan["todo"], plan["dry_run"]) == (4, 4, True)
     assert not (tmp_path / "store").exists()
     first = call_job("mine_fleet", *arguments, "--limit", "3", env=head.env).figures

@@ -107,7 +107,6 @@ def test_what_cannot_be_learnt_or_judged_is_refused(house: Path, head: Head, who
         ("train_segmenter", 2, "expected one of elk", options(house, "refused", "--classes", "elk")),
         ("train_segmenter", 3, "own, boxes or a folder", options(house, "refused", "--masks", "/nowhere")),
         ("train_segmenter", 3, "leak", options(house, "refused", "--val", house / "train.json")),
-        ("train_segmenter", 3, "too_many_bad", options(house, "refused", "--max-bad-share", "0.01")),
         ("evaluate_segmenter", 3, "was trained on 10 of", [*judge, house / "train.json"]),
         ("evaluate_segmenter", 3, "no_masks", [*judge, house / "bare.json"]),
         ("evaluate_segmenter", 5, "segmenter.json", ["--data", house / "val.json", "--model", house]),
