@@ -20,14 +20,14 @@ from numpy.typing import NDArray
 from pydantic import Field
 from safetensors import SafetensorError
 from safetensors.torch import load, save
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from system.config import FrozenConfig
 from system.errors import ConfigError, ModelError
-from system.infrared.backbone import VitBackbone, empty_backbone
+from system.infrared.backbone import Backbone, CnnBackbone, backbone_of, empty_backbone
 from system.infrared.detections import Detections
 from system.infrared.detector_config import DetectorConfig
+from system.infrared.faster_rcnn import FasterRcnnHead
 from system.infrared.fcos import FcosHead
 from system.infrared.targets import Found, Target
 from system.pairs.resize import fit_picture
@@ -66,7 +66,7 @@ class SavedDetector(FrozenConfig):
 class Detector(nn.Module):
     """Infrared pictures in, `Detections` out."""
 
-    def __init__(self, config: DetectorConfig, backbone: VitBackbone) -> None:
+    def __init__(self, config: DetectorConfig, backbone: Backbone) -> None:
         """
         Raises:
             ConfigError: a size that the backbone's stride does not divide.
@@ -85,7 +85,7 @@ class Detector(nn.Module):
             backbone.requires_grad_(False)
 
     @classmethod
-    def untrained(cls, config: DetectorConfig, vit: VisionTransformer, seed: int = 0) -> Self:
+    def untrained(cls, config: DetectorConfig, network: nn.Module, seed: int = 0) -> Self:
         """On a backbone, which becomes the detector's own; its head starts alike for a seed.
 
         Raises:
@@ -93,7 +93,7 @@ class Detector(nn.Module):
         """
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            return cls(config, VitBackbone(vit, config.blocks)).eval()
+            return cls(config, backbone_of(network, config.blocks)).eval()
 
     @property
     def size(self) -> tuple[int, int]:
@@ -214,10 +214,17 @@ def count(parameters: Iterable[nn.Parameter]) -> int:
     return sum(parameter.numel() for parameter in parameters)
 
 
-def _new_head(config: DetectorConfig, backbone: VitBackbone) -> Any:
+def _new_head(config: DetectorConfig, backbone: Backbone) -> Any:
     facts, classes = backbone.facts, len(config.classes)
     if config.architecture == "fcos":
-        return FcosHead(facts.widths, facts.strides[0], config.channels, config.convs, classes)
+        return FcosHead(facts, config.channels, config.convs, classes)
+    if config.architecture == "faster_rcnn":
+        return FasterRcnnHead(facts, config.channels, classes)
+    if isinstance(backbone, CnnBackbone):
+        raise ConfigError(
+            f"rf_detr on {facts.architecture}: expected a vision transformer, whose blocks have one size; take fcos or "
+            "faster_rcnn on a convolutional network"
+        )
     from system.infrared.rf_detr import RfDetrHead
 
     places = (config.height // facts.strides[0]) * (config.width // facts.strides[0])

@@ -9,11 +9,12 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from system.backbones.cnn import is_cnn
 from system.backbones.vit import vit_hash
 from system.config import FrozenConfig
 from system.errors import ConfigError, DataError
 from system.infrared.detector import FORMAT, Detector, count, detector_id
-from system.infrared.detector_config import DetectorConfig
+from system.infrared.detector_config import DetectorConfig, sizes_for
 from system.infrared.detector_trainer import DetectorTrainConfig
 from system.pairs.infrared_set import InfraredSet, read_infrared_set
 from system.pipelines.resources import check_workers, connect_to_ray
@@ -24,6 +25,7 @@ from system.training.detect_data import sha256_of
 from system.training.detect_publish import DetectRecord, write_detector, write_pictures
 from system.training.detect_run import SAMPLES, DetectRun, new_detector, train_on_ray
 from system.training.position import shown
+from system.training.probe import named_backbone
 from system.training.publish import publish, refuse_existing, unpublished
 from system.training.run import discard_run
 
@@ -96,7 +98,7 @@ def train_detector(
     """Train and publish at `out`; what can be refused is refused before anything is computed.
 
     Args:
-        values: of `DetectorConfig` without its classes.
+        values: of `DetectorConfig` without its classes; None where the backbone decides.
     Returns:
         Keys of the job's last line: checkpoint, classes, trained_parameters, images, seconds, epochs, loss, ap50, ap
         (of the last epoch on `val`, in points), skipped, left_out, resumed_from.
@@ -113,11 +115,13 @@ def train_detector(
         known = {picture.uri for picture in train.pictures}
         if shared := [picture.uri for picture in val.pictures if picture.uri in known]:
             raise DataError("leak", f"{len(shared)} pictures of --val are learnt from too, e.g. {shared[0]}")
-    detector_config = DetectorConfig.parse(values | {"classes": train.classes}, "options")
+    given = {key: value for key, value in values.items() if value is not None}
+    sizes = sizes_for(is_cnn(named_backbone(values["backbone"]).name))
+    detector_config = DetectorConfig.parse(sizes | given | {"classes": train.classes}, "options")
     fresh = new_detector(detector_config, config.seed)
     trained_parameters = count(fresh.trained_parameters().values())
     run_folder = out.with_name(f".{out.name}.training")
-    backbone_hash = vit_hash(fresh.backbone.vit)
+    backbone_hash = vit_hash(fresh.backbone.network)
     _claim(run_folder, detector_config, config, train, val, backbone_hash)
     progress.phase(
         f"learning {', '.join(train.classes)} from {len(train.pictures)} pictures, {trained_parameters} parameters"

@@ -111,7 +111,7 @@ def _card(record: DetectRecord) -> str:
         [
             f"# An infrared detector of {', '.join(detector.classes)}",
             "",
-            f"`{detector.architecture}` on blocks {', '.join(map(str, detector.blocks))} of "
+            f"`{detector.architecture}` on blocks (of a CNN: stages) {', '.join(map(str, detector.blocks))} of "
             f"`{Path(detector.backbone).name}` ({backbone}), pictures of {detector.height}x{detector.width}.",
             "",
             "## Use",

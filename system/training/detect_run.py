@@ -125,7 +125,7 @@ class FeatureReader:
 
     def __init__(self, detector: Detector, run: DetectRun) -> None:
         self._detector = detector
-        space = f"detector {vit_hash(detector.backbone.vit)} {detector.config.blocks}"
+        space = f"detector {vit_hash(detector.backbone.network)} {detector.config.blocks}"
         self._cache = TeacherCache(Path(run.cache), space, int(run.cache_gb * 1e9))
 
     def __call__(self, examples: Sequence[Example], device: torch.device) -> list[Tensor]:

@@ -16,9 +16,10 @@ import ray
 import torch
 from pydantic import Field
 
+from system.backbones.cnn import is_cnn
 from system.config import FrozenConfig
 from system.errors import ConfigError, DataError, NightminerError
-from system.infrared.detector_config import DetectorConfig
+from system.infrared.detector_config import DetectorConfig, sizes_for
 from system.infrared.detector_trainer import DetectorTrainConfig
 from system.pairs.infrared_set import InfraredSet, read_infrared_set
 from system.pipelines.resources import connect_to_ray
@@ -39,6 +40,8 @@ from system.training.freqkd_run import write_json
 
 _SETTINGS, _RESULT, _TABLES = "settings.json", "study.json", "study.md"
 _RETRIES = 3
+# 280x378 for a ViT/14.
+_SCALE = 5 / 6
 TEST = "test"
 
 
@@ -76,7 +79,7 @@ def study_detection(
     """Do every run that `out` lacks, and sum up all that were asked for.
 
     Args:
-        values: of `DetectorConfig` without classes and backbone.
+        values: of `DetectorConfig` without classes and backbone; None where the backbone decides.
     Returns:
         What lies in study.json: for each test set the arms' figures and their differences, and the budget.
     Raises:
@@ -96,7 +99,9 @@ def study_detection(
     cells.sort(key=lambda cell: cell.seed)
     refuse_missing_students(students, cells)
     train, tests = _sets(study)
-    detector = DetectorConfig.parse(values | {"backbone": tower, "classes": train.classes}, "options")
+    given = {key: value for key, value in values.items() if value is not None}
+    sizes = sizes_for(is_cnn(tower), _SCALE)
+    detector = DetectorConfig.parse(sizes | given | {"backbone": tower, "classes": train.classes}, "options")
     settings = {
         "detector": detector.model_dump(mode="json"),
         "config": config.model_dump(mode="json", exclude={"seed"}),
