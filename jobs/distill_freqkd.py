@@ -26,7 +26,9 @@ def main(
             help="Of the loss: `registered` (the default; `reference` with `vit-l-paper`), `symmetric`, `mse`, ..."
         ),
     ] = None,
-    setting: Annotated[str, typer.Option(help="`vit-s`, or the paper's own `vit-l-paper`.")] = "vit-s",
+    setting: Annotated[
+        str, typer.Option(help="`vit-s`, `cnn`, or the paper's own `vit-l-paper` and `resnet-50-paper`.")
+    ] = "vit-s",
     reader: Annotated[str, typer.Option(help="Layout of the pairs, where it is not seen by itself.")] = "auto",
     split: Annotated[
         str, typer.Option(help="Parts of a corpus that are learnt from, comma-separated, as its layout names them.")
@@ -37,7 +39,16 @@ def main(
     tower: Annotated[
         str | None, typer.Option(help="`dinov2-packaged`, `timm:NAME` or `timm:NAME@FILE.safetensors`.")
     ] = None,
-    teacher: Annotated[str | None, typer.Option(help="Another tower, as wide as the student.")] = None,
+    student: Annotated[
+        str | None,
+        typer.Option(
+            help="Another backbone that --tower teaches: a CNN, as `efficientnet-lite0-packaged`, `timm:resnet50` or "
+            "`timm:NAME@FILE.safetensors`, whose four stages learn from four --blocks."
+        ),
+    ] = None,
+    teacher: Annotated[
+        str | None, typer.Option(help="Another tower, as wide as the student unless that is a CNN.")
+    ] = None,
     height: Annotated[
         int | None, typer.Option(help="Pictures are resized to it, then padded to whole patches.")
     ] = None,
@@ -89,7 +100,8 @@ def main(
     `--recipe registered` finds how far the two pictures of a pair are apart and matches all frequencies; `reference`,
     the published one, matches low frequencies strictly and high ones loosely.
 
-    The teacher is frozen; the student is the same backbone with low-rank adapters. The same command after a kill goes
+    The teacher is frozen; the student is the same backbone with low-rank adapters, or a convolutional network, which
+    learns as a whole but for its batch norms. The same command after a kill goes
     on at the last saved step: to the same bits with one worker, within 1e-4 with more. A pair that cannot be read is
     skipped and counted. The folder holds adapters, merged weights for timm and transformers, curves, TensorBoard events
     and a model card.
@@ -108,7 +120,7 @@ def main(
         from system.freqkd.estimate import CPU_TFLOPS
         from system.freqkd.estimate import estimate as estimate_training
         from system.freqkd.losses import RECIPES
-        from system.freqkd.recipes import SETTINGS
+        from system.freqkd.recipes import SETTINGS, taught
         from system.pairs.pixels import InfraredMapping
 
         # Ray reads its settings when it is imported.
@@ -118,6 +130,9 @@ def main(
         if setting not in SETTINGS:
             raise ConfigError(f"--setting {setting}: expected one of {', '.join(SETTINGS)}")
         start = SETTINGS[setting]()
+        if student is not None:
+            start = taught(start, student, teacher or tower or start.teacher or start.tower)
+            tower = teacher = None
         loss = start.loss if recipe is None else RECIPES.get(recipe)
         if loss is None:
             known = ", ".join(name for name, value in RECIPES.items() if value is not None)

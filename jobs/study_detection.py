@@ -41,9 +41,12 @@ def main(
     drifts: Annotated[str, typer.Option(help="Of its pairs, in pixels, comma-separated.")] = "0",
     seeds: Annotated[int, typer.Option(min=1)] = 3,
     ours: Annotated[str, typer.Option(help="The arm that is compared with every other.")] = "registered",
-    height: Annotated[int, typer.Option()] = 280,
-    width: Annotated[int, typer.Option()] = 378,
-    blocks: Annotated[str, typer.Option(help="Whose features the head reads.")] = "3,6,9",
+    architecture: Annotated[str, typer.Option(help="`fcos`, `faster_rcnn` or `rf_detr`.")] = "fcos",
+    height: Annotated[int | None, typer.Option(help="280, or 288 for a CNN, if not given.")] = None,
+    width: Annotated[int | None, typer.Option(help="378, or 384 for a CNN, if not given.")] = None,
+    blocks: Annotated[
+        str | None, typer.Option(help="Whose features the head reads; `3,6,9`, or a CNN's stages `0,1,2,3`.")
+    ] = None,
     channels: Annotated[int, typer.Option(help="Width of the head.")] = 64,
     epochs: Annotated[int, typer.Option()] = 16,
     batch_size: Annotated[int, typer.Option()] = 2,
@@ -96,9 +99,10 @@ def main(
             "options",
         )
         values: dict[str, Any] = {
+            "architecture": architecture,
             "height": height,
             "width": width,
-            "blocks": options.numbers("--blocks", blocks),
+            "blocks": None if blocks is None else options.numbers("--blocks", blocks),
             "channels": channels,
         }
         config = DetectorTrainConfig.parse(

@@ -41,7 +41,15 @@ def main(
     ] = None,
     tower: Annotated[str, typer.Option(help="`dinov2-packaged`, `timm:NAME` or `timm:NAME@FILE`.")] = "dinov2-packaged",
     blocks: Annotated[str, typer.Option(help="Matched blocks, comma-separated, counted from 0.")] = "3,6,8,9",
-    probe_block: Annotated[int, typer.Option("--block", help="Whose output is probed.")] = 9,
+    student: Annotated[
+        str | None,
+        typer.Option(
+            help="A CNN that --tower teaches, e.g. `efficientnet-lite0-packaged`; the tower itself, if not given."
+        ),
+    ] = None,
+    probe_block: Annotated[
+        int | None, typer.Option("--block", help="Whose output is probed: 9, or stage 2 of a CNN, if not given.")
+    ] = None,
     epochs: Annotated[int, typer.Option(help="Passes over the training pairs.")] = 1,
     height: Annotated[int, typer.Option(help="Pictures are resized to it; small objects need it.")] = 238,
     width: Annotated[int, typer.Option(help="Pictures are resized to it.")] = 322,
@@ -61,6 +69,9 @@ def main(
     learning rate; `@rank=` keeps alpha / rank at 1. Students are merged at factor 1, unless `@merge=` says otherwise.
     `none` is the untouched backbone, judged once.
 
+    A CNN learns as a whole, without adapters. Its stage is probed on the teacher's patches, and its mean patch finds
+    the mean RGB patch of the untouched CNN.
+
     The budget goes to stderr before the first run. The last line of stdout is one JSON object: arms {arm: {drift:
     {mean, low, high, seeds, <class>, retrieval_r1, retrieval_r5}}}, drifts, differences (paired), budget. The same lies
     in study.json, drawn in study.png and to be read in study.md.
@@ -71,8 +82,9 @@ def main(
         set_ray_environment()
         # Ray reads its settings when it is imported.
         from system.freqkd.distiller import DistillConfig
+        from system.freqkd.recipes import taught
         from system.pairs.pixels import InfraredMapping
-        from system.training.freqkd_study import StudyConfig, study_freqkd
+        from system.training.freqkd_study import StudyConfig, default_block, study_freqkd
 
         distill = DistillConfig.parse(
             {
@@ -89,6 +101,8 @@ def main(
             },
             "options",
         )
+        if student is not None:
+            distill = taught(distill, student, tower)
         config = StudyConfig.parse(
             {
                 "train": train,
@@ -98,7 +112,7 @@ def main(
                 "seeds": seeds,
                 "ours": ours,
                 "mapping": InfraredMapping.of_option(infrared_range),
-                "probe_block": probe_block,
+                "probe_block": default_block(distill) if probe_block is None else probe_block,
                 "rounds": rounds,
                 "threads": threads,
                 "distill": distill,

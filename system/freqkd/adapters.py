@@ -179,7 +179,15 @@ def load_adapter_state(model: nn.Module, state: Mapping[str, Tensor]) -> None:
     Raises:
         ModelError: names or shapes are not those of the model's adapters.
     """
-    own = adapter_parameters(model)
+    load_parameters(adapter_parameters(model), state)
+
+
+def load_parameters(own: Mapping[str, nn.Parameter], state: Mapping[str, Tensor]) -> None:
+    """Copy a state into the trained parameters of a student.
+
+    Raises:
+        ModelError: names or shapes differ.
+    """
     if differing := sorted(set(own) ^ set(state)):
         raise ModelError(f"adapters: {differing[0]} is in one of the file and the model only ({len(differing)} differ)")
     with torch.no_grad():

@@ -21,14 +21,19 @@ from system.backbones.loading import DINOV2
 from system.backbones.vit import block_features, normalise, pad_to_patch, refuse_blocks, vit_facts
 from system.config import FrozenConfig
 from system.errors import ConfigError, ModelError
-from system.freqkd.adapters import (
-    adapted_layers,
-    adapter_parameters,
-    adapter_state,
-    add_adapters,
-    load_adapter_state,
-)
+from system.freqkd.adapters import adapted_layers, add_adapters
 from system.freqkd.losses import LossConfig, distillation_loss
+from system.freqkd.student import (
+    CnnStudent,
+    Student,
+    load_trained_state,
+    matched_grid,
+    rate_factor,
+    seed_dropout,
+    student_features,
+    trained_parameters,
+    trained_state,
+)
 
 Precision = Literal["fp32", "bf16", "fp16"]
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -42,10 +47,12 @@ class DistillConfig(FrozenConfig):
     """What is distilled and how; the defaults are FreqKD's (arXiv 2606.11572) for a ViT-S/14, its loss with bands that
     are exact projections. `system.freqkd.recipes` has the documented settings.
 
-    tower: of `load_vit`; teacher: another of the same width and patch, or None for the tower itself.
+    tower: what learns, of `load_network`. teacher: of `load_vit`: another of the same width and patch, or None for the
+    tower itself; of a convolutional network any vision transformer, and four blocks for its four stages.
     height, width: pictures are resized to it, then padded at the right and below to whole patches.
     blocks: matched, counted from 0. block_weights: of the loss, one for each block; None for 1 each.
-    rank: of the adapters, 0 for full matrices. merge_factor: of what is exported.
+    rank: of the adapters, 0 for full matrices; a convolutional network learns as a whole, without adapters or dropout.
+    merge_factor: of what is exported.
     warmup_steps: linear from `warmup_start` times the learning rate; a tenth of all steps at most. Then a cosine down
     to `final_learning_rate`. batch_size: pairs of one step, over all workers together. accumulate: pieces that a worker
     computes its share in. flip: half of the pairs are mirrored, both pictures of a pair together.
@@ -79,27 +86,34 @@ class DistillConfig(FrozenConfig):
 class Distiller:
     """A student, its optimiser and its schedule. The same calls give the same bits on the same machine."""
 
-    def __init__(self, student: VisionTransformer, config: DistillConfig, total_steps: int) -> None:
-        """Adapters are added where the student has none.
+    def __init__(self, student: Student, config: DistillConfig, total_steps: int) -> None:
+        """Adapters are added where a vision transformer has none.
 
         Raises:
             ConfigError: a block that the student lacks, or weights for another number of blocks.
         """
-        refuse_blocks(student, config.blocks)
+        if not isinstance(student, CnnStudent):
+            refuse_blocks(student, config.blocks)
         if len(set(config.blocks)) < len(config.blocks):
             raise ConfigError(f"blocks {', '.join(map(str, config.blocks))}: expected each once")
         if config.block_weights is not None and len(config.block_weights) != len(config.blocks):
             raise ConfigError(f"{len(config.block_weights)} block weights for {len(config.blocks)} blocks")
-        if not adapted_layers(student):
+        if not isinstance(student, CnnStudent) and not adapted_layers(student):
             add_adapters(student, config.rank, config.alpha, config.dropout, config.seed, max(config.blocks))
-        self.student, self.config, self.total_steps = student.train(), config, max(1, total_steps)
-        self.facts = vit_facts(student)
+        self.student: Student = student.train()
+        self.config, self.total_steps = config, max(1, total_steps)
         self.steps_done = 0
-        self._layers = list(adapted_layers(student).values())
-        self._parameters = adapter_parameters(student)
+        self._grid = matched_grid(student)
+        self._parameters = trained_parameters(student)
         self._device = next(iter(self._parameters.values())).device
+        groups: dict[float, list[torch.nn.Parameter]] = {}
+        for name, parameter in self._parameters.items():
+            groups.setdefault(rate_factor(name), []).append(parameter)
+        self._factors = list(groups)
         self._optimizer = torch.optim.AdamW(
-            self._parameters.values(), lr=config.learning_rate, weight_decay=config.weight_decay
+            [{"params": parameters} for parameters in groups.values()],
+            lr=config.learning_rate,
+            weight_decay=config.weight_decay,
         )
         self._scaler = torch.amp.GradScaler(self._device.type, enabled=config.precision == "fp16")
         # It begins with the first thing that it scales, which a worker may lack: its share of a step may be empty.
@@ -132,8 +146,8 @@ class Distiller:
         places = range(count) if places is None else places
         whole = batch_size or count
         rate = self.learning_rate(self.steps_done)
-        for group in self._optimizer.param_groups:
-            group["lr"] = rate
+        for group, factor in zip(self._optimizer.param_groups, self._factors, strict=True):
+            group["lr"] = rate * factor
         self._optimizer.zero_grad(set_to_none=True)
         sums: dict[str, Tensor] = {}
         piece = self._piece(count)
@@ -175,7 +189,7 @@ class Distiller:
 
     def state(self) -> dict[str, Tensor]:
         """Everything that further steps depend on: copies on the CPU."""
-        found = {f"now/{name}": tensor for name, tensor in adapter_state(self.student).items()}
+        found = {f"now/{name}": tensor for name, tensor in trained_state(self.student).items()}
         for name, parameter in self._parameters.items():
             for key, value in self._optimizer.state.get(parameter, {}).items():
                 found[f"adam.{key}/{name}"] = value.detach().cpu().clone()
@@ -191,7 +205,7 @@ class Distiller:
         Raises:
             ModelError: it is of another model.
         """
-        load_adapter_state(
+        load_trained_state(
             self.student, {key.removeprefix("now/"): v for key, v in state.items() if key.startswith("now/")}
         )
         for name, parameter in self._parameters.items():
@@ -217,9 +231,8 @@ class Distiller:
         places: Sequence[int],
     ) -> dict[str, Tensor]:
         self._seed_dropout(places)
-        pixels = pad_to_patch(normalise(infrared_NHWC.to(self._device), self.facts), self.facts.patch)
         with autocast(self._device, self.config.precision):
-            student = block_features(self.student, pixels, self.config.blocks)
+            student = student_features(self.student, infrared_NHWC.to(self._device), self.config.blocks)
         given = [features.to(self._device).float() for features in teacher]
         refuse_misfit([tuple(f.shape) for f in student], [tuple(f.shape) for f in given], self.config.blocks)
         terms = distillation_loss(
@@ -235,8 +248,8 @@ class Distiller:
         """Pictures computed at a time; on a CPU no more than stay in its cache."""
         piece = max(1, -(-count // self.config.accumulate))
         if self._device.type == "cpu":
-            height, width = self.facts.padded(self.config.height, self.config.width)
-            piece = min(piece, max(1, _CACHED_PATCHES * self.facts.patch**2 // (height * width)))
+            height, width = self._grid.padded(self.config.height, self.config.width)
+            piece = min(piece, max(1, _CACHED_PATCHES * self._grid.patch**2 // (height * width)))
         return piece
 
     def _name(self, part: str) -> str:
@@ -247,12 +260,7 @@ class Distiller:
     def _seed_dropout(self, places: Sequence[int]) -> None:
         if not self.config.dropout or not self.config.rank:
             return
-        generators = [
-            torch.Generator(self._device).manual_seed(seed_of(self.config.seed, "dropout", self.steps_done, place))
-            for place in places
-        ]
-        for layer in self._layers:
-            layer.dropout_generators = generators
+        seed_dropout(self.student, [seed_of(self.config.seed, "dropout", self.steps_done, place) for place in places])
 
     def _mean_losses(
         self, sums: dict[str, Tensor], sum_over_workers: Callable[[Tensor], Any] | None

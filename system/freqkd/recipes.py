@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from system.backbones.loading import TIMM
+from system.backbones.cnn import is_cnn
+from system.backbones.loading import DINOV2, EFFICIENTNET, TIMM
 from system.freqkd.distiller import DistillConfig
 from system.freqkd.losses import RECIPES, LossConfig
 
@@ -36,4 +37,34 @@ def vit_l_paper() -> DistillConfig:
     )
 
 
-SETTINGS: dict[str, Callable[[], DistillConfig]] = {"vit-s": vit_s, "vit-l-paper": vit_l_paper}
+def cnn() -> DistillConfig:
+    """The packaged EfficientNet-Lite0, taught by the packaged ViT-S/14; sizes and loss as of `vit_s`."""
+    return taught(vit_s(), EFFICIENTNET, DINOV2)
+
+
+def resnet_50_paper() -> DistillConfig:
+    """The paper's network, for a machine with a GPU: stages 0 to 3 against blocks 7, 15, 21, 23 of a ViT-L.
+
+    Its learning rate and batch are not public; ours are those of `vit_l_paper`.
+    Source: FreqKD, arXiv 2606.11572.
+    """
+    paper = vit_l_paper()
+    config = taught(paper, f"{TIMM}resnet50", paper.tower)
+    return config.model_copy(update={"blocks": (7, 15, 21, 23)})
+
+
+def taught(config: DistillConfig, student: str, teacher: str) -> DistillConfig:
+    """The same for another student of a teacher.
+
+    A network of convolutions is exported as it was trained: the factor below 1 belongs to adapters.
+    """
+    values = {"tower": student, "teacher": None if teacher == student else teacher}
+    return config.model_copy(update=values | ({"merge_factor": 1.0} if is_cnn(student) else {}))
+
+
+SETTINGS: dict[str, Callable[[], DistillConfig]] = {
+    "vit-s": vit_s,
+    "vit-l-paper": vit_l_paper,
+    "cnn": cnn,
+    "resnet-50-paper": resnet_50_paper,
+}

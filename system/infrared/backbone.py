@@ -7,10 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Self
 
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
+from system.backbones.cnn import (
+    build_cnn,
+    cnn_facts,
+    freeze_batch_norms,
+    is_cnn_architecture,
+    refuse_stages,
+    stage_features,
+)
 from system.backbones.vit import block_features, build_vit, normalise, refuse_blocks, vit_facts
 
 
@@ -55,6 +64,11 @@ class VitBackbone(nn.Module):
             strides=(patch,) * len(blocks),
         )
 
+    @property
+    def network(self) -> nn.Module:
+        """All weights."""
+        return self.vit
+
     def pixels(self, images_NHWC: Tensor) -> Tensor:
         """uint8 pictures as the backbone wants them, [N, 3, H, W] float32."""
         return normalise(images_NHWC, self._vit_facts)
@@ -64,8 +78,64 @@ class VitBackbone(nn.Module):
         return block_features(self.vit, pixels_NCHW, self.blocks)
 
 
+class CnnBackbone(nn.Module):
+    """Outputs of some stages of a convolutional network, always in evaluation mode; its batch norms do not learn."""
+
+    def __init__(
+        self,
+        network: nn.Module,
+        stages: Sequence[int],
+        mean: tuple[float, ...] | None = None,
+        std: tuple[float, ...] | None = None,
+    ) -> None:
+        """mean, std: other than the architecture's own."""
+        super().__init__()
+        refuse_stages(stages)
+        self.network, self.stages = freeze_batch_norms(network), tuple(stages)
+        own = cnn_facts(network)
+        self.facts = BackboneFacts(
+            architecture=own.architecture,
+            mean=mean or own.mean,
+            std=std or own.std,
+            widths=tuple(own.widths[stage] for stage in stages),
+            strides=tuple(own.strides[stage] for stage in stages),
+        )
+
+    def train(self, mode: bool = True) -> Self:
+        """Stays in evaluation mode, whatever is asked."""
+        return super().train(False)
+
+    def pixels(self, images_NHWC: Tensor) -> Tensor:
+        """uint8 pictures as the backbone wants them, [N, 3, H, W] float32."""
+        return normalise(images_NHWC, self.facts)
+
+    def forward(self, pixels_NCHW: Tensor) -> list[Tensor]:
+        """One [N, C, h, w] for each stage."""
+        return stage_features(self.network, pixels_NCHW, self.stages)
+
+
+Backbone = VitBackbone | CnnBackbone
+
+
+def backbone_of(
+    network: nn.Module,
+    blocks: Sequence[int],
+    mean: tuple[float, ...] | None = None,
+    std: tuple[float, ...] | None = None,
+) -> Backbone:
+    """Of a vision transformer's blocks, or a convolutional network's stages.
+
+    Raises:
+        ConfigError: one that the network lacks.
+    """
+    if isinstance(network, VisionTransformer):
+        return VitBackbone(network, blocks, mean, std)
+    return CnnBackbone(network, blocks, mean, std)
+
+
 def empty_backbone(
     architecture: str, blocks: Sequence[int], mean: tuple[float, ...], std: tuple[float, ...]
-) -> VitBackbone:
+) -> Backbone:
     """Without weights worth having, to load a detector's into."""
-    return VitBackbone(build_vit(architecture), blocks, mean, std)
+    build = build_cnn if is_cnn_architecture(architecture) else build_vit
+    return backbone_of(build(architecture), blocks, mean, std)

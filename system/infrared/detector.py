@@ -20,14 +20,14 @@ from numpy.typing import NDArray
 from pydantic import Field
 from safetensors import SafetensorError
 from safetensors.torch import load, save
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from system.config import FrozenConfig
 from system.errors import ConfigError, ModelError
-from system.infrared.backbone import VitBackbone, empty_backbone
+from system.infrared.backbone import Backbone, CnnBackbone, backbone_of, empty_backbone
 from system.infrared.detections import Detections
 from system.infrared.detector_config import DetectorConfig, InfraredModelConfig
+from system.infrared.faster_rcnn import FasterRcnnHead
 from system.infrared.fcos import FcosHead
 from system.infrared.targets import Found
 from system.pairs.resize import fit_picture
@@ -86,7 +86,7 @@ class InfraredModel(nn.Module):
     config_name: str
     weights_name: str
 
-    def __init__(self, config: Any, backbone: VitBackbone) -> None:
+    def __init__(self, config: Any, backbone: Backbone) -> None:
         """
         Raises:
             ConfigError: a size that the backbone's stride does not divide.
@@ -105,12 +105,12 @@ class InfraredModel(nn.Module):
             backbone.requires_grad_(False)
 
     @staticmethod
-    def new_head(config: Any, backbone: VitBackbone) -> Any:
+    def new_head(config: Any, backbone: Backbone) -> Any:
         """The head that its configuration asks for, a `TrainedHead`."""
         raise NotImplementedError
 
     @classmethod
-    def untrained(cls, config: Any, vit: VisionTransformer, seed: int = 0) -> Self:
+    def untrained(cls, config: Any, network: nn.Module, seed: int = 0) -> Self:
         """On a backbone, which becomes the model's own; its head starts alike for a seed.
 
         Raises:
@@ -118,7 +118,7 @@ class InfraredModel(nn.Module):
         """
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            return cls(config, VitBackbone(vit, config.blocks)).eval()
+            return cls(config, backbone_of(network, config.blocks)).eval()
 
     @property
     def size(self) -> tuple[int, int]:
@@ -182,7 +182,7 @@ class Detector(InfraredModel):
     config_name, weights_name = CONFIG_NAME, WEIGHTS_NAME
 
     @staticmethod
-    def new_head(config: DetectorConfig, backbone: VitBackbone) -> Any:
+    def new_head(config: DetectorConfig, backbone: Backbone) -> Any:
         """The head that its configuration asks for."""
         return _new_head(config, backbone)
 
@@ -273,10 +273,17 @@ def count(parameters: Iterable[nn.Parameter]) -> int:
     return sum(parameter.numel() for parameter in parameters)
 
 
-def _new_head(config: DetectorConfig, backbone: VitBackbone) -> Any:
+def _new_head(config: DetectorConfig, backbone: Backbone) -> Any:
     facts, classes = backbone.facts, len(config.classes)
     if config.architecture == "fcos":
-        return FcosHead(facts.widths, facts.strides[0], config.channels, config.convs, classes)
+        return FcosHead(facts, config.channels, config.convs, classes)
+    if config.architecture == "faster_rcnn":
+        return FasterRcnnHead(facts, config.channels, classes)
+    if isinstance(backbone, CnnBackbone):
+        raise ConfigError(
+            f"rf_detr on {facts.architecture}: expected a vision transformer, whose blocks have one size; take fcos or "
+            "faster_rcnn on a convolutional network"
+        )
     from system.infrared.rf_detr import RfDetrHead
 
     places = (config.height // facts.strides[0]) * (config.width // facts.strides[0])

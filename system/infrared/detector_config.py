@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+import math
+from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
 from system.config import FrozenConfig
 from system.pairs.pixels import InfraredMapping
 
-Architecture = Literal["fcos", "rf_detr"]
+Architecture = Literal["fcos", "faster_rcnn", "rf_detr"]
 
 
 class InfraredModelConfig(FrozenConfig):
     """A backbone and a head, without their weights.
 
     architecture: of the head.
-    backbone: of `load_vit`, or the folder of a distillation. merge: the factor of that distillation's update; None for
-        the one that its merged weights have.
+    backbone: of `load_network`, or the folder of a distillation. merge: the factor of that distillation's update; None
+        for the one that its merged weights have.
     classes: by their place in labels.
     height, width: pictures are resized to it, shape not kept.
-    blocks: of the ViT whose features the head reads, counted from 0.
+    blocks: of the ViT, or stages of the convolutional network, whose features the head reads, counted from 0.
     channels: width of the head. convs: 3x3 convolutions of it.
     is_frozen: whether the backbone stays as it is.
     mapping: of infrared values to 8 bits.
@@ -50,8 +51,18 @@ class InfraredModelConfig(FrozenConfig):
 class DetectorConfig(InfraredModelConfig):
     """A detector, without its weights.
 
-    architecture: fcos, an anchor-free dense head on ViT features, trains on CPUs (`convs` in each of two branches);
-        rf_detr, a DETR of transformers on the same features.
+    architecture: fcos, an anchor-free dense head, trains on CPUs (`convs` in each of two branches); faster_rcnn,
+        proposals and a closer look at each; rf_detr, a DETR of transformers on ViT features.
     """
 
     architecture: Architecture = "fcos"
+
+
+def sizes_for(is_network: bool, scale: float = 1.0) -> dict[str, Any]:
+    """Height, width and blocks where none are given: of a ViT/14, or of a convolutional network, whose stride is 32.
+
+    scale: 1 for 336x448, or less.
+    """
+    side, blocks = (32, (0, 1, 2, 3)) if is_network else (14, (3, 6, 9))
+    height, width = (max(2, math.ceil(px * scale / side)) * side for px in (336, 448))
+    return {"height": height, "width": width, "blocks": blocks}

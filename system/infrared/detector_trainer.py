@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Generic, Literal, TypeVar
 
 import torch
@@ -134,7 +135,7 @@ class DetectorTrainer(Generic[Model]):
         share: float,
     ) -> dict[str, Tensor]:
         dtype = _DTYPES.get(self.config.precision)
-        with torch.autocast(self._device.type, dtype=dtype, enabled=dtype is not None):
+        with self._drawing(), torch.autocast(self._device.type, dtype=dtype, enabled=dtype is not None):
             if features is None:
                 assert images_NHWC is not None
                 features = self.detector.features(images_NHWC.to(self._device))
@@ -148,6 +149,14 @@ class DetectorTrainer(Generic[Model]):
                 losses["anchor"] = self.config.anchor_weight * torch.stack(apart).sum()
         self._scaler.scale(torch.stack(list(losses.values())).sum() * share).backward()
         return {name: value.detach().float() * share for name, value in losses.items()}
+
+    @contextmanager
+    def _drawing(self) -> Iterator[None]:
+        """What a head draws hangs on seed and step alone, so that a training goes on to the same bits after a kill."""
+        devices = [self._device] if self._device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices):
+            torch.manual_seed((self.config.seed << 32) + self.steps_done)
+            yield
 
     def _told(self, losses: Mapping[str, Tensor], sum_up: Callable[[Tensor], object] | None) -> dict[str, float]:
         names = (*self.detector.head.loss_names, *(["anchor"] if self._anchor is not None else []))

@@ -38,8 +38,13 @@ def export_onnx(detector: Detector, file: Path) -> None:
     """Write the model, for any number of pictures at once.
 
     Raises:
-        ModelError: the file cannot be written.
+        ModelError: its architecture has no such form, or the file cannot be written.
     """
+    if not hasattr(detector.head, "raw"):
+        raise ModelError(
+            f"{detector.config.architecture}: cannot be written as ONNX, because it chooses boxes within, as many as "
+            "there are; train fcos or rf_detr for that"
+        )
     model = _Raw(detector).eval()
     example = torch.zeros((2, *detector.size), dtype=torch.uint8)
     with torch.no_grad(), warnings.catch_warnings():

@@ -1,9 +1,9 @@
-"""The light detector: FCOS, anchor-free and dense, on the features of a few ViT blocks.
+"""The light detector: FCOS, anchor-free and dense, on a pyramid of features.
 
-Three levels at half, one and two patches; torchvision gives head, losses and the choice of boxes.
-Source: Tian et al., FCOS, ICCV 2019; levels from a plain ViT: Li et al., ViTDet, ECCV 2022.
+torchvision gives head, losses and the choice of boxes.
+Source: Tian et al., FCOS, ICCV 2019.
 
-Legend: N pictures, C channels, h x w patches, K classes, A places of all levels.
+Legend: N pictures, C channels, h x w places, K classes, A places of all levels.
 """
 
 from __future__ import annotations
@@ -12,35 +12,16 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.fcos import FCOS, FCOSHead
 
+from system.infrared.backbone import BackboneFacts
+from system.infrared.pyramid import middles, pyramid_of
 from system.infrared.targets import Found, Target
 
-_LEVELS = 3
 _LEAST_SCORE, _SUPPRESS_OVERLAP, _CANDIDATES, _KEPT = 0.02, 0.6, 1000, 100
 # A logit of no class: neither loss nor gradient comes from it.
 _NOBODY = -50.0
-
-
-class PatchPyramid(nn.Module):
-    """Features of some blocks, one size, as three sizes: twice the grid, the grid, half the grid."""
-
-    def __init__(self, widths: Sequence[int], channels: int) -> None:
-        super().__init__()
-        self.out_channels = channels
-        # Blocks differ in scale.
-        self.norms = nn.ModuleList(nn.GroupNorm(1, width) for width in widths)
-        self.lateral = nn.ModuleList(nn.Conv2d(width, channels, 1) for width in widths)
-        self.finer = nn.ConvTranspose2d(channels, channels, 2, stride=2)
-        self.coarser = nn.Conv2d(channels, channels, 3, stride=2, padding=1)
-
-    def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
-        """[N, C, h, w] of each block -> [N, channels, 2h, 2w], [N, channels, h, w], [N, channels, h/2, w/2]."""
-        parts = [conv(norm(f)) for conv, norm, f in zip(self.lateral, self.norms, features, strict=True)]
-        joined = F.gelu(torch.stack(parts).sum(0))
-        return [self.finer(joined), joined, self.coarser(joined)]
 
 
 class FcosHead(nn.Module):
@@ -48,13 +29,14 @@ class FcosHead(nn.Module):
 
     loss_names = ("classification", "box", "centre")
 
-    def __init__(self, widths: Sequence[int], patch: int, channels: int, convs: int, num_classes: int) -> None:
+    def __init__(self, facts: BackboneFacts, channels: int, convs: int, num_classes: int) -> None:
         super().__init__()
-        self._sides = (patch // 2, patch, 2 * patch)
+        pyramid = pyramid_of(facts, channels)
+        self._sides, self._firsts = pyramid.sides, pyramid.firsts
         self.fcos = FCOS(
-            PatchPyramid(widths, channels),
+            pyramid,
             num_classes,
-            anchor_generator=AnchorGenerator(tuple((side,) for side in self._sides), ((1.0,),) * _LEVELS),
+            anchor_generator=AnchorGenerator(tuple((side,) for side in self._sides), ((1.0,),) * len(self._sides)),
             head=FCOSHead(channels, 1, num_classes, convs),
             score_thresh=_LEAST_SCORE,
             nms_thresh=_SUPPRESS_OVERLAP,
@@ -103,18 +85,10 @@ class FcosHead(nn.Module):
         return outputs, [self._anchors(level, k) for k, level in enumerate(levels)]
 
     def _anchors(self, level: Tensor, number: int) -> Tensor:
-        """A square of a stride's side around the middle of what each place of a level sees.
-
-        torchvision's own lie around the upper left corner of each place, and take the stride from sizes that need not
-        divide. The coarse level's places see every second patch, and its neighbours.
-        """
-        side, patch = self._sides[number], self._sides[1]
-        first = side / 2 if number < _LEVELS - 1 else patch / 2
-        rows, columns = (
-            torch.arange(count, dtype=torch.float32, device=level.device) * side + first for count in level.shape[2:]
-        )
-        y, x = torch.meshgrid(rows, columns, indexing="ij")
-        return torch.stack([x - side / 2, y - side / 2, x + side / 2, y + side / 2], dim=-1).flatten(0, 1)
+        """A square of a stride's side around the middle of what each place of a level sees, [A, 4]."""
+        side = self._sides[number]
+        middle_A2 = middles(level, side, self._firsts[number])
+        return torch.cat([middle_A2 - side / 2, middle_A2 + side / 2], dim=1)
 
 
 def _in_ignored(anchors_A4: Tensor, target: Target) -> Tensor:

@@ -24,7 +24,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from system.infrared.backbone import VitBackbone
+from system.infrared.backbone import Backbone
 from system.infrared.detector import InfraredModel, SavedModel, fitted
 from system.infrared.detector_config import InfraredModelConfig
 from system.pairs.masks import IGNORED
@@ -152,7 +152,7 @@ class Segmenter(InfraredModel):
     config_name, weights_name = CONFIG_NAME, WEIGHTS_NAME
 
     @staticmethod
-    def new_head(config: SegmenterConfig, backbone: VitBackbone) -> Any:
+    def new_head(config: SegmenterConfig, backbone: Backbone) -> Any:
         """The decoder."""
         return DenseHead(backbone.facts.widths, backbone.facts.strides, config)
 

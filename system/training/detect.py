@@ -9,11 +9,12 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from system.backbones.cnn import is_cnn
 from system.backbones.vit import vit_hash
 from system.config import FrozenConfig
 from system.errors import ConfigError, DataError
 from system.infrared.detector import InfraredModel, count, model_id
-from system.infrared.detector_config import InfraredModelConfig
+from system.infrared.detector_config import InfraredModelConfig, sizes_for
 from system.infrared.detector_trainer import DetectorTrainConfig
 from system.pairs.infrared_set import InfraredSet, read_infrared_set
 from system.pipelines.resources import check_workers, connect_to_ray
@@ -25,6 +26,7 @@ from system.training.detect_publish import DetectRecord, write_model, write_pict
 from system.training.detect_run import SAMPLES, DetectRun, new_model, train_on_ray
 from system.training.infrared_task import DetectionTask, InfraredTask
 from system.training.position import shown
+from system.training.probe import named_backbone
 from system.training.publish import publish, refuse_existing, unpublished
 from system.training.run import discard_run
 
@@ -97,7 +99,7 @@ def train_detector(
     """Train and publish a detector at `out`, as `train_model`.
 
     Args:
-        values: of `DetectorConfig` without its classes.
+        values: of `DetectorConfig` without its classes; None where the backbone decides.
     """
     refuse_existing(out)
     train = gather_labelled(source.train, source.images, source.classes, source.splits)
@@ -135,11 +137,13 @@ def train_model(
         known = {picture.uri for picture in train.pictures}
         if shared := [picture.uri for picture in val.pictures if picture.uri in known]:
             raise DataError("leak", f"{len(shared)} pictures of --val are learnt from too, e.g. {shared[0]}")
-    model_config = task.config.parse(values | {"classes": train.classes}, "options")
+    given = {key: value for key, value in values.items() if value is not None}
+    sizes = sizes_for(is_cnn(named_backbone(values["backbone"]).name))
+    model_config = task.config.parse(sizes | given | {"classes": train.classes}, "options")
     fresh = new_model(task, model_config, config.seed)
     trained_parameters = count(fresh.trained_parameters().values())
     run_folder = out.with_name(f".{out.name}.training")
-    backbone_hash = vit_hash(fresh.backbone.vit)
+    backbone_hash = vit_hash(fresh.backbone.network)
     _claim(run_folder, task.model.format, model_config, config, train, val, backbone_hash)
     progress.phase(
         f"learning {', '.join(train.classes)} from {len(train.pictures)} pictures, {trained_parameters} parameters"

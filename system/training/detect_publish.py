@@ -121,7 +121,7 @@ def _card(task: InfraredTask, record: DetectRecord) -> str:
         [
             f"# An infrared {task.model.noun} of {', '.join(detector.classes)}",
             "",
-            f"`{detector.architecture}` on blocks {', '.join(map(str, detector.blocks))} of "
+            f"`{detector.architecture}` on blocks (of a CNN: stages) {', '.join(map(str, detector.blocks))} of "
             f"`{Path(detector.backbone).name}` ({backbone}), pictures of {detector.height}x{detector.width}.",
             "",
             "## Use",

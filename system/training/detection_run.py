@@ -17,13 +17,13 @@ from typing import Any
 
 import numpy as np
 from safetensors.torch import load_file
-from timm.models.vision_transformer import VisionTransformer
+from torch import nn
 
-from system.backbones.vit import load_vit
+from system.backbones.cnn import load_network
 from system.errors import ConfigError, DataError
-from system.freqkd.adapters import add_adapters, load_adapter_state, merge
 from system.freqkd.distiller import DistillConfig, order_of
 from system.freqkd.probe import draw_pictures
+from system.freqkd.student import merged_network
 from system.infrared.augment import Example
 from system.infrared.detector import InfraredModel
 from system.infrared.detector_config import InfraredModelConfig
@@ -89,21 +89,17 @@ def distillation_of(students: Path) -> DistillConfig:
         raise ConfigError(f"--students {students}: expected the folder of jobs/study_freqkd.py: {error}") from error
 
 
-def load_student(students: Path, cell: StudyCell) -> VisionTransformer:
+def load_student(students: Path, cell: StudyCell) -> nn.Module:
     """The merged backbone of a run; of the arm without distillation the untouched one.
 
     Raises:
-        ModelError: its adapters do not fit.
+        ModelError: what it learnt does not fit.
     """
     distilled = distillation_of(students)
     if cell.arm.loss is None:
-        return load_vit(distilled.tower)
-    config = cell.arm.config(distilled, cell.seed)
-    student = add_adapters(load_vit(config.tower), config.rank, config.alpha, 0.0, cell.seed, max(config.blocks))
-    load_adapter_state(student, load_file(student_file(students, cell)))
-    merged = load_vit(config.tower)
-    merged.load_state_dict(merge(student, cell.arm.merge))
-    return merged
+        return load_network(distilled.tower)
+    state = load_file(student_file(students, cell))
+    return merged_network(cell.arm.config(distilled, cell.seed), state, cell.arm.merge)
 
 
 def run_detection(bench: DetectionBench, cell: StudyCell) -> dict[str, Any]:

@@ -16,8 +16,10 @@ import ray
 import torch
 from pydantic import Field
 
+from system.backbones.cnn import is_cnn
 from system.config import FrozenConfig
 from system.errors import ConfigError, DataError, NightminerError
+from system.infrared.detector_config import sizes_for
 from system.infrared.detector_trainer import DetectorTrainConfig
 from system.pairs.infrared_set import InfraredSet, read_infrared_set
 from system.pairs.masks import PSEUDO
@@ -40,6 +42,8 @@ from system.training.infrared_task import DetectionTask, InfraredTask
 
 _SETTINGS, _RESULT, _TABLES = "settings.json", "study.json", "study.md"
 _RETRIES = 3
+# 280x378 for a ViT/14.
+_SCALE = 5 / 6
 TEST = "test"
 
 
@@ -77,7 +81,7 @@ def study_detection(
     """What distillation is worth to a detector, as `run_study`.
 
     Args:
-        values: of `DetectorConfig` without classes and backbone.
+        values: of `DetectorConfig` without classes and backbone; None where the backbone decides.
     """
     train = gather_labelled((study.train,), None, study.classes)
 
@@ -102,7 +106,8 @@ def run_study(
     """Do every run that `out` lacks, and sum up all that were asked for.
 
     Args:
-        sets: of `study_sets`. values: of the task's configuration without classes and backbone.
+        sets: of `study_sets`. values: of the task's configuration without classes and backbone; None where the backbone
+            decides.
     Returns:
         What lies in study.json: for each test set the arms' figures and their differences, and the budget.
     Raises:
@@ -122,7 +127,9 @@ def run_study(
     cells.sort(key=lambda cell: cell.seed)
     refuse_missing_students(students, cells)
     train, tests = sets
-    model = task.config.parse(values | {"backbone": tower, "classes": train.classes}, "options")
+    given = {key: value for key, value in values.items() if value is not None}
+    sizes = sizes_for(is_cnn(tower), _SCALE)
+    model = task.config.parse(sizes | given | {"backbone": tower, "classes": train.classes}, "options")
     settings = {
         task.model.noun: model.model_dump(mode="json"),
         "config": config.model_dump(mode="json", exclude={"seed"}),

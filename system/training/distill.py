@@ -12,8 +12,8 @@ from typing import Any
 
 from system.backbones.vit import load_vit, refuse_blocks, vit_facts
 from system.errors import ConfigError, DataError
-from system.freqkd.adapters import add_adapters, load_adapter_state
 from system.freqkd.distiller import DistillConfig, Distiller
+from system.freqkd.student import CnnStudent, load_trained_state, new_student
 from system.pairs.pixels import InfraredMapping
 from system.pairs.registry import open_pairs
 from system.pipelines.pair_stream import PairName
@@ -95,9 +95,8 @@ def distill(
         first = next(iter(trained.skipped.values()), "")
         raise DataError("no_readable_pair", f"none of {len(gathered.names)} pairs could be read, e.g. {first}")
     progress.phase("writing")
-    student = load_vit(config.tower)
-    add_adapters(student, config.rank, config.alpha, config.dropout, config.seed, max(config.blocks))
-    load_adapter_state(student, {k.removeprefix("now/"): v for k, v in state.items() if k.startswith("now/")})
+    student = new_student(config)
+    load_trained_state(student, {k.removeprefix("now/"): v for k, v in state.items() if k.startswith("now/")})
     record = DistillRecord(
         config=config,
         uris=source.uris,
@@ -173,9 +172,9 @@ def refuse_settings(config: DistillConfig) -> None:
     Raises:
         ConfigError, ModelError: blocks, rank, teacher and student of other widths or patches.
     """
-    student = load_vit(config.tower)
+    student = new_student(config)
     Distiller(student, config, 1)
-    if config.teacher is None:
+    if config.teacher is None or isinstance(student, CnnStudent):
         return
     teacher = load_vit(config.teacher)
     refuse_blocks(teacher, config.blocks)

@@ -1,4 +1,7 @@
-"""What a distillation leaves: adapters, merged weights for timm and transformers, curves, a record and a model card."""
+"""What a distillation leaves: adapters, merged weights for timm and transformers, curves, a record and a model card.
+
+Of a convolutional network `adapters.safetensors` holds all that was trained, projections too.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import itertools
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -16,8 +20,8 @@ from system.backbones.dinov2_layout import is_dinov2, to_transformers, transform
 from system.backbones.vit import vit_facts
 from system.config import FrozenConfig
 from system.errors import ModelError
-from system.freqkd.adapters import adapter_state, merge
 from system.freqkd.distiller import DistillConfig
+from system.freqkd.student import CnnStudent, Student, merged_weights, trained_state
 from system.pairs.pixels import InfraredMapping
 from system.training.publish import CARD_NAME, CURVES_NAME, HISTORY_NAME, TENSORBOARD_NAME
 
@@ -51,25 +55,24 @@ class DistillRecord(FrozenConfig):
 
 
 def write_student(
-    folder: Path, student: VisionTransformer, record: DistillRecord, history: Sequence[Mapping[str, float]]
+    folder: Path, student: Student, record: DistillRecord, history: Sequence[Mapping[str, float]]
 ) -> None:
     """Fill a new folder.
 
     Raises:
         ModelError: the folder cannot be written.
     """
-    config, facts = record.config, vit_facts(student)
-    metadata = {
-        "tower": config.tower,
-        "rank": str(config.rank),
-        "alpha": str(config.alpha),
-        "last_block": str(max(config.blocks)),
-    }
+    config = record.config
+    is_network = isinstance(student, CnnStudent)
+    architecture = student.facts.architecture if isinstance(student, CnnStudent) else vit_facts(student).architecture
+    metadata = {"tower": config.tower}
+    if not is_network:
+        metadata |= {"rank": str(config.rank), "alpha": str(config.alpha), "last_block": str(max(config.blocks))}
     try:
-        save_file(adapter_state(student), folder / ADAPTERS_NAME, metadata=metadata)
-        merged = merge(student, config.merge_factor)
-        save_file(merged, folder / MERGED_NAME, metadata={"architecture": facts.architecture})
-        if is_dinov2(facts.architecture, merged):
+        save_file(trained_state(student), folder / ADAPTERS_NAME, metadata=metadata)
+        merged = merged_weights(student, config, config.merge_factor)
+        save_file(merged, folder / MERGED_NAME, metadata={"architecture": architecture})
+        if not isinstance(student, CnnStudent) and is_dinov2(architecture, merged):
             _write_transformers(folder / TRANSFORMERS_NAME, student, merged)
             _write_positions(folder, student, config)
         (folder / DISTILL_NAME).write_text(record.model_dump_json(indent=1) + "\n", "utf-8")
@@ -138,42 +141,20 @@ def _write_history(folder: Path, history: Sequence[Mapping[str, float]]) -> None
                 writer.add_scalar(name, row[name], int(row["step"]))
 
 
-def _card(folder: Path, student: VisionTransformer, record: DistillRecord) -> str:
-    config, facts = record.config, vit_facts(student)
-    height, width = facts.padded(config.height, config.width)
-    loading = [
-        "```python",
-        "import timm",
-        "from safetensors.torch import load_file",
-        "",
-        f'model = timm.create_model("{facts.architecture}", num_classes=0, img_size=({height}, {width}))'
-        if (folder / POSITIONS_NAME).is_file()
-        else f'model = timm.create_model("{facts.architecture}", num_classes=0)',
-    ]
-    if (folder / POSITIONS_NAME).is_file():
-        loading += [
-            f'model.load_state_dict(load_file("{MERGED_NAME}") | load_file("{POSITIONS_NAME}"))',
-            "",
-            "from transformers import AutoModel",
-            "",
-            f'model = AutoModel.from_pretrained("{TRANSFORMERS_NAME}")',
-            "```",
-            "",
-            f'`timm.create_model(..., checkpoint_path="{MERGED_NAME}")` loads it too, at its own size. At other sizes '
-            "timm smooths positions when it resamples them, which DINOv2 does not, and features move by about 5 %; "
-            f"`{POSITIONS_NAME}` holds those of {height}x{width}. transformers and Nightminer resample as DINOv2 does.",
-        ]
+def _card(folder: Path, student: Student, record: DistillRecord) -> str:
+    config = record.config
+    facts = student.facts if isinstance(student, CnnStudent) else vit_facts(student)
+    if isinstance(student, CnnStudent):
+        learns, loading = _network_learns(config), _network_loading(student)
+        trained = "Batch norms were not trained"
     else:
-        loading += [f'model.load_state_dict(load_file("{MERGED_NAME}"))', "```"]
+        learns, loading = _transformer_learns(config), _transformer_loading(folder, student, config)
+        trained = f"Blocks beyond {max(config.blocks)} were not trained"
     return "\n".join(
         [
             f"# An infrared {facts.architecture}",
             "",
-            f"Blocks {', '.join(map(str, config.blocks))} (counted from 0) of `{config.tower}` were taught on "
-            f"infrared pictures what `{config.teacher or config.tower}` sees in their RGB partners, by low-rank "
-            f"adapters of rank {config.rank or 'full'}, without labels. "
-            f"`{MERGED_NAME}` is W + {config.merge_factor:g} x the update; "
-            f"`{ADAPTERS_NAME}` holds the update itself, for other factors.",
+            learns,
             "",
             "## Use",
             "",
@@ -212,11 +193,75 @@ def _card(folder: Path, student: VisionTransformer, record: DistillRecord) -> st
             "",
             "A low loss says that features of infrared and RGB agree, not that a detector will be better: ask "
             "`jobs/probe_backbone.py`. It knows the cameras, the places and the weather of the corpora above and no "
-            f"others. Blocks beyond {max(config.blocks)} were not trained. The licences of the pictures and of the "
+            f"others. {trained}. The licences of the pictures and of the "
             "backbone may bind these weights.",
             "",
         ]
     )
+
+
+def _transformer_learns(config: DistillConfig) -> str:
+    return (
+        f"Blocks {', '.join(map(str, config.blocks))} (counted from 0) of `{config.tower}` were taught on "
+        f"infrared pictures what `{config.teacher or config.tower}` sees in their RGB partners, by low-rank "
+        f"adapters of rank {config.rank or 'full'}, without labels. "
+        f"`{MERGED_NAME}` is W + {config.merge_factor:g} x the update; "
+        f"`{ADAPTERS_NAME}` holds the update itself, for other factors."
+    )
+
+
+def _transformer_loading(folder: Path, student: VisionTransformer, config: DistillConfig) -> list[str]:
+    facts = vit_facts(student)
+    height, width = facts.padded(config.height, config.width)
+    loading = [
+        "```python",
+        "import timm",
+        "from safetensors.torch import load_file",
+        "",
+        f'model = timm.create_model("{facts.architecture}", num_classes=0, img_size=({height}, {width}))'
+        if (folder / POSITIONS_NAME).is_file()
+        else f'model = timm.create_model("{facts.architecture}", num_classes=0)',
+    ]
+    if not (folder / POSITIONS_NAME).is_file():
+        return [*loading, f'model.load_state_dict(load_file("{MERGED_NAME}"))', "```"]
+    return [
+        *loading,
+        f'model.load_state_dict(load_file("{MERGED_NAME}") | load_file("{POSITIONS_NAME}"))',
+        "",
+        "from transformers import AutoModel",
+        "",
+        f'model = AutoModel.from_pretrained("{TRANSFORMERS_NAME}")',
+        "```",
+        "",
+        f'`timm.create_model(..., checkpoint_path="{MERGED_NAME}")` loads it too, at its own size. At other sizes '
+        "timm smooths positions when it resamples them, which DINOv2 does not, and features move by about 5 %; "
+        f"`{POSITIONS_NAME}` holds those of {height}x{width}. transformers and Nightminer resample as DINOv2 does.",
+    ]
+
+
+def _network_learns(config: DistillConfig) -> str:
+    return (
+        f"Stages 0 to 3 of `{config.tower}` were taught on infrared pictures what blocks "
+        f"{', '.join(map(str, config.blocks))} (counted from 0) of `{config.teacher}` see in their RGB partners, "
+        "without labels. All weights learnt but those of batch norms. "
+        f"`{MERGED_NAME}` is W + {config.merge_factor:g} x the update; `{ADAPTERS_NAME}` holds what was trained, and "
+        "the 1x1 convolutions to the teacher's width, which nothing needs afterwards."
+    )
+
+
+def _network_loading(student: CnnStudent) -> list[str]:
+    # timm types what it adds to a module as modules.
+    indices: Any = student.network.feature_info.out_indices  # type: ignore[union-attr]
+    return [
+        "```python",
+        "import timm",
+        "",
+        "model = timm.create_model(",
+        f'    "{student.facts.architecture}", features_only=True, out_indices={tuple(indices)},',
+        f'    checkpoint_path="{MERGED_NAME}",',
+        ").eval()",
+        "```",
+    ]
 
 
 def _triple(values: Sequence[float]) -> str:

@@ -20,12 +20,15 @@ import torch.distributed
 from pydantic import Field
 from ray.train.torch import get_device
 from safetensors.torch import load_file, save_file
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
+from system.backbones.cnn import load_network
 from system.backbones.vit import load_vit, twin
 from system.config import FrozenConfig
 from system.errors import DataError, ModelError, NightminerError
 from system.freqkd.distiller import DistillConfig, Distiller, order_of
+from system.freqkd.student import new_student, teacher_name
 from system.pairs.pixels import InfraredMapping
 from system.pipelines.pair_stream import PairName, StreamConfig, stream_steps, trainer_cpus
 from system.pipelines.teacher_cache import TeacherCache
@@ -129,8 +132,14 @@ def _train(spec: dict[str, Any]) -> None:
     rank, world = context.get_world_rank(), context.get_world_size()
     device = get_device()
     assert isinstance(device, torch.device)
-    student = load_vit(config.tower).to(device)
-    teacher = twin(student) if config.teacher is None else load_vit(config.teacher).to(device)
+    network = load_network(config.tower).to(device)
+    # Made first: what a student adds to itself, its twin does not have.
+    teacher = (
+        twin(network)
+        if config.teacher is None and isinstance(network, VisionTransformer)
+        else load_vit(teacher_name(config)).to(device)
+    )
+    student = new_student(config, network)
     epoch_steps = steps_of_epoch(config, len(pairs))
     total = config.epochs * epoch_steps
     distiller = Distiller(student, config, total)

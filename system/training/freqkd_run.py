@@ -24,16 +24,18 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from timm.models.vision_transformer import VisionTransformer
-from torch import Tensor
+from torch import Tensor, nn
 
+from system.backbones.cnn import is_cnn, load_network
 from system.backbones.vit import load_vit, vit_facts
 from system.errors import ModelError
-from system.freqkd.adapters import adapter_state, add_adapters, load_adapter_state, merge
 from system.freqkd.distiller import DistillConfig, Distiller, is_flipped, order_of, teacher_features
 from system.freqkd.probe import draw_pictures
 from system.freqkd.registration import register_pair, shift_picture, valid_tokens
+from system.freqkd.student import merged_network, new_student, teacher_name, trained_state
+from system.training.encoder import Encoder, pooled
 from system.training.freqkd_arms import Arm, drift_shifts, drifted
-from system.training.probe import figures, judge_backbone, pooled
+from system.training.probe import figures, judge_backbone
 from system.training.probe_set import ProbeSet
 
 CACHE, ADAPTERS = "cache", "adapters"
@@ -77,9 +79,14 @@ def _loaded(tower: str) -> VisionTransformer:
     return load_vit(tower)
 
 
-def fresh_vit(tower: str) -> VisionTransformer:
+@functools.lru_cache(maxsize=1)
+def _network(tower: str) -> nn.Module:
+    return load_network(tower)
+
+
+def fresh_network(tower: str) -> nn.Module:
     """A copy to change; the weights are read once in a process."""
-    return copy.deepcopy(_loaded(tower))
+    return copy.deepcopy(_network(tower))
 
 
 def run_cell(bench: Bench, cell: Cell) -> dict[str, Any]:
@@ -90,17 +97,15 @@ def run_cell(bench: Bench, cell: Cell) -> dict[str, Any]:
     """
     started_s = time.monotonic()
     told: dict[str, Any] = {"arm": cell.arm.name, "drift_px": cell.drift_px, "seed": cell.seed}
-    model = fresh_vit(bench.config.tower)
-    if cell.arm.loss is not None:
+    if cell.arm.loss is None:
+        model = _network(bench.config.tower)
+    else:
         state, trained = _adapters(bench, cell)
         told |= trained
-        config = cell.arm.config(bench.config, cell.seed)
-        student = add_adapters(model, config.rank, config.alpha, 0.0, cell.seed, max(config.blocks))
-        load_adapter_state(student, state)
-        model = fresh_vit(bench.config.tower)
-        model.load_state_dict(merge(student, cell.arm.merge))
+        model = merged_network(cell.arm.config(bench.config, cell.seed), state, cell.arm.merge)
     trained_s = time.monotonic()
-    judged = judge_backbone(model, bench.train, bench.test, bench.classes, bench.probe_block, bench.gallery_NC)
+    encoder = Encoder.of(model, bench.config)
+    judged = judge_backbone(encoder, bench.train, bench.test, bench.classes, bench.probe_block, bench.gallery_NC)
     counts_BN = draw_pictures(len(bench.test.pairs), bench.rounds, seed=0)
     told |= figures(judged, counts_BN) | {
         "rank": judged.rank_N.tolist(),
@@ -136,11 +141,12 @@ def _adapters(bench: Bench, cell: Cell) -> tuple[dict[str, Tensor], dict[str, An
 
 
 def train(bench: Bench, cell: Cell) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The adapters of a student that saw every pair once an epoch, and how it went."""
+    """What a student learnt that saw every pair once an epoch, and how it went."""
     config = cell.arm.config(bench.config, cell.seed)
     count = len(bench.train.pairs)
     steps = math.ceil(count / config.batch_size)
-    distiller = Distiller(fresh_vit(config.tower), config, config.epochs * steps)
+    student = new_student(config, fresh_network(config.tower))
+    distiller = Distiller(student, config, config.epochs * steps)
     teacher = TeacherFeatures.of_run(bench, cell)
     infrared_NHWC = drifted(bench.train.infrared_NHWC, drift_shifts(cell.drift_px, cell.seed, count))
     history, started_s = [], time.monotonic()
@@ -164,7 +170,7 @@ def train(bench: Bench, cell: Cell) -> tuple[dict[str, Tensor], dict[str, Any]]:
         "train_seconds": round(time.monotonic() - started_s, 1),
         "losses": history,
     }
-    return adapter_state(distiller.student), told
+    return trained_state(distiller.student), told
 
 
 @dataclass(frozen=True, eq=False)
@@ -206,7 +212,7 @@ def prepare_plain(bench: Bench, blocks: Sequence[int]) -> None:
     """Encode every RGB picture and its mirror image, for blocks whose files are missing."""
     missing = [block for block in blocks if not _feature_file(bench.out, PLAIN, block).is_file()]
     if missing:
-        teacher = _loaded(bench.config.teacher or bench.config.tower)
+        teacher = _loaded(teacher_name(bench.config))
         with _FeatureFiles(bench, PLAIN, missing) as files:
             for start in range(0, len(bench.train.pairs), _PICTURES_AT_ONCE):
                 rows = list(range(start, min(start + _PICTURES_AT_ONCE, len(bench.train.pairs))))
@@ -229,7 +235,7 @@ def prepare_registered(bench: Bench, drift_px: int, seed: int, blocks: Sequence[
         found: dict[str, Any] = json.loads(log.read_text("utf-8"))
         return found
     count, config = len(bench.train.pairs), bench.config
-    teacher = _loaded(config.teacher or config.tower)
+    teacher = _loaded(teacher_name(config))
     patch = vit_facts(teacher).patch
     plain = {
         block: np.load(_feature_file(bench.out, PLAIN, block), mmap_mode="r") for block in {*blocks, *config.blocks}
@@ -242,14 +248,14 @@ def prepare_registered(bench: Bench, drift_px: int, seed: int, blocks: Sequence[
     with _FeatureFiles(bench, kind, missing) as files:
         for start in range(0, count, _PICTURES_AT_ONCE):
             rows = list(range(start, min(start + _PICTURES_AT_ONCE, count)))
-            student = _encoded(_loaded(config.tower), infrared_NHWC[rows], config.blocks)
+            infrared = _encoded(teacher, infrared_NHWC[rows], config.blocks)
             moved = bench.train.rgb_NHWC[rows].copy()
             for k, n in enumerate(rows):
                 shift = register_pair(
                     torch.from_numpy(moved[k]),
                     torch.from_numpy(infrared_NHWC[n]),
                     [torch.from_numpy(plain[block][0, n].astype(np.float32)) for block in config.blocks],
-                    [features[k] for features in student],
+                    [features[k] for features in infrared],
                     patch,
                 )
                 confident_N[n] = shift.is_confident
@@ -278,8 +284,12 @@ def prepare_registered(bench: Bench, drift_px: int, seed: int, blocks: Sequence[
 
 
 def pooled_gallery(config: DistillConfig, test: ProbeSet, block: int) -> Tensor:
-    """The teacher's pooled RGB features of the test pictures, [N, C]."""
-    return pooled(_loaded(config.teacher or config.tower), test.rgb_NHWC, block)
+    """Pooled RGB features of the test pictures [N, C], in which students find their own.
+
+    Of the teacher; of the untouched network where students are convolutional networks, whose width no teacher has.
+    """
+    name = config.tower if is_cnn(config.tower) else teacher_name(config)
+    return pooled(Encoder.of(_network(name), config), test.rgb_NHWC, block)
 
 
 def write_json(file: Path, values: Mapping[str, Any]) -> None:
@@ -294,7 +304,7 @@ class _FeatureFiles:
 
     def __init__(self, bench: Bench, kind: str, blocks: Sequence[int]) -> None:
         (bench.out / CACHE).mkdir(parents=True, exist_ok=True)
-        facts = vit_facts(_loaded(bench.config.tower))
+        facts = vit_facts(_loaded(teacher_name(bench.config)))
         height, width = facts.padded(*bench.train.rgb_NHWC.shape[1:3])
         shape = (2, len(bench.train.pairs), facts.width, height // facts.patch, width // facts.patch)
         self._files = [_feature_file(bench.out, kind, block) for block in blocks]

@@ -14,22 +14,25 @@ import ray
 import torch
 from pydantic import Field
 
-from system.backbones.vit import load_vit, vit_facts, vit_hash
+from system.backbones.cnn import STRIDES, is_cnn, load_network
+from system.backbones.vit import architecture_of, build_vit, load_vit, vit_facts, vit_hash
 from system.config import FrozenConfig
 from system.errors import ConfigError, NightminerError
-from system.freqkd.distiller import DistillConfig, Distiller
+from system.freqkd.distiller import DistillConfig, Distiller, teacher_features
 from system.freqkd.probe import STRENGTH, draw_pictures
 from system.freqkd.registration import REGISTRATION_VERSION
+from system.freqkd.student import new_student, refuse_stage_count, teacher_name
 from system.pairs.pixels import InfraredMapping
 from system.pipelines.resources import connect_to_ray
 from system.report.console import ConsoleProgress
 from system.report.freqkd_study import study_markdown, write_plot
+from system.training.encoder import Encoder
 from system.training.freqkd_arms import Arm, parse_arm, parse_arms
 from system.training.freqkd_run import (
     CACHE,
     Bench,
     Cell,
-    fresh_vit,
+    fresh_network,
     pooled_gallery,
     prepare_plain,
     prepare_registered,
@@ -37,7 +40,6 @@ from system.training.freqkd_run import (
     write_json,
 )
 from system.training.freqkd_summary import RunFigures, summarise
-from system.training.probe import encode
 from system.training.probe_set import ProbeSet, read_set, refuse_shared, shared_classes
 
 _SETTINGS, _RESULT, _PLOT, _TABLES = "settings.json", "study.json", "study.png", "study.md"
@@ -66,6 +68,11 @@ class StudyConfig(FrozenConfig):
     rounds: int = Field(default=1000, ge=10, le=100_000)
     threads: int = Field(default=1, ge=1, le=256)
     distill: DistillConfig = DistillConfig()
+
+
+def default_block(config: DistillConfig) -> int:
+    """What is probed if nothing is said: of a network of convolutions the stage whose places are next to a patch."""
+    return 2 if is_cnn(config.tower) else 9
 
 
 def study_freqkd(
@@ -147,14 +154,21 @@ def _refuse_blocks(config: StudyConfig, arms: Sequence[Arm]) -> tuple[int, ...]:
     """All blocks that any arm matches.
 
     Raises:
-        ConfigError: the tower lacks one of them, or the one that is probed.
+        ConfigError: the teacher lacks one of them, or the student the one that is probed.
     """
-    trained = [arm for arm in arms if arm.loss is not None]
-    blocks = sorted({block for arm in trained for block in arm.config(config.distill, 0).blocks})
-    last = vit_facts(load_vit(config.distill.tower)).num_blocks - 1
-    for block in (*blocks, config.probe_block):
+    configs = [arm.config(config.distill, 0) for arm in arms if arm.loss is not None]
+    blocks = sorted({block for arm_config in configs for block in arm_config.blocks})
+    teacher, student = teacher_name(config.distill), config.distill.tower
+    last = vit_facts(build_vit(architecture_of(teacher), device="meta")).num_blocks - 1
+    probed, kind = (len(STRIDES) - 1, "stages") if is_cnn(student) else (last, "blocks")
+    for block in blocks:
         if not 0 <= block <= last:
-            raise ConfigError(f"block {block}: {config.distill.tower} has blocks 0..{last}")
+            raise ConfigError(f"block {block}: {teacher} has blocks 0..{last}")
+    if not config.probe_block <= probed:
+        raise ConfigError(f"--block {config.probe_block}: {student} has {kind} 0..{probed}")
+    if is_cnn(student):
+        for arm_config in configs:
+            refuse_stage_count(arm_config.blocks)
     return tuple(blocks)
 
 
@@ -190,13 +204,13 @@ def _timed(bench: Bench, threads: int) -> tuple[float, float]:
     torch.set_num_threads(threads)
     config = bench.config
     pictures = np.resize(bench.train.infrared_NHWC, (config.batch_size, *bench.train.infrared_NHWC.shape[1:]))
-    plain = fresh_vit(config.tower)
-    encode(plain, pictures, bench.probe_block)
+    plain = Encoder.of(fresh_network(config.tower), config)
+    plain(pictures, bench.probe_block)
     started_s = time.monotonic()
-    encode(plain, pictures, bench.probe_block)
+    plain(pictures, bench.probe_block)
     picture_s = (time.monotonic() - started_s) / len(pictures)
-    features = [encode(plain, pictures, block) for block in config.blocks]
-    distiller = Distiller(fresh_vit(config.tower), config, 100)
+    features = teacher_features(load_vit(teacher_name(config)), torch.from_numpy(pictures.copy()), config.blocks)
+    distiller = Distiller(new_student(config, fresh_network(config.tower)), config, 100)
     distiller.step(torch.from_numpy(pictures), features, None)
     started_s = time.monotonic()
     for _ in range(_TIMED_STEPS):
@@ -282,7 +296,7 @@ def _settings(config: StudyConfig, arms: Sequence[Arm], train: ProbeSet, test: P
     recipes = {arm.name: None if arm.loss is None else arm.loss.model_dump(mode="json") for arm in arms}
     return {
         "distill": json.loads(config.distill.model_dump_json(exclude={"loss", "seed", "merge_factor"})),
-        "backbone": vit_hash(load_vit(config.distill.tower)),
+        "backbone": vit_hash(load_network(config.distill.tower)),
         "recipes": recipes,
         "registration": REGISTRATION_VERSION,
         "probe": {"block": config.probe_block, "penalty": STRENGTH, "rounds": config.rounds},

@@ -17,11 +17,11 @@ import torch
 from numpy.typing import NDArray
 from pydantic import Field
 from safetensors import SafetensorError, safe_open
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
+from system.backbones.cnn import is_cnn, load_network
 from system.backbones.loading import DINOV2, TIMM
-from system.backbones.vit import block_features, load_vit, normalise, pad_to_patch, refuse_blocks, vit_facts, vit_hash
+from system.backbones.vit import vit_hash
 from system.config import FrozenConfig
 from system.errors import ConfigError, ModelError
 from system.freqkd.probe import (
@@ -37,9 +37,8 @@ from system.freqkd.probe import (
 )
 from system.pairs.pixels import InfraredMapping
 from system.training.distill_publish import DISTILL_NAME, MERGED_NAME, DistillRecord
-from system.training.probe_set import Bytes, ProbeSet, read_set, refuse_shared, shared_classes
-
-_PICTURES_AT_ONCE = 16
+from system.training.encoder import Encoder, batches, pooled
+from system.training.probe_set import ProbeSet, read_set, refuse_shared, shared_classes
 
 
 class ProbeConfig(FrozenConfig):
@@ -98,7 +97,7 @@ def probe_backbone(
     """Fit a probe on the boxes of one set of pairs, read it on another.
 
     Args:
-        backbone: of `load_vit`, or the folder of a distilled one. train, test: of `open_pairs`; their classes are
+        backbone: of `load_network`, or the folder of a distilled one. train, test: of `open_pairs`; their classes are
             matched by name.
         say: told what happens now.
     Returns:
@@ -110,14 +109,15 @@ def probe_backbone(
     if config.threads:
         torch.set_num_threads(config.threads)
     named = named_backbone(backbone)
-    model, of_teacher = load_vit(named.name), config.teacher or named.teacher
-    teacher = model if of_teacher == named.name else load_vit(of_teacher)
-    for vit in (model, teacher):
-        refuse_blocks(vit, [config.block])
-    if vit_facts(model).width != vit_facts(teacher).width:
+    of_teacher = config.teacher or named.teacher
+    encoder = Encoder.of(load_network(named.name))
+    teacher = encoder if of_teacher == named.name else Encoder.of(load_network(of_teacher))
+    for asked in (encoder, teacher):
+        asked.refuse_block(config.block)
+    if (ours := encoder.width(config.block)) != (theirs := teacher.width(config.block)):
         raise ConfigError(
-            f"{backbone} is {vit_facts(model).width} wide and the teacher {of_teacher} {vit_facts(teacher).width}; "
-            "name with --teacher the backbone that it was distilled from"
+            f"{backbone} is {ours} wide and the teacher {of_teacher} {theirs}; name with --teacher the backbone that "
+            "it was distilled from, or of a convolutional network the untouched one"
         )
     size = (config.height, config.width)
     say("reading pairs")
@@ -128,11 +128,11 @@ def probe_backbone(
     say("encoding RGB")
     gallery_NC = pooled(teacher, judge.rgb_NHWC, config.block)
     say("encoding infrared")
-    judged = judge_backbone(model, learn, judge, classes, config.block, gallery_NC)
+    judged = judge_backbone(encoder, learn, judge, classes, config.block, gallery_NC)
     say("drawing test pictures")
     return {
         "backbone": backbone,
-        "backbone_hash": vit_hash(model),
+        "backbone_hash": vit_hash(encoder.model),
         "teacher": of_teacher,
         "block": config.block,
         "size": list(size),
@@ -154,7 +154,11 @@ def probe_backbone(
 
 @dataclass(frozen=True)
 class NamedBackbone:
-    """name, teacher: for `load_vit`. mapping: of the infrared values that it learnt with."""
+    """name: for `load_network`. mapping: of the infrared values that it learnt with.
+
+    teacher: whose RGB features it is to find; of a convolutional network, which is not as wide as its teacher, the
+    untouched network.
+    """
 
     name: str
     teacher: str
@@ -169,7 +173,7 @@ def named_backbone(text: str) -> NamedBackbone:
     """
     folder = Path(text)
     if not folder.is_dir():
-        return NamedBackbone(text, DINOV2, InfraredMapping())
+        return NamedBackbone(text, text if is_cnn(text) else DINOV2, InfraredMapping())
     try:
         record = DistillRecord.parse(json.loads((folder / DISTILL_NAME).read_text("utf-8")), str(folder))
         with safe_open(folder / MERGED_NAME, "pt") as held:
@@ -178,7 +182,8 @@ def named_backbone(text: str) -> NamedBackbone:
         raise ModelError(
             f"{folder}: expected {DISTILL_NAME} and {MERGED_NAME} of jobs/distill_freqkd.py: {error}"
         ) from error
-    teacher = record.config.teacher or record.config.tower
+    tower = record.config.tower
+    teacher = tower if is_cnn(tower) else record.config.teacher or tower
     return NamedBackbone(f"{TIMM}{architecture}@{folder / MERGED_NAME}", teacher, record.mapping)
 
 
@@ -200,7 +205,7 @@ def figures(judged: Judged, counts_BN: Floats) -> dict[str, Any]:
 
 
 def judge_backbone(
-    model: VisionTransformer,
+    encoder: Encoder,
     train: ProbeSet,
     test: ProbeSet,
     classes: Sequence[str],
@@ -208,14 +213,13 @@ def judge_backbone(
     gallery_NC: Tensor,
 ) -> Judged:
     """Fit a probe to infrared features of `train`, score those of `test`, and let them find `gallery_NC`."""
-    probe = _fit(model, train, classes, block)
-    patch = vit_facts(model).patch
+    probe = _fit(encoder, train, classes, block)
     scores, means = [], []
-    for images_NHWC in _batches(test.infrared_NHWC):
-        features_NChw = encode(model, images_NHWC, block)
+    for images_NHWC in batches(test.infrared_NHWC):
+        features_NChw = encoder(images_NHWC, block)
         scores.append(probe.scores(_rows(features_NChw)))
         means.append(features_NChw.mean((2, 3)))
-    targets_NhwK = test.targets(classes, patch)
+    targets_NhwK = test.targets(classes, encoder.patch)
     return Judged(
         classes=tuple(classes),
         scores_PK=np.concatenate(scores),
@@ -225,24 +229,10 @@ def judge_backbone(
     )
 
 
-def _fit(model: VisionTransformer, train: ProbeSet, classes: Sequence[str], block: int) -> LinearProbe:
-    features = torch.cat([_rows(encode(model, images, block)) for images in _batches(train.infrared_NHWC)])
-    targets_NhwK = train.targets(classes, vit_facts(model).patch)
+def _fit(encoder: Encoder, train: ProbeSet, classes: Sequence[str], block: int) -> LinearProbe:
+    features = torch.cat([_rows(encoder(images, block)) for images in batches(train.infrared_NHWC)])
+    targets_NhwK = train.targets(classes, encoder.patch)
     return fit_probe(features, targets_NhwK.reshape(-1, len(classes)))
-
-
-@torch.no_grad()
-def encode(model: VisionTransformer, images_NHWC: Bytes, block: int) -> Tensor:
-    """What a block adds up to, float32 [N, C, h, w]."""
-    facts = vit_facts(model)
-    # A copy: arrays that Ray shares are read-only, of which torch warns.
-    pixels = pad_to_patch(normalise(torch.from_numpy(images_NHWC.copy()), facts), facts.patch)
-    return block_features(model, pixels, [block])[0]
-
-
-def pooled(model: VisionTransformer, images_NHWC: Bytes, block: int) -> Tensor:
-    """The mean patch of each picture, [N, C]."""
-    return torch.cat([encode(model, images, block).mean((2, 3)) for images in _batches(images_NHWC)])
 
 
 def _rows(features_NChw: Tensor) -> Tensor:
@@ -254,10 +244,6 @@ def _pictures(targets_NhwK: NDArray[np.int8]) -> NDArray[np.int64]:
     """The picture of each patch [P]."""
     count, rows, columns, _ = targets_NhwK.shape
     return np.repeat(np.arange(count), rows * columns)
-
-
-def _batches(images_NHWC: Bytes) -> list[Bytes]:
-    return [images_NHWC[start : start + _PICTURES_AT_ONCE] for start in range(0, len(images_NHWC), _PICTURES_AT_ONCE)]
 
 
 def _points(value: float) -> float | None:

@@ -7,18 +7,18 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from timm.models.vision_transformer import VisionTransformer
+from torch import nn
 
-from system.backbones.vit import load_vit
+from system.backbones.cnn import load_network
 from system.errors import ConfigError, ModelError
-from system.freqkd.adapters import add_adapters, load_adapter_state, merge
+from system.freqkd.student import merged_network
 from system.pairs.pixels import InfraredMapping
 from system.training.distill_publish import ADAPTERS_NAME, DISTILL_NAME, DistillRecord
 from system.training.probe import named_backbone
 
 
-def load_backbone(name: str, factor: float | None = None) -> VisionTransformer:
-    """A backbone of `load_vit`, or of a folder that jobs/distill_freqkd.py wrote.
+def load_backbone(name: str, factor: float | None = None) -> nn.Module:
+    """A backbone of `load_network`, or of a folder that jobs/distill_freqkd.py wrote.
 
     Args:
         factor: of the distilled update in W + factor x update; None for that of the folder's merged weights.
@@ -29,18 +29,13 @@ def load_backbone(name: str, factor: float | None = None) -> VisionTransformer:
     if factor is None or not folder.is_dir():
         if factor is not None:
             raise ConfigError(f"--merge {factor:g} goes with the folder of a distillation, found {name}")
-        return load_vit(named_backbone(name).name)
+        return load_network(named_backbone(name).name)
     config = read_distillation(folder).config
-    student = load_vit(config.tower)
     try:
         state = load_file(folder / ADAPTERS_NAME)
     except (OSError, SafetensorError) as error:
         raise ModelError(f"{folder / ADAPTERS_NAME}: cannot be loaded: {error}") from error
-    add_adapters(student, config.rank, config.alpha, 0.0, config.seed, max(config.blocks))
-    load_adapter_state(student, state)
-    merged = load_vit(config.tower)
-    merged.load_state_dict(merge(student, factor))
-    return merged
+    return merged_network(config, state, factor)
 
 
 def mapping_of(name: str) -> InfraredMapping:

@@ -89,7 +89,7 @@ def test_features_of_a_mirrored_pair_are_those_of_the_mirrored_picture(bench: Be
     features, valid = teacher.rows([2, 2], [False, True])
     assert valid is None and [tuple(f.shape) for f in features] == [(2, 64, 4, 6)] * 2
     mirrored = torch.from_numpy(bench.train.rgb_NHWC[2][None, :, ::-1].copy())
-    expected = freqkd_run.teacher_features(freqkd_run.fresh_vit(bench.config.tower), mirrored, BLOCKS)
+    expected = freqkd_run.teacher_features(freqkd_run.fresh_network(bench.config.tower), mirrored, BLOCKS)
     for ours, theirs in zip(features, expected, strict=True):
         assert torch.allclose(ours[1], theirs[0], rtol=2e-3, atol=2e-3)
 
