@@ -12,6 +12,7 @@ from typing import Any
 from system.backbones.cnn import is_cnn
 from system.backbones.vit import vit_hash
 from system.config import FrozenConfig
+from system.drafts import publish, refuse_existing, unpublished
 from system.errors import ConfigError, DataError
 from system.infrared.detector import InfraredModel, count, model_id
 from system.infrared.detector_config import InfraredModelConfig, sizes_for
@@ -27,7 +28,6 @@ from system.training.detect_run import SAMPLES, DetectRun, new_model, train_on_r
 from system.training.infrared_task import DetectionTask, InfraredTask
 from system.training.position import shown
 from system.training.probe import named_backbone
-from system.training.publish import publish, refuse_existing, unpublished
 from system.training.run import discard_run
 
 _SETTINGS = "settings.json"

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from system.backbones.vit import load_vit, refuse_blocks, vit_facts
+from system.drafts import publish, refuse_existing, unpublished
 from system.errors import ConfigError, DataError
 from system.freqkd.distiller import DistillConfig, Distiller
 from system.freqkd.student import CnnStudent, load_trained_state, new_student
@@ -24,7 +25,6 @@ from system.training.certificate import library_versions, now
 from system.training.distill_publish import DistillRecord, write_student
 from system.training.distill_run import DistillProgress, DistillRun, distill_on_ray, steps_of_epoch
 from system.training.position import shown
-from system.training.publish import publish, refuse_existing, unpublished
 from system.training.run import discard_run
 
 _SETTINGS = "settings.json"

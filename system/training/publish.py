@@ -3,44 +3,15 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from system.errors import ConfigError, ModelError
 from system.miner.heads import Head
 from system.miner.model import SceneMiner
 from system.training.records import CERTIFICATE_NAME, RECORD_NAME, Training, TrainingRecord, write_record
 
 CARD_NAME, CURVES_NAME, TENSORBOARD_NAME = "README.md", "curves.png", "tensorboard"
 HISTORY_NAME = "history.json"
-
-
-def refuse_existing(out: Path) -> None:
-    """Raises ConfigError: there is something at `out` already."""
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ConfigError(f"--out {out}: exists already and is never overwritten; choose another folder")
-
-
-def unpublished(out: Path) -> Path:
-    """A new, empty folder beside `out`, in which a model is put together before anybody sees it."""
-    folder = out.with_name(f".{out.name}.unpublished")
-    shutil.rmtree(folder, ignore_errors=True)
-    try:
-        folder.mkdir(parents=True)
-    except OSError as error:
-        raise ConfigError(f"--out {out}: cannot be written: {error.strerror}") from error
-    return folder
-
-
-def publish(folder: Path, out: Path) -> None:
-    """Make a finished folder visible at once, whole."""
-    try:
-        if out.is_dir():
-            out.rmdir()
-        folder.rename(out)
-    except OSError as error:
-        raise ModelError(f"{out}: cannot be written: {error.strerror}; the model lies in {folder}") from error
 
 
 def write_history(folder: Path, history: Sequence[Mapping[str, float]], best_epoch: int) -> None:

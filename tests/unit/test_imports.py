@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 # What each room may import besides itself and the ground floor. A new room is added here on purpose.
-GROUND = {"system.records", "system.config", "system.errors"}
+GROUND = {"system.records", "system.config", "system.errors", "system.drafts"}
 METHODS = {
     "system.logs",
     "system.pairs",
@@ -27,6 +27,7 @@ ALLOWED = {
     "system.records": set(),
     "system.config": {"system.errors"},
     "system.errors": set(),
+    "system.drafts": {"system.errors"},
     "system.logs": GROUND,
     "system.pairs": GROUND,
     "system.backbones": GROUND,
