@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from system.errors import ModelError
 from system.miner.heads import Head
 from system.miner.model import SceneMiner
 from system.training.records import CERTIFICATE_NAME, RECORD_NAME, Training, TrainingRecord, write_record
