@@ -18,13 +18,13 @@ _TRIES = 3
 _REPEATABLE = ("GET", "HEAD")
 _REPEATABLE_POSTS = ("/v1/search",)
 _MAX_KEPT_BYTES = 64 * 1024
-_PROBLEM = {
-    "type": "about:blank",
-    "title": "Not available",
-    "status": 503,
-    "detail": "the process that was answering ended; try again",
-    "code": "replica_lost",
+_DETAILS = {
+    "replica_lost": "the process that was answering ended; try again",
+    "timed_out": "not answered in time; try again, or ask for less",
+    "overloaded": "the server has more waiting than it takes; try again",
 }
+# What Ray's proxy answers by itself, as plain text: its time limit, and full queues or no replica.
+_OF_RAY = {408: "timed_out", 503: "overloaded"}
 
 
 class ProxyGuard:
@@ -41,19 +41,34 @@ class ProxyGuard:
         path, method = scope["path"], scope["method"]
         is_repeatable = method in _REPEATABLE or (method == "POST" and path in _REPEATABLE_POSTS)
         for _ in range(_TRIES if is_repeatable else 1):
-            started = False
-
-            async def watched(message: Message) -> None:
-                nonlocal started
-                started = True
-                await send(message)
-
-            await self._app(dict(scope), body.replayed(), watched)
-            if started or body.is_gone:
+            answer = _Answer(send)
+            await self._app(dict(scope), body.replayed(), answer.send)
+            if answer.of_ray is not None:
+                await _answer(send, answer.of_ray)
+                return
+            if answer.started or body.is_gone:
                 return
             if not body.is_kept:
                 break
-        await _answer(send)
+        await _answer(send, "replica_lost")
+
+
+class _Answer:
+    """Hands an answer on, but for one that Ray's proxy made by itself; of_ray: the code of that."""
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self.started = False
+        self.of_ray: str | None = None
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            kinds = [value for name, value in message.get("headers", ()) if name.lower() == b"content-type"]
+            if message["status"] in _OF_RAY and not any(b"json" in kind for kind in kinds):
+                self.of_ray = _OF_RAY[message["status"]]
+        if self.of_ray is None:
+            self.started = True
+            await self._send(message)
 
 
 class _Body:
@@ -89,9 +104,17 @@ class _Body:
         return receive
 
 
-async def _answer(send: Send) -> None:
+async def _answer(send: Send, code: str) -> None:
     request_id = uuid.uuid4().hex
-    content = json.dumps(_PROBLEM | {"request_id": request_id}).encode()
+    problem = {
+        "type": "about:blank",
+        "title": "Not available",
+        "status": 503,
+        "detail": _DETAILS[code],
+        "code": code,
+        "request_id": request_id,
+    }
+    content = json.dumps(problem).encode()
     headers: list[tuple[bytes, Any]] = [
         (b"content-type", b"application/problem+json"),
         (b"content-length", str(len(content)).encode()),

@@ -165,3 +165,20 @@ def test_what_changes_something_or_is_large_is_asked_once():
     assert guarded("POST", "/v1/sets", dies=9)[1] == 1
     assert guarded("POST", "/v1/ir/detect", dies=9)[0][0]["status"] == 503
     assert guarded("POST", "/v1/search", dies=9, body=bytes(100_000))[1] == 1
+
+
+@pytest.mark.parametrize(("status", "code"), [(408, "timed_out"), (503, "overloaded")])
+def test_what_ray_says_by_itself_asks_to_come_again(status, code):
+    sent = []
+
+    async def proxy(scope, receive, send):
+        await send({"type": "http.response.start", "status": status, "headers": [(b"content-type", b"text/plain")]})
+        await send({"type": "http.response.body", "body": b"Request 1 timed out"})
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    asyncio.run(ProxyGuard(proxy)({"type": "http", "method": "GET", "path": "/v1/me"}, None, send))
+    assert [message["type"] for message in sent] == ["http.response.start", "http.response.body"]
+    assert sent[0]["status"] == 503 and dict(sent[0]["headers"])[b"retry-after"] == b"1"
+    assert json.loads(sent[1]["body"])["code"] == code

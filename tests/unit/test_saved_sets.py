@@ -1,0 +1,46 @@
+"""Saved sets and what they are taken away as, without HTTP."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from system.errors import ConfigError, DataError, StoreError
+from system.logs.nuscenes import sample_tokens
+from system.store.location import StoreLocation
+from system.store.sets import list_sets, read_set, remove_set, save_set
+
+VALUES = {"name": "a", "created_by": "ana", "model_id": "m1", "version": 1, "scene_ids": ("0" * 32,)}
+
+
+def test_sets_are_found_newest_first_and_a_damaged_one_is_left_out(tmp_path):
+    location = StoreLocation.parse(str(tmp_path))
+    assert list_sets(location) == []
+    first, second = save_set(location, VALUES), save_set(location, VALUES | {"name": "b"})
+    (tmp_path / "sets" / f"{'f' * 16}.json").write_text("{")
+    (tmp_path / "sets" / "notes.json").write_text("{}")
+    assert [saved.set_id for saved in list_sets(location)] == [second.set_id, first.set_id]
+    with pytest.raises(StoreError, match="damaged"):
+        read_set(location, "f" * 16)
+    remove_set(location, first.set_id)
+    with pytest.raises(ConfigError, match="no set"):
+        remove_set(location, first.set_id)
+    for name in ("../nightminer", "", "A" * 16, first.set_id):
+        with pytest.raises(ConfigError, match="no set"):
+            read_set(location, name)
+
+
+def test_tokens_of_nuscenes_are_those_within_the_window(data_root):
+    tables = data_root / "nuscenes" / "v1.0-mini"
+    scenes = {row["name"]: row["token"] for row in json.loads((tables / "scene.json").read_text())}
+    samples = sorted(
+        (row["timestamp"] * 1000, row["token"])
+        for row in json.loads((tables / "sample.json").read_text())
+        if row["scene_token"] == scenes["scene-0061"]
+    )
+    start_ns, end_ns = samples[3][0], samples[8][0]
+    found = sample_tokens(str(tables), "scene-0061", start_ns, end_ns)
+    assert found == (scenes["scene-0061"], [token for _, token in samples[3:8]])
+    with pytest.raises(DataError, match="scene-9999"):
+        sample_tokens(str(tables), "scene-9999", 0, 1)
