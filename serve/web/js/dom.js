@@ -27,6 +27,19 @@ export function say(text, ms = 5000) {
   timer = setTimeout(() => { place.textContent = ""; }, ms);
 }
 
+/** An error that has no place of its own on the page, long enough to note its request. */
+export function sayProblem(error) {
+  const request = error.requestId ? ` (request ${error.requestId})` : "";
+  say(`${error.title ?? "Something went wrong."} ${error.detail ?? String(error)}${request}`, 20000);
+}
+
+/** What has the focus, by a name that lasts when the page is drawn again. */
+export const focusName = () => document.activeElement?.dataset.focus;
+
+export function focusOn(name) {
+  if (name) document.querySelector(`[data-focus="${CSS.escape(name)}"]`)?.focus({ preventScroll: true });
+}
+
 export function busy(text) {
   return element("p", { class: "busy", role: "status" }, text);
 }
