@@ -26,7 +26,7 @@ export function card(hit, { isSmall = false, hasQuery = false } = {}) {
         !isSmall && element("button", { type: "button", class: "like", onclick: () => go({ like: scene.scene_id, q: "" }),
           "aria-label": `More like ${name}`, title: "More like this" }, "Similar")),
       element("div", { class: "where small" }, element("b", {}, scene.log_id), " ",
-        element("span", { class: "soft" }, `${moment(scene.t_start_ns)} · ${seconds(scene.t_start_ns, scene.t_end_ns)}`)),
+        element("span", { class: "soft", title: seconds(scene.t_start_ns, scene.t_end_ns) }, moment(scene.t_start_ns))),
       !isSmall && element("div", { class: "why" }, score.why),
       !isSmall && scene.tags.length > 0 && element("div", { class: "tags" }, tags(scene.tags))));
   return item;

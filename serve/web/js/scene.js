@@ -86,7 +86,7 @@ function why(detail) {
       part.rank === null ? "unknown" : `${Math.round(part.rank * 100)} %`)),
     element("p", { class: "small soft" }, `Bars are ranks among ${score.ranked_among?.toLocaleString("en") ?? "no"} scenes; measured: ` +
       score.hardness_parts.map((part) => `${part.name} ${number(part.value)}${units[part.name]}`).join(", ") + "."),
-    element("p", { class: "small soft" }, scoreWords(score)));
+    element("p", { class: "small soft" }, `Score: ${scoreWords(score)}.`));
 }
 
 function bar(share) {
