@@ -32,7 +32,7 @@ function show(main, detail, asOf, signal) {
   const eye = detail.birds_eye && birdsEye(detail.birds_eye);
   const shownAt = (t_ns) => eye?.at((t_ns - scene.t_start_ns) / Math.max(1, scene.t_end_ns - scene.t_start_ns));
   const drive = element("section", { class: "panel" }, element("h2", {}, "Risk over the drive"), busy("Reading the drive…"));
-  const like = element("section", { class: "panel" }, element("h2", {}, "Scenes like it"), busy("Searching…"));
+  const like = element("section", { class: "panel like-it" }, element("h2", {}, "Scenes like it"), busy("Searching…"));
   replace(main,
     element("div", { class: "title" }, backLink(),
       element("h1", { tabindex: "-1" }, scene.log_id),
@@ -44,7 +44,7 @@ function show(main, detail, asOf, signal) {
       element("button", { type: "button", onclick: () => copyLink() }, "Copy link")),
     element("div", { class: "scene" },
       element("div", {},
-        element("section", { class: "panel", "aria-label": "Pictures" }, player(scene, detail.frames, asOf, signal, shownAt)),
+        element("section", { class: "panel pictures", "aria-label": "Pictures" }, player(scene, detail.frames, asOf, signal, shownAt)),
         drive, like),
       element("div", {},
         why(detail),
@@ -101,7 +101,7 @@ function tags(scene) {
     element("div", { class: "chips" }, scene.tags.map((tag) => element("a", { class: "chip button", "data-go": true,
       href: link({ tag: [tag] }) }, words(tag)))),
     !scene.tags.length && element("p", { class: "soft" }, "None counts as present."),
-    scene.truth_tags.length > 0 && element("p", { class: "small" }, `By the log: ${scene.truth_tags.join(", ")}`),
+    scene.truth_tags.length > 0 && element("p", { class: "small" }, `By the log: ${scene.truth_tags.map(words).join(", ")}`),
     scene.description && element("p", { class: "small" }, scene.description),
     sorted.length > 0 && element("details", {}, element("summary", {}, "The model's probabilities"),
       sorted.map(([tag, value]) => element("div", { class: "meter" }, element("span", {}, words(tag)),
@@ -114,7 +114,7 @@ function agents(detail) {
     element("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Most dangerous road users" }, element("table", {},
       element("thead", {}, element("tr", {}, ["What", "Hazard", "TTC (s)", "Closest (m)", "When"].map((name) => element("th", { scope: "col" }, name)))),
       element("tbody", {}, detail.agents.map((agent) => element("tr", {},
-        element("td", {}, words(agent.category)), element("td", {}, number(agent.hazard)),
+        element("td", {}, words(agent.category).replaceAll(".", " ")), element("td", {}, number(agent.hazard)),
         element("td", {}, number(agent.min_ttc_s, 1)), element("td", {}, number(agent.min_dce_m, 1)),
         element("td", {}, `+${((agent.t_ns - detail.scene.t_start_ns) / 1e9).toFixed(1)} s`)))))));
 }
