@@ -22,9 +22,9 @@ from serve.problems import log, problem_response
 from serve.settings import ServeSettings
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
-# Pictures are fetched with a header, hence blob:. Styles are computed by the page's plots, scripts never are.
+# Pictures are fetched with a header, hence blob:; previews of uploads come within their answer, hence data:.
 CONTENT_SECURITY_POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' blob: data:; "
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; "
     "font-src 'self'; connect-src 'self'; manifest-src 'self'; base-uri 'none'; form-action 'none'; "
     "frame-ancestors 'none'"
 )

@@ -77,21 +77,34 @@ def opened(browser: sync_api.Browser, **options: object) -> tuple[sync_api.Page,
     return page, told
 
 
-def test_a_scene_is_found_opened_saved_and_taken_away_with_keys_alone(browser, url: str, token: str, tmp_path: Path):
+def tab_to(page: sync_api.Page, selector: str, most: int = 120) -> None:
+    """Press Tab until this has the focus."""
+    for _ in range(most):
+        page.keyboard.press("Tab")
+        if page.evaluate("(selector) => document.activeElement.matches(selector)", selector):
+            return
+    raise AssertionError(f"{most} times Tab do not lead to {selector}")
+
+
+def test_everything_goes_with_keys_alone(browser, url: str, token: str, tmp_path: Path):
+    Image.fromarray(np.full((96, 128), 90, np.uint8)).save(tmp_path / "night.png")
     page, told = opened(browser)
-    page.goto(f"{url}/#token={token}")
+    page.goto(url)
+    page.wait_for_selector("#token")
+    page.keyboard.type(token)
+    page.keyboard.press("Enter")
     page.wait_for_selector(".card")
-    assert "token" not in page.url, "the token does not stay in the address"
     page.keyboard.press("/")
     page.keyboard.type("pedestrian at night")
     page.keyboard.press("Enter")
     page.wait_for_selector("text=“pedestrian at night”")
     assert "q=pedestrian+at+night" in page.url
 
-    page.focus('[data-tag="night"]')
+    tab_to(page, '[data-tag="night"]')
     page.keyboard.press("Enter")
     page.wait_for_selector('[data-tag="night"][data-state="with"]')
     page.wait_for_selector("text=12 scenes of 30")
+    assert page.evaluate("document.activeElement.dataset.tag") == "night", "the filters are drawn anew, the focus stays"
     page.keyboard.press("j")
     page.keyboard.press("x")
     assert page.text_content("#save") == "Save 1 chosen scene"
@@ -104,10 +117,15 @@ def test_a_scene_is_found_opened_saved_and_taken_away_with_keys_alone(browser, u
     there, back = ("]", "[") if page.is_enabled("#later") else ("[", "]")
     page.keyboard.press(there)
     page.wait_for_function("(before) => location.href !== before", arg=here)
-    page.wait_for_selector("#later")
+    page.wait_for_function("() => !document.querySelector('main').ariaBusy && document.querySelector('#later')")
     page.keyboard.press(back)
     page.wait_for_function("(before) => location.href === before", arg=here)
-    page.wait_for_selector("#similar:enabled")
+    page.wait_for_function("() => !document.querySelector('main').ariaBusy")
+    page.keyboard.press("Escape")
+    page.wait_for_selector("text=12 scenes of 30")
+    page.wait_for_function(
+        "(at) => document.activeElement.matches(`a.cover[href='${at}']`)", arg=f"?{here.split('?')[1]}"
+    )
     page.keyboard.press("s")
     page.wait_for_selector("text=Most like the chosen scene")
 
@@ -116,12 +134,22 @@ def test_a_scene_is_found_opened_saved_and_taken_away_with_keys_alone(browser, u
     page.keyboard.type("wet nights")
     page.keyboard.press("Enter")
     page.wait_for_selector("h1:has-text('wet nights')")
-    page.select_option("#format", "coco")
+    tab_to(page, "#format")
+    page.keyboard.type("coco")
+    assert page.input_value("#format") == "coco"
     with page.expect_download() as download:
-        page.focus("#export")
+        tab_to(page, "#export")
         page.keyboard.press("Enter")
     download.value.save_as(tmp_path / "set.zip")
     assert any(name.endswith(".json") for name in zipfile.ZipFile(tmp_path / "set.zip").namelist())
+
+    page.keyboard.press("2")
+    page.wait_for_selector("#files")
+    tab_to(page, "#files")
+    with page.expect_file_chooser() as chooser:
+        page.keyboard.press("Enter")
+    chooser.value.set_files(str(tmp_path / "night.png"))
+    page.wait_for_selector("canvas")
     assert told == []
     page.context.close()
 
@@ -129,6 +157,7 @@ def test_a_scene_is_found_opened_saved_and_taken_away_with_keys_alone(browser, u
 def test_a_link_shows_what_was_shown_and_back_goes_back(browser, url: str, token: str):
     page, told = opened(browser)
     page.goto(f"{url}/?tag=rain&min_risk=0.1#token={token}")
+    assert "token" not in page.url, "the token does not stay in the address"
     page.wait_for_selector('[data-tag="rain"][data-state="with"]')
     first = page.text_content(".told")
     assert page.input_value('[data-key="min_risk"]') == "0.1"
@@ -137,6 +166,130 @@ def test_a_link_shows_what_was_shown_and_back_goes_back(browser, url: str, token
     page.go_back()
     page.wait_for_selector(".card")
     assert page.text_content(".told") == first and "tag=rain" in page.url
+    assert told == []
+    page.context.close()
+
+
+def test_a_list_is_found_again_as_it_was_left(browser, url: str, token: str):
+    page, told = opened(browser)
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto(f"{url}/#token={token}")
+    page.wait_for_selector(".card")
+    page.click("#more")
+    page.wait_for_function("document.querySelectorAll('.card').length === 30")
+    last = page.get_attribute(".card:last-child", "data-scene")
+    page.click(".card:last-child a.cover")
+    page.wait_for_selector(".scene")
+    searches = sum(path.endswith("/v1/search") for path in asked)
+    page.click("#back")
+    page.wait_for_selector(".results .card")
+    assert page.locator(".card").count() == 30 and searches == sum(path.endswith("/v1/search") for path in asked)
+    assert page.evaluate("document.activeElement.closest('li').dataset.scene") == last
+    assert told == []
+    page.context.close()
+
+
+def test_a_late_answer_does_not_overwrite_the_next_page(browser, url: str, token: str):
+    page, told = opened(browser)
+    page.add_init_script("""const real = window.fetch; window.fetch = async (...asked) => {
+        if (String(asked[0]).endsWith('/v1/sets')) await new Promise((done) => setTimeout(done, 500));
+        return real(...asked); }""")
+    page.goto(f"{url}/#token={token}")
+    page.wait_for_selector(".card")
+    page.keyboard.press("3")
+    page.keyboard.press("1")
+    page.wait_for_selector(".card")
+    page.wait_for_timeout(800)
+    assert page.locator(".card").count() and not page.locator("h1:has-text('Saved sets')").count()
+    assert told == []
+    page.context.close()
+
+
+def test_an_earlier_version_stays_in_sight_from_page_to_page(browser, url: str, token: str):
+    page, told = opened(browser)
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto(f"{url}/?view=runs#token={token}")
+    page.click("text=search as of this run")
+    page.click(".card:has(img) a.cover")
+    page.wait_for_selector(".like-it .card")
+    assert "as_of=run-r1" in page.url
+    parts = [path for path in asked if "/v1/scenes/" in path and "/cover" not in path]
+    assert len(parts) >= 5 and all("as_of=run-r1" in path for path in parts), parts
+    assert told == []
+    page.context.close()
+
+
+def test_single_letters_can_be_switched_off_and_colours_chosen(browser, url: str, token: str):
+    page, told = opened(browser, color_scheme="light")
+    page.goto(f"{url}/#token={token}")
+    page.wait_for_selector(".card")
+    page.keyboard.press("?")
+    assert page.locator("dialog kbd").all_text_contents()[:3] == ["/", "j", "k"]
+    page.uncheck("dialog input")
+    page.keyboard.press("Escape")
+    page.keyboard.press("3")
+    page.wait_for_timeout(200)
+    assert "sets" not in page.url, "a letter that was said, not meant"
+    page.click("#theme")
+    page.reload()
+    page.wait_for_selector(".card")
+    ground = page.evaluate("getComputedStyle(document.documentElement).backgroundColor")
+    assert (
+        page.evaluate("getComputedStyle(document.documentElement).colorScheme") == "dark"
+        and ground == "rgb(16, 22, 27)"
+    )
+    assert told == []
+    page.context.close()
+
+
+def test_filters_stay_open_on_a_phone_and_nobody_saves_without_the_right(browser, url: str, server: Server):
+    reader = server.token("read", name="rita")["Authorization"].removeprefix("Bearer ")
+    page, _ = opened(browser, viewport={"width": 390, "height": 844})
+    page.goto(f"{url}/#token={reader}")
+    page.click("summary:has-text('Filters')")
+    page.click('[data-tag="rain"]')
+    page.wait_for_selector('[data-tag="rain"][data-state="with"]')
+    assert page.is_visible('[data-tag="rain"]')
+    page.wait_for_selector(".results:not([aria-busy])")
+    page.click("#save")
+    page.fill("#set-name", "mine")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("dialog .problem")
+    problem = page.text_content("dialog .problem")
+    assert "this needs export" in problem and "Request " in problem
+    page.context.close()
+
+
+def test_addresses_and_cameras_keep_their_order(browser, url: str):
+    page, told = opened(browser)
+    page.goto(url)
+    search = "?view=scene&q=a+b&tag=night&not=rain&log=x%26y&min_risk=0.2"
+    again = page.evaluate(
+        "async (given) => { const m = await import('/js/state.js'); return m.toSearch(m.read(given)); }", search
+    )
+    assert again == search
+    cameras = [
+        "CAM_IR_FRONT",
+        "CAM_BACK",
+        "CAM_FRONT_RIGHT",
+        "ring_side_left",
+        "CAM_FRONT",
+        "CAM_BACK_LEFT",
+        "CAM_FRONT_LEFT",
+    ]
+    ordered = page.evaluate("async (given) => (await import('/js/cameras.js')).inOrder(given)", cameras)
+    assert ordered == [
+        "CAM_FRONT_LEFT", "CAM_FRONT", "CAM_FRONT_RIGHT", "ring_side_left", "CAM_BACK_LEFT", "CAM_BACK", "CAM_IR_FRONT",
+    ]  # fmt: skip
+    asked = {
+        "query": {"text": "a"},
+        "where": {"tags": ["night"], "from_ns": 1_700_000_000_000_000_000},
+        "weights": {"hardness": 0.3},
+    }
+    state = page.evaluate("async (given) => (await import('/js/state.js')).stateOf(given)", asked)
+    assert (state["q"], state["tag"], state["from"], state["hw"]) == ("a", ["night"], "2023-11-14T22:13:20", 0.3)
     assert told == []
     page.context.close()
 
@@ -153,6 +306,11 @@ def test_infrared_pictures_show_their_boxes_and_a_broken_one_its_reason(browser,
     page.wait_for_timeout(200)
     drawn = page.evaluate("() => document.querySelector('canvas').getContext('2d').getImageData(32, 50, 1, 1).data[0]")
     assert drawn > 150, "the left edge of the box is drawn over the picture"
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.fill("#score", "0.95")
+    page.wait_for_selector("text=0 boxes in 1 picture")
+    assert not asked, "all boxes are there already"
     assert told == []
     page.context.close()
 
@@ -176,7 +334,9 @@ def test_a_wrong_token_and_an_empty_answer_are_told(browser, url: str, token: st
 
 
 @pytest.mark.parametrize(
-    ("width", "scheme"), [(1300, "light"), (1300, "dark"), (390, "light")], ids=["light", "dark", "phone"]
+    ("width", "scheme"),
+    [(1300, "light"), (1300, "dark"), (390, "light"), (390, "dark")],
+    ids=["light", "dark", "phone", "dark_phone"],
 )
 def test_nothing_serious_stands_in_anybodys_way(browser, url: str, token: str, width: int, scheme: str):
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs axe-playwright-python").Axe()
@@ -184,18 +344,24 @@ def test_nothing_serious_stands_in_anybodys_way(browser, url: str, token: str, w
     page.goto(f"{url}/#token={token}")
     page.wait_for_selector(".card")
     scene = page.get_attribute(".card", "data-scene")
-    for view, shown in (
-        ("", ".card"), (f"?view=scene&id={scene}", "text=Scenes like it"), ("?view=sets", "h1"),
-        ("?view=runs", "table"), ("?view=infrared", "#files"),
-    ):  # fmt: skip
-        page.goto(f"{url}/{view}")
-        page.wait_for_selector(shown)
+
+    def check(what: str) -> None:
         serious = [
             (found["id"], [node["html"] for node in found["nodes"]])
             for found in axe.run(page).response["violations"]
             if found["impact"] in ("serious", "critical")
         ]
-        assert serious == [], view
-        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), f"{view} is wider than the screen"
+        assert serious == [], what
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), f"{what} is wider than the screen"
+
+    for view, shown in (
+        ("?tag=rain", '[data-tag="rain"][data-state="with"]'), (f"?view=scene&id={scene}", ".like-it .card"),
+        ("?view=sets", "h1"), ("?view=runs", "table"), ("?view=infrared", "#files"),
+    ):  # fmt: skip
+        page.goto(f"{url}/{view}")
+        page.wait_for_selector(shown, state="attached")
+        check(view)
+    page.keyboard.press("?")
+    check("the list of keys")
     assert told == []
     page.context.close()

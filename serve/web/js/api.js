@@ -20,7 +20,11 @@ export const token = {
   forget: () => sessionStorage.removeItem(KEY),
 };
 
-// 503 says when to come again; a person would press the button, so the page does it twice.
+// 429 and 503 say when to come again; a person would press the button, so the page does it twice. What saves something
+// is not sent again: the answer that was lost may have been a yes.
+const COMES_AGAIN = new Set([429, 503]);
+const REPEATABLE = /^\/v1\/(search|ir\/detect)/;
+
 async function send(path, options = {}, patience = 2) {
   const headers = { ...options.headers, Authorization: `Bearer ${token.get() ?? ""}` };
   let answer;
@@ -32,8 +36,10 @@ async function send(path, options = {}, patience = 2) {
   }
   if (answer.ok) return answer;
   const wait = Number(answer.headers.get("Retry-After") ?? 0);
-  if (answer.status === 503 && patience > 0 && wait <= 5) {
+  const isRepeatable = (options.method ?? "GET") === "GET" || REPEATABLE.test(path);
+  if (COMES_AGAIN.has(answer.status) && isRepeatable && patience > 0 && wait <= 5) {
     await new Promise((done) => setTimeout(done, Math.max(wait, 0.5) * 1000));
+    options.signal?.throwIfAborted();
     return send(path, options, patience - 1);
   }
   const body = await answer.json().catch(() => ({}));
@@ -46,17 +52,22 @@ const post = (path, body, options = {}) => json(path, {
   method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body), ...options,
 });
 
+/** The same path, of the store as it was after an earlier run. */
+export function asOfPath(path, asOf) {
+  return asOf ? `${path}${path.includes("?") ? "&" : "?"}as_of=${encodeURIComponent(asOf)}` : path;
+}
+
 export const api = {
   me: () => json("/v1/me"),
-  overview: (asOf) => json(`/v1/overview${asOf ? `?as_of=${encodeURIComponent(asOf)}` : ""}`),
+  overview: (asOf, signal) => json(asOfPath("/v1/overview", asOf), { signal }),
   search: (request, signal) => post("/v1/search", request, { signal }),
   tags: (query, signal) => json(`/v1/tags?${query}`, { signal }),
   logs: (query, signal) => json(`/v1/logs?${query}`, { signal }),
   runs: () => json("/v1/runs"),
-  scene: (id, asOf) => json(`/v1/scenes/${id}${asOf ? `?as_of=${encodeURIComponent(asOf)}` : ""}`),
-  timeline: (id) => json(`/v1/scenes/${id}/timeline`),
-  similar: (id, top = 8) => json(`/v1/scenes/${id}/similar?top=${top}`),
-  frames: (id, kind) => json(`/v1/scenes/${id}/frames?kind=${kind}`),
+  scene: (id, asOf, signal) => json(asOfPath(`/v1/scenes/${id}`, asOf), { signal }),
+  timeline: (id, asOf, signal) => json(asOfPath(`/v1/scenes/${id}/timeline`, asOf), { signal }),
+  similar: (id, asOf, signal, top = 8) => json(asOfPath(`/v1/scenes/${id}/similar?top=${top}`, asOf), { signal }),
+  frames: (id, kind, asOf, signal) => json(asOfPath(`/v1/scenes/${id}/frames?kind=${kind}`, asOf), { signal }),
   sets: () => json("/v1/sets"),
   set: (id) => json(`/v1/sets/${id}`),
   saveSet: (body) => post("/v1/sets", body),
@@ -67,10 +78,10 @@ export const api = {
     return { blob: await answer.blob(), name: named?.[1] ?? `set-${id}-${format}` };
   },
   detector: () => json("/v1/ir/detector"),
-  detect: (files, minScore) => {
+  detect: (files, minScore, signal) => {
     const form = new FormData();
     for (const file of files) form.append("pictures", file, file.name);
-    return json(`/v1/ir/detect?preview=true&min_score=${minScore}`, { method: "POST", body: form });
+    return json(`/v1/ir/detect?preview=true&min_score=${minScore}`, { method: "POST", body: form, signal });
   },
-  picture: async (path, signal) => (await send(path, { signal })).blob(),
+  picture: async (path) => (await send(path)).blob(),
 };

@@ -10,12 +10,12 @@ export function element(name, attributes = {}, ...children) {
     else if (key === "value" || key === "checked" || key === "disabled") made[key] = value;
     else made.setAttribute(key, value === true ? "" : value);
   }
-  made.append(...children.flat().filter((child) => child !== null && child !== undefined && child !== false));
+  made.append(...children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false));
   return made;
 }
 
 export function replace(parent, ...children) {
-  parent.replaceChildren(...children.flat().filter(Boolean));
+  parent.replaceChildren(...children.flat(Infinity).filter(Boolean));
 }
 
 let timer = 0;
@@ -25,6 +25,19 @@ export function say(text, ms = 5000) {
   place.textContent = text;
   clearTimeout(timer);
   timer = setTimeout(() => { place.textContent = ""; }, ms);
+}
+
+/** An error that has no place of its own on the page, long enough to note its request. */
+export function sayProblem(error) {
+  const request = error.requestId ? ` (request ${error.requestId})` : "";
+  say(`${error.title ?? "Something went wrong."} ${error.detail ?? String(error)}${request}`, 20000);
+}
+
+/** What has the focus, by a name that lasts when the page is drawn again. */
+export const focusName = () => document.activeElement?.dataset.focus;
+
+export function focusOn(name) {
+  if (name) document.querySelector(`[data-focus="${CSS.escape(name)}"]`)?.focus({ preventScroll: true });
 }
 
 export function busy(text) {

@@ -2,50 +2,46 @@
 
 import { api } from "./api.js";
 import { element, replace } from "./dom.js";
-import { filtersInUrl, go } from "./state.js";
-import { count, forInput, words } from "./words.js";
+import { logPicker } from "./logs.js";
+import { bounds, histogram } from "./sliders.js";
+import { filtersInUrl, go, secondOf } from "./state.js";
+import { count, hasClock, moment, number, words } from "./words.js";
 
 const MOST_TAGS = 60;
-const MOST_LOGS = 200;
+const LEAST_SPAN_NS = 2e9;
+const STEPS = 200;
+const narrow = matchMedia("(max-width: 860px)");
+const CLEAR = { tag: [], not: [], log: [], min_risk: null, max_risk: null, from: "", to: "", hw: null, as_of: "" };
+let isOpen = false; // on a phone, where the column folds
 
-export function filterColumn(state, overview) {
-  const tags = element("div", { class: "chips" });
-  const logs = element("div", { class: "logs" });
-  const column = element("form", { class: "filters", "aria-label": "Filters", onsubmit: (event) => event.preventDefault() },
-    element("details", { class: "fold", open: window.innerWidth > 860 },
-      element("summary", {}, "Filters"),
-      element("div", { class: "stack panel" },
-        element("fieldset", {}, element("legend", {}, "Tags"),
-          element("p", { class: "small soft" }, "Once: with it. Twice: without."), tags),
-        range(state),
-        overview.from_ns !== null && times(state, overview),
-        element("fieldset", {}, element("legend", {}, "Logs"), logs),
-        (state.q || state.like) && hardness(state),
-        element("button", { type: "button", onclick: () => go({ tag: [], not: [], log: [], min_risk: null, max_risk: null,
-          from: "", to: "", hw: null, as_of: "" }) }, "Clear filters"))));
-  fill(state, tags, logs);
-  return column;
-}
-
-async function fill(state, tags, logs) {
+/** The whole column, when the counts are there. */
+export async function filterColumn(state, overview, signal) {
   const query = filtersInUrl(state);
   const others = new URLSearchParams(query);
   others.delete("log");
-  const [tagList, logList] = await Promise.allSettled([api.tags(query), api.logs(others)]);
+  const [tagList, logList] = await Promise.allSettled([api.tags(query, signal), api.logs(others, signal)]);
+  const hasTimes = overview.from_ns !== null && overview.to_ns - overview.from_ns >= LEAST_SPAN_NS;
+  const fold = element("details", { class: "fold", open: isOpen || !narrow.matches, ontoggle: () => { if (narrow.matches) isOpen = fold.open; } },
+    element("summary", {}, "Filters"),
+    element("div", { class: "stack panel" },
+      tags(state, tagList), risk(state, overview), hasTimes && times(state, overview), logPicker(state, logList),
+      (state.q || state.like) && hardness(state),
+      element("button", { type: "button", "data-focus": "clear", onclick: () => go(CLEAR) }, "Clear filters")));
+  narrow.addEventListener("change", () => { fold.open = isOpen || !narrow.matches; }, { signal });
+  return element("form", { class: "filters", "aria-label": "Filters", onsubmit: (event) => event.preventDefault() }, fold);
+}
+
+function tags(state, tagList) {
+  const chips = element("div", { class: "chips" });
   if (tagList.status === "fulfilled") {
     const chosen = (name) => state.tag.includes(name) || state.not.includes(name);
     const shown = tagList.value.tags.filter((tag) => tag.count > 0 || chosen(tag.name));
     shown.sort((a, b) => chosen(b.name) - chosen(a.name) || b.count - a.count || a.name.localeCompare(b.name));
-    replace(tags, shown.slice(0, MOST_TAGS).map((tag) => chip(state, tag)));
-    if (!shown.length) tags.append(element("span", { class: "small soft" }, "No scene that passes has a tag."));
-  } else tags.append(element("span", { class: "small" }, "Tags cannot be counted just now."));
-  if (logList.status === "fulfilled") {
-    replace(logs, logList.value.logs.slice(0, MOST_LOGS).map((log) => logChoice(state, log)));
-    if (!logList.value.logs.length) logs.append(element("span", { class: "small soft" }, "No log passes."));
-    if (logList.value.is_cut || logList.value.logs.length > MOST_LOGS) {
-      logs.append(element("span", { class: "small soft" }, "More logs than are listed: narrow by tag or time."));
-    }
-  } else logs.append(element("span", { class: "small" }, "Logs cannot be counted just now."));
+    replace(chips, shown.slice(0, MOST_TAGS).map((tag) => chip(state, tag)));
+    if (!shown.length) chips.append(element("span", { class: "small soft" }, "No scene that passes has a tag."));
+  } else chips.append(element("span", { class: "small" }, "Tags cannot be counted just now."));
+  return element("fieldset", {}, element("legend", {}, "Tags"),
+    element("p", { class: "small soft" }, "Press once: with it. Twice: without."), chips);
 }
 
 function chip(state, tag) {
@@ -57,52 +53,43 @@ function chip(state, tag) {
     else if (is === "with") go({ tag: without(state.tag), not: [...state.not, tag.name] });
     else go({ not: without(state.not) });
   };
-  return element("button", { type: "button", class: "chip", "data-state": is, "data-tag": tag.name,
+  return element("button", { type: "button", class: "chip", "data-state": is, "data-tag": tag.name, "data-focus": `tag ${tag.name}`,
     "aria-pressed": is === "off" ? "false" : "true", "aria-label": `${words(tag.name)}, ${count(tag.count, "scene")}: ${told}`,
     onclick: next }, words(tag.name), element("span", { class: "count" }, String(tag.count)));
 }
 
-function range(state) {
-  const bound = (key, label, fallback) => {
-    const output = element("output", {}, (state[key] ?? fallback).toFixed(2));
-    return element("label", { class: "small" }, `${label} `, output,
-      element("input", { type: "range", min: "0", max: "1", step: "0.05", value: state[key] ?? fallback,
-        "data-key": key,
-        oninput: (event) => { output.textContent = Number(event.target.value).toFixed(2); },
-        onchange: (event) => {
-          const value = Number(event.target.value);
-          const changes = { [key]: value === fallback ? null : value };
-          if (key === "min_risk" && state.max_risk !== null && value > state.max_risk) changes.max_risk = value;
-          if (key === "max_risk" && state.min_risk !== null && value < state.min_risk) changes.min_risk = value;
-          go(changes);
-        } }));
-  };
-  return element("fieldset", {}, element("legend", {}, "Risk"),
-    element("div", { class: "two" }, bound("min_risk", "at least", 0), bound("max_risk", "at most", 1)));
+function risk(state, overview) {
+  const [from, to] = [state.min_risk ?? 0, state.max_risk ?? 1];
+  const without = overview.num_without_risk;
+  return element("fieldset", {}, element("legend", {}, "Risk"), histogram(overview.risk_histogram, from, to),
+    bounds({ keys: ["min_risk", "max_risk"], labels: ["at least", "at most"], values: [from, to], max: 1, step: 0.05, told: number,
+      chosen: (least, most) => go({ min_risk: least === 0 ? null : least, max_risk: most === 1 ? null : most }) }),
+    without > 0 && element("p", { class: "small soft" }, `${count(without, "scene")} without a risk: they pass no bound.`));
 }
 
 function times(state, overview) {
-  const from = forInput(overview.from_ns);
-  const to = forInput(overview.to_ns + 60e9);
-  const bound = (key, label, shown) => element("label", { class: "small" }, label,
-    element("input", { type: "datetime-local", value: state[key] ?? shown, min: from, max: to,
-      onchange: (event) => go({ [key]: event.target.value === shown ? "" : event.target.value }) }));
-  return element("fieldset", {}, element("legend", {}, "Time (UTC)"), bound("from", "from", from), bound("to", "to", to));
-}
-
-function logChoice(state, log) {
-  const change = (event) => go({ log: event.target.checked
-    ? [...state.log, log.log_id] : state.log.filter((id) => id !== log.log_id) });
-  return element("label", {},
-    element("input", { type: "checkbox", checked: state.log.includes(log.log_id), onchange: change }),
-    element("span", {}, log.log_id, " ", element("span", { class: "soft" }, `${log.count}`)));
+  const { from_ns: first, to_ns: last } = overview;
+  const step = (last - first) / STEPS;
+  const at = (text, fallback) => (text ? Math.round((Date.parse(`${text}Z`) * 1e6 - first) / step) : fallback);
+  const told = (k) => moment(first + k * step);
+  const [from, to] = [at(state.from, 0), at(state.to, STEPS)].map((k) => Math.min(STEPS, Math.max(0, k)));
+  const exact = (key, label, ns, rounds) => element("label", { class: "small" }, label,
+    element("input", { type: "datetime-local", step: "1", "data-focus": key, value: state[key] ?? secondOf(ns, { rounds }),
+      min: secondOf(first), max: secondOf(last, { rounds: Math.ceil }), onchange: (event) => go({ [key]: event.target.value }) }));
+  return element("fieldset", {}, element("legend", {}, hasClock(first) ? "Time (UTC)" : "Time in the log"),
+    bounds({ keys: ["from", "to"], labels: ["from", "to"], values: [from, to], max: STEPS, step: 1, told,
+      chosen: (least, most) => go({ from: least === 0 ? "" : secondOf(first + least * step),
+        to: most === STEPS ? "" : secondOf(first + most * step, { rounds: Math.ceil }) }) }),
+    hasClock(first) && element("details", { class: "exact" }, element("summary", { class: "small" }, "Exactly"),
+      exact("from", "from", first, Math.floor), exact("to", "to", last, Math.ceil)));
 }
 
 function hardness(state) {
-  const output = element("output", {}, `${Math.round((state.hw ?? 0.3) * 100)} %`);
+  const percent = (share) => `${Math.round(share * 100)} %`;
+  const output = element("output", {}, percent(state.hw ?? 0.3));
   return element("fieldset", {}, element("legend", {}, "Order"),
     element("label", { class: "small" }, "share of hardness in the score ", output,
-      element("input", { type: "range", min: "0", max: "1", step: "0.1", value: state.hw ?? 0.3,
-        oninput: (event) => { output.textContent = `${Math.round(event.target.value * 100)} %`; },
+      element("input", { type: "range", min: "0", max: "1", step: "0.1", value: state.hw ?? 0.3, "data-focus": "hw",
+        oninput: (event) => { output.textContent = percent(event.target.value); },
         onchange: (event) => go({ hw: Number(event.target.value) }) })));
 }

@@ -5,27 +5,32 @@ import { element, problem, replace } from "./dom.js";
 import { infraredPage } from "./infrared.js";
 import { help, listen } from "./keyboard.js";
 import { runsPage } from "./runs.js";
-import { leaveScene, scenePage } from "./scene.js";
+import { scenePage } from "./scene.js";
 import { searchPage } from "./search.js";
 import { setsPage } from "./sets.js";
-import { read } from "./state.js";
+import { read, rememberList } from "./state.js";
+import { theme } from "./theme.js";
 
 const PAGES = { search: searchPage, scene: scenePage, infrared: infraredPage, sets: setsPage, runs: runsPage };
 const TITLES = { search: "Scenes", scene: "Scene", infrared: "Infrared", sets: "Sets", runs: "Runs" };
 const main = document.getElementById("main");
+let underWay = new AbortController();
 
-function draw() {
+/** returns: somebody comes back to a list, and wants it as it was left. */
+function draw({ returns = false } = {}) {
+  underWay.abort();
   if (!token.get()) { signIn(); return; }
+  underWay = new AbortController();
   const state = read();
   const view = PAGES[state.view] ? state.view : "search";
-  if (view !== "scene") leaveScene();
+  if (view !== "scene") rememberList();
   document.title = `${TITLES[view]}${state.q ? `: ${state.q}` : ""} – Nightminer`;
   document.getElementById("leave").hidden = false;
   for (const anchor of document.querySelectorAll(".bar nav a")) {
     const isHere = anchor.dataset.view === (view === "scene" ? "search" : view);
     if (isHere) anchor.setAttribute("aria-current", "page"); else anchor.removeAttribute("aria-current");
   }
-  PAGES[view](main, state);
+  PAGES[view](main, state, underWay.signal, { returns });
 }
 
 function signIn(error) {
@@ -50,38 +55,24 @@ function takeToken() {
   history.replaceState({}, "", location.pathname + location.search);
 }
 
-function theme() {
-  const button = document.getElementById("theme");
-  const set = (name) => {
-    document.documentElement.dataset.theme = name;
-    button.textContent = name === "dark" ? "Light" : "Dark";
-    button.setAttribute("aria-label", `Switch to ${name === "dark" ? "light" : "dark"} colours`);
-  };
-  set(localStorage.getItem("nightminer-theme") ?? (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light"));
-  button.addEventListener("click", () => {
-    const name = document.documentElement.dataset.theme === "dark" ? "light" : "dark";
-    localStorage.setItem("nightminer-theme", name);
-    set(name);
-  });
-}
-
 document.addEventListener("click", (event) => {
   const anchor = event.target.closest?.("a[data-go], .bar nav a");
   if (!anchor || event.ctrlKey || event.metaKey || event.shiftKey || event.button) return;
   event.preventDefault();
+  const returns = "returns" in anchor.dataset;
   history.pushState({}, "", anchor.getAttribute("href"));
-  window.scrollTo(0, 0);
-  draw();
+  if (!returns) window.scrollTo(0, 0);
+  draw({ returns });
 });
-document.addEventListener("moved", draw);
-window.addEventListener("popstate", draw);
+document.addEventListener("moved", (event) => draw(event.detail));
+window.addEventListener("popstate", () => draw({ returns: true }));
 document.addEventListener("unauthorised", () => {
   if (!token.get()) return;
   token.forget();
   signIn({ title: "This token is not valid, or no longer.", detail: "Ask for another one." });
 });
 document.getElementById("help").addEventListener("click", help);
-document.getElementById("leave").addEventListener("click", () => { token.forget(); signIn(); });
+document.getElementById("leave").addEventListener("click", () => { underWay.abort(); token.forget(); signIn(); });
 
 theme();
 takeToken();

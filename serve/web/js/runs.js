@@ -7,17 +7,18 @@ import { moment, number } from "./words.js";
 
 const HEADS = ["Run", "Status", "Began", "Found", "Committed", "Already", "Quarantined", "Seconds", "Vector index", ""];
 
-export async function runsPage(main) {
+export async function runsPage(main, state, signal) {
   replace(main, busy("Reading the runs…"));
   try {
     const { runs } = await api.runs();
+    if (signal.aborted) return;
     replace(main, element("div", { class: "title" }, element("h1", { tabindex: "-1" }, "Runs")),
       runs.length ? element("div", { class: "panel scroll", tabindex: "0", role: "region", "aria-label": "Runs" }, element("table", {},
         element("thead", {}, element("tr", {}, HEADS.map((head) => element("th", { scope: "col" }, head || element("span", { class: "skip" }, "Search"))))),
         element("tbody", {}, runs.map(row))))
         : element("p", { class: "empty" }, "Nothing has been mined into this store yet."));
     main.querySelector("h1").focus();
-  } catch (error) { replace(main, problem(error, () => go({}, { replaces: true }))); }
+  } catch (error) { if (!signal.aborted) replace(main, problem(error, () => go({}, { replaces: true }))); }
 }
 
 function row(run) {

@@ -1,9 +1,10 @@
 // Saved sets: name them, look at them, take them away.
 
 import { api } from "./api.js";
-import { busy, dialog, element, problem, replace, say } from "./dom.js";
+import { card, chooseNone } from "./card.js";
+import { busy, dialog, element, problem, replace, say, sayProblem } from "./dom.js";
 import { picture } from "./pictures.js";
-import { go, link } from "./state.js";
+import { go, link, sceneLink, stateOf } from "./state.js";
 import { count, moment } from "./words.js";
 
 const FORMATS = { parquet: "Parquet", csv: "CSV", coco: "COCO (zip)", fiftyone: "FiftyOne (zip)", nuscenes: "nuScenes tokens" };
@@ -19,6 +20,7 @@ export function saveDialog(ids, search) {
     try {
       const saved = await api.saveSet({ name: name.value.trim(), note: note.value, scene_ids: ids, ...(search ? { search } : {}) });
       made.close();
+      chooseNone();
       say(`“${saved.name}” holds ${count(saved.num_scenes, "scene")}.`);
       go({ view: "sets", set: saved.set_id, id: "" });
     } catch (error) { replace(place, problem(error)); }
@@ -30,16 +32,18 @@ export function saveDialog(ids, search) {
   name.focus();
 }
 
-export async function setsPage(main, state) {
+export async function setsPage(main, state, signal) {
   replace(main, busy("Reading the sets…"));
   try {
-    if (state.set) await oneSet(main, state.set);
-    else await allSets(main);
-  } catch (error) { replace(main, problem(error, () => go({}, { replaces: true }))); }
+    const found = await (state.set ? api.set(state.set) : api.sets());
+    if (signal.aborted) return;
+    if (state.set) oneSet(main, found, signal);
+    else allSets(main, found.sets);
+    main.querySelector("h1").focus();
+  } catch (error) { if (!signal.aborted) replace(main, problem(error, () => go({}, { replaces: true }))); }
 }
 
-async function allSets(main) {
-  const { sets } = await api.sets();
+function allSets(main, sets) {
   replace(main, element("div", { class: "title" }, element("h1", { tabindex: "-1" }, "Saved sets")),
     sets.length ? element("div", { class: "panel scroll", tabindex: "0", role: "region", "aria-label": "Saved sets" }, element("table", {},
       element("thead", {}, element("tr", {}, ["Name", "Scenes", "Saved", "By", "Note"].map((head) => element("th", { scope: "col" }, head)))),
@@ -48,29 +52,45 @@ async function allSets(main) {
         element("td", {}, String(set.num_scenes)), element("td", {}, moment(set.created_ns)),
         element("td", {}, set.created_by), element("td", {}, set.note))))))
       : element("p", { class: "empty" }, "No set is saved yet. Search, choose scenes (x), and save them (e)."));
-  main.querySelector("h1").focus();
 }
 
-async function oneSet(main, id) {
-  const set = await api.set(id);
+function oneSet(main, set, signal) {
   const format = element("select", { id: "format", "aria-label": "Format" },
     Object.entries(FORMATS).map(([value, label]) => element("option", { value }, label)));
   const shown = set.scene_ids.slice(0, SHOWN);
   replace(main,
-    element("div", { class: "title" }, element("h1", { tabindex: "-1" }, set.name),
+    element("div", { class: "title" }, element("a", { class: "back", href: link({ view: "sets" }), "data-go": true }, "‹ Sets"),
+      element("h1", { tabindex: "-1" }, set.name),
       element("span", { class: "soft" }, `${count(set.num_scenes, "scene")} · ${set.created_by} · ${moment(set.created_ns)}`),
       element("span", { class: "grow" }), format,
       element("button", { type: "button", class: "primary", id: "export", onclick: (event) => take(event.target, set, format.value) }, "Export"),
       element("button", { type: "button", onclick: () => remove(set) }, "Remove")),
     set.note && element("p", {}, set.note),
-    element("ul", { class: "grid" }, shown.map((scene) => {
-      const image = picture(`/v1/scenes/${scene}/cover`, "", true);
-      return element("li", { class: "card", "data-scene": scene },
-        element("a", { class: "cover", href: link({ view: "scene", id: scene }), "data-go": true, "aria-label": `Open scene ${scene}` }, image),
-        element("div", { class: "about mono" }, scene));
-    })),
+    set.search && element("p", {}, element("a", { href: link(stateOf(set.search)), "data-go": true }, "The search that it was saved from")),
+    element("ul", { class: "grid" }, shown.map((id) => member(id, signal))),
     set.num_scenes > SHOWN && element("p", { class: "soft" }, `The first ${SHOWN} are shown; an export holds all.`));
-  main.querySelector("h1").focus();
+}
+
+/** A scene of a set. What it is comes when it is looked at. */
+function member(id, signal) {
+  const item = element("li", { class: "card", "data-scene": id },
+    element("a", { class: "cover", href: sceneLink(id), "data-go": true, "aria-label": `Open scene ${id}` },
+      picture(`/v1/scenes/${id}/cover`, "").frame),
+    element("div", { class: "about small soft" }, "…"));
+  const seen = new IntersectionObserver(async ([{ isIntersecting }]) => {
+    if (!isIntersecting) return;
+    seen.disconnect();
+    try {
+      const known = card(await api.scene(id, undefined, signal), { isSmall: true });
+      item.querySelector("a").setAttribute("aria-label", known.querySelector("a").getAttribute("aria-label"));
+      item.lastChild.replaceWith(known.querySelector(".about"));
+    } catch (error) {
+      if (!signal.aborted) item.lastChild.replaceChildren(element("span", { class: "mono" }, id), ` ${error.detail}`);
+    }
+  });
+  signal.addEventListener("abort", () => seen.disconnect());
+  seen.observe(item);
+  return item;
 }
 
 async function take(button, set, format) {
@@ -81,7 +101,7 @@ async function take(button, set, format) {
     element("a", { href: url, download: name }).click();
     setTimeout(() => URL.revokeObjectURL(url), 60000);
     say(`${name}: ${(blob.size / 1024).toFixed(0)} kB`);
-  } catch (error) { say(error.detail); }
+  } catch (error) { sayProblem(error); }
   button.disabled = false;
 }
 

@@ -30,6 +30,10 @@ const nanoseconds = (text) => {
   return Number.isFinite(ms) ? ms * 1e6 : null;
 };
 
+/** UTC to the second, as a URL and an input of a time have it. */
+export const secondOf = (ns, { rounds = Math.floor } = {}) =>
+  new Date(rounds(ns / 1e9) * 1000).toISOString().slice(0, 19);
+
 export function filters(state) {
   const where = { tags: state.tag, without_tags: state.not, logs: state.log };
   if (state.min_risk !== null) where.min_risk = state.min_risk;
@@ -60,13 +64,34 @@ export function request(state, top, cursor) {
   return asked;
 }
 
+/** What a request that was kept with a set asked for, as a state of the search page. */
+export function stateOf(asked) {
+  const { where = {}, query } = asked;
+  return {
+    q: query?.text, like: query?.scene_id, tag: where.tags ?? [], not: where.without_tags ?? [], log: where.logs ?? [],
+    min_risk: where.min_risk, max_risk: where.max_risk, from: where.from_ns && secondOf(where.from_ns),
+    to: where.to_ns && secondOf(where.to_ns), hw: query ? asked.weights?.hardness : null, as_of: asked.as_of,
+  };
+}
+
 // Other modules move by this event; main.js draws what is asked for.
 export function go(changes, { replaces = false } = {}) {
-  const next = toSearch({ ...read(), ...changes });
-  history[replaces ? "replaceState" : "pushState"]({}, "", next);
-  document.dispatchEvent(new CustomEvent("moved"));
+  goTo(toSearch({ ...read(), ...changes }), { replaces });
+}
+
+export function goTo(search, { replaces = false, returns = false } = {}) {
+  history[replaces ? "replaceState" : "pushState"]({}, "", search);
+  document.dispatchEvent(new CustomEvent("moved", { detail: { returns } }));
 }
 
 export function link(changes) {
   return toSearch({ view: "search", tag: [], not: [], log: [], ...changes });
 }
+
+/** A scene, of the same version of the store as what is shown now. */
+export const sceneLink = (id) => link({ view: "scene", id, as_of: read().as_of });
+
+// The list that a scene was opened from: Escape goes there.
+let list = "?";
+export const rememberList = () => { list = location.search || "?"; };
+export const lastList = () => list;

@@ -10,11 +10,12 @@ export function riskClass(risk) {
 }
 
 // Logs without a clock begin at 1970; of them only the time into the log means something.
+export const hasClock = (ns) => new Date(ns / 1e6).getUTCFullYear() >= 1990;
+
 export function moment(ns) {
   const date = new Date(ns / 1e6);
-  if (date.getUTCFullYear() < 1990) return `${(ns / 1e9).toFixed(1)} s`;
+  if (!hasClock(ns)) return `${(ns / 1e9).toFixed(1)} s`;
   return date.toISOString().slice(0, 19).replace("T", " ");
 }
 
-export const forInput = (ns) => new Date(ns / 1e6).toISOString().slice(0, 16);
 export const seconds = (from, to) => `${((to - from) / 1e9).toFixed(1)} s`;
