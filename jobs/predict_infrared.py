@@ -39,6 +39,9 @@ def main(
     max_bad_share: Annotated[
         float, typer.Option(min=0, max=1, help="Of pictures (of a store: scenes) that may be unreadable.")
     ] = 0.05,
+    retry_quarantined: Annotated[
+        bool, typer.Option("--retry-quarantined", help="Of --store: look again at scenes that could not be read.")
+    ] = False,
     batch_size: Annotated[int, typer.Option(help="Pictures of one pass.")] = 4,
     actors: Annotated[int | None, typer.Option(help="Detectors at once; sized from the cluster, if not given.")] = None,
     actor_threads: Annotated[int | None, typer.Option(help="CPUs of each.")] = None,
@@ -49,9 +52,10 @@ def main(
     one JSON object: images, detections, classes, quarantined, coloured, windows_without_infrared, seconds,
     first_result_s, images_per_s, detector_id, out.
 
-    With --store each scene is looked at once; the same command again looks at what is new, and `search_scenes
-    --detected person:0.5` asks for what was found. The last line: found = committed + already + quarantined,
-    without_infrared, images, detections, classes, seconds, detector_id, run_id, problem.
+    With --store each scene is looked at once by a detector, with the --min-score and --keyframe-hz of that time; the
+    same command again looks at what is new, and `search_scenes --detected person:0.5` asks for what was found. The last
+    line: found = committed + already + quarantined + unreachable, without_infrared, coloured, images, detections,
+    classes, seconds, detector_id, run_id, problem.
 
     Exit codes: 0 done; 2 a wrong option; 3 nothing to read, or too much that cannot be; 4 another job writes to the
     store; 5 the model; 6 the counts do not add up, or too many scenes are in quarantine.
@@ -68,10 +72,10 @@ def main(
         )
         pool = PoolConfig.parse({"actors": actors, "threads_per_actor": actor_threads}, "options")
         if store is not None:
-            if images or logs or out:
-                raise ConfigError("--store takes neither --images, --logs nor --out: what is found goes into the store")
+            if images or logs or out or all_cameras or log_format != "auto":
+                raise ConfigError("--store takes no --images, --logs, --out, --format and --all-cameras")
             with ConsoleProgress("detecting", "scenes") as progress:
-                result = detect_scenes(store, model, config, keyframe_hz, pool, progress)
+                result = detect_scenes(store, model, config, keyframe_hz, retry_quarantined, pool, progress)
         else:
             if out is None:
                 raise ConfigError("--out: expected a folder for the results, or --store")

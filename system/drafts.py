@@ -9,7 +9,9 @@ from system.errors import ConfigError
 
 
 def refuse_existing(out: Path) -> None:
-    """Raises ConfigError: there is something at `out` already."""
+    """Raises ConfigError: there is something at `out` already, or it is no folder of this machine."""
+    if ":/" in str(out):
+        raise ConfigError(f"--out {out}: expected a folder; results of this job are not written to object stores")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f"--out {out}: exists already and is never overwritten; choose another folder")
 

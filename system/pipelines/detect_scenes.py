@@ -17,7 +17,7 @@ import pyarrow as pa
 from system.errors import ConfigError, DataError
 from system.infrared.detector import detector_id, read_detector
 from system.pipelines.config import PoolConfig
-from system.pipelines.infrared_reading import NO_INFRARED, window_parts
+from system.pipelines.infrared_reading import NO_INFRARED, UNREACHABLE, window_parts
 from system.pipelines.infrared_stream import PictureResult, detect_settings, stream_detections
 from system.pipelines.predict_infrared import PredictConfig
 from system.pipelines.quarantine import QuarantineWriter
@@ -26,7 +26,7 @@ from system.records import LogRef, WindowRef
 from system.report.console import ConsoleProgress
 from system.store.commits import append_rows
 from system.store.detections import DETECTIONS, detected_ids, detections_schema, open_detections
-from system.store.ids import quarantined_ids
+from system.store.ids import IdSet, quarantined_ids
 from system.store.lease import Lease
 from system.store.location import StoreLocation
 from system.store.runs import new_run_id
@@ -37,16 +37,24 @@ _IDENTITY = ("scene_id", "source", "log_id", "log_uri", "reader", "t_start_ns", 
 
 
 def detect_scenes(
-    store: str, model: str, config: PredictConfig, keyframe_hz: float, pool: PoolConfig, progress: ConsoleProgress
+    store: str,
+    model: str,
+    config: PredictConfig,
+    keyframe_hz: float,
+    retry_quarantined: bool,
+    pool: PoolConfig,
+    progress: ConsoleProgress,
 ) -> dict[str, Any]:
     """Fill the table `detections` with what it lacks for this detector.
 
     Args:
         config: its `max_bad_share` is of scenes none of whose infrared pictures can be read.
         keyframe_hz: pictures a second and camera.
+        retry_quarantined: look again at scenes that an earlier run could not read.
     Returns:
-        found = committed + already + quarantined; of the committed, `without_infrared` have no such camera. images,
-        detections, classes, seconds, detector_id, run_id, problem.
+        found = committed + already + quarantined + unreachable; at the last the storage did not answer, and the next
+        run looks at them again. Of the committed, `without_infrared` have no such camera. images, coloured, detections,
+        classes, seconds, detector_id, run_id, problem.
     Raises:
         ConfigError: no store. LeaseError: another job writes to it. ModelError: the detector.
     """
@@ -56,7 +64,8 @@ def detect_scenes(
     started_s = time.monotonic()
     with Lease(location, run_id) as lease:
         open_detections(location)
-        done, bad = detected_ids(location, identity), quarantined_ids(location, identity)
+        done = detected_ids(location, identity)
+        bad = IdSet() if retry_quarantined else quarantined_ids(location, identity)
         todo = [w for w in windows if w.scene_id not in done and w.scene_id not in bad]
         already = sum(window.scene_id in done for window in windows)
         tally = _Tally(location, identity, run_id, lease, saved.config.classes, config.min_score, todo)
@@ -69,10 +78,15 @@ def detect_scenes(
             for result in stream_detections(parts, settings, size_cluster_pool(pool)):
                 progress.advanced(*tally.add(result))
             tally.commit()
+        if tally.coloured:
+            progress.note(f"{tally.coloured} pictures are coloured: expected infrared; RGB pictures give poor boxes")
         quarantined = len(windows) - already - len(todo) + tally.quarantined
     problem = None
-    if len(windows) != tally.committed + already + quarantined:
-        problem = f"{len(windows) - tally.committed - already - quarantined} scenes of {location.uri} are nowhere"
+    nowhere = len(windows) - tally.committed - already - quarantined - tally.unreachable
+    if nowhere:
+        problem = f"{nowhere} scenes of {location.uri} are nowhere"
+    elif tally.unreachable:
+        problem = f"{tally.unreachable} scenes: {tally.told_unreachable}; repeat the command when the storage answers"
     elif quarantined > config.max_bad_share * len(windows):
         problem = (
             f"{quarantined} of {len(windows)} scenes are in quarantine, more than --max-bad-share "
@@ -83,7 +97,9 @@ def detect_scenes(
         "committed": tally.committed,
         "already": already,
         "quarantined": quarantined,
+        "unreachable": tally.unreachable,
         "without_infrared": tally.without_infrared,
+        "coloured": tally.coloured,
         "images": tally.images,
         "detections": sum(tally.objects.values()),
         "classes": dict(tally.objects),
@@ -114,7 +130,8 @@ class _Tally:
         self._open: dict[str, list[PictureResult]] = {}
         self._rows: list[dict[str, Any]] = []
         self._faults: list[dict[str, Any]] = []
-        self.committed = self.quarantined = self.without_infrared = self.images = 0
+        self.committed = self.quarantined = self.without_infrared = self.images = self.coloured = self.unreachable = 0
+        self.told_unreachable = ""
         self.objects: Counter[str] = Counter(dict.fromkeys(classes, 0))
 
     def add(self, result: PictureResult) -> tuple[int, int, int]:
@@ -129,6 +146,11 @@ class _Tally:
             return 0, 0, int(result.found is not None)
         window, results = self._missing.pop(scene_id), self._open.pop(scene_id)
         looked = [r for r in results if r.found is not None]
+        if away := [r for r in results if r.code == UNREACHABLE]:
+            # Neither done nor lost.
+            self.unreachable += 1
+            self.told_unreachable = self.told_unreachable or away[0].message
+            return 0, 0, int(result.found is not None)
         is_empty = results[0].code == NO_INFRARED
         faults = [] if is_empty else [r for r in results if r.found is None]
         is_lost = bool(faults) and not looked
@@ -141,6 +163,7 @@ class _Tally:
         self.quarantined += is_lost
         self.without_infrared += is_empty
         self.images += len(looked)
+        self.coloured += sum(r.is_coloured for r in looked)
         if len(self._rows) + len(self._faults) >= _SCENES_AT_ONCE:
             self.commit()
         return int(not is_lost), int(is_lost), int(result.found is not None)

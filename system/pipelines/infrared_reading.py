@@ -20,7 +20,11 @@ from system.pairs.pixels import InfraredMapping, InfraredPixels, infrared_of, re
 from system.records import Container, DrivingLog, Frame, LogRef, WindowRef
 
 NO_INFRARED = "no_infrared"
+# What a storage that does not answer just now gives; the file may be there.
+UNREACHABLE = "unreadable_file"
 _PART_PICTURES, _PART_WINDOWS = 16, 4
+# Of a recording, whole pictures in memory.
+_SHOTS_AT_ONCE = 16
 Fault = tuple[str, str]
 
 
@@ -28,7 +32,8 @@ Fault = tuple[str, str]
 class Shot:
     """Where a picture lies: uri, container and locator as of `system.records.Frame`; camera, time and scene of a log's.
 
-    Of a window without pictures, uri is the log's.
+    Of a window without pictures, uri is the log's. is_calibrated: it is taken as it is stored, however its camera was
+    held.
     """
 
     uri: str
@@ -37,6 +42,19 @@ class Shot:
     camera: str | None = None
     t_ns: int | None = None
     scene_id: str | None = None
+    is_calibrated: bool = False
+
+    @classmethod
+    def of(cls, frame: Frame, scene_id: str) -> Shot:
+        """A picture of a log."""
+        calibrated = frame.intrinsics is not None
+        return cls(frame.uri, frame.container, frame.locator, frame.camera, frame.t_ns, scene_id, calibrated)
+
+    def frame(self) -> Frame:
+        """As mining reads it."""
+        intrinsics = tuple(float(k in (0, 4, 8)) for k in range(9)) if self.is_calibrated else None
+        camera, t_ns = self.camera or "", self.t_ns or 0
+        return Frame(camera, t_ns, self.uri, self.container, self.locator, intrinsics=intrinsics)
 
     @property
     def name(self) -> str:
@@ -108,20 +126,28 @@ def read_part(part: Part, mapping: InfraredMapping) -> Iterator[tuple[Shot, int,
         except DataError as error:
             yield Shot(window.log.uri, scene_id=window.scene_id), 1, (error.code, error.message)
             continue
+        except storage_errors() as error:
+            yield Shot(window.log.uri, scene_id=window.scene_id), 1, (UNREACHABLE, f"{window.log.uri}: {error}")
+            continue
+        except Exception as error:  # noqa: BLE001 - one log that we did not foresee must not end the run
+            told = f"{window.log.uri}: {type(error).__name__}: {error}; please report it"
+            yield Shot(window.log.uri, scene_id=window.scene_id), 1, ("internal_error", told)
+            continue
         frames = [frame for frame in scene.frames if part.all_cameras or frame.modality == "infrared"]
         if not frames:
             told = f"{window.log.uri}: scene {window.scene_id}: no picture of an infrared camera"
             yield Shot(window.log.uri, scene_id=window.scene_id), 0, (NO_INFRARED, told)
-        shots = [Shot(f.uri, f.container, f.locator, f.camera, f.t_ns, window.scene_id) for f in frames]
-        for shot, read in zip(shots, read_shots(shots, mapping), strict=True):
-            yield shot, len(shots), read
+        shots = [Shot.of(frame, window.scene_id) for frame in frames]
+        for start in range(0, len(shots), _SHOTS_AT_ONCE):
+            few = shots[start : start + _SHOTS_AT_ONCE]
+            for shot, read in zip(few, read_shots(few, mapping), strict=True):
+                yield shot, len(shots), read
 
 
 def read_shots(shots: Sequence[Shot], mapping: InfraredMapping) -> list[InfraredPixels | Fault]:
     """Pixels of each picture, or (code, message). A recording (video, MCAP, compressed archive) is opened once."""
     recorded = [shot for shot in shots if shot.container != "file"]
-    frames = [Frame(shot.camera or "", shot.t_ns or 0, shot.uri, shot.container, shot.locator) for shot in recorded]
-    held = dict(zip(recorded, read_window_pictures(frames, PictureLimits()), strict=True))
+    held = dict(zip(recorded, read_window_pictures([s.frame() for s in recorded], PictureLimits()), strict=True))
     found: list[InfraredPixels | Fault] = []
     for shot in shots:
         try:
@@ -135,7 +161,7 @@ def read_shots(shots: Sequence[Shot], mapping: InfraredMapping) -> list[Infrared
         except DataError as error:
             found.append((error.code, error.message))
         except storage_errors() as error:
-            found.append(("unreadable_file", f"{shot.name}: {error}"))
+            found.append((UNREACHABLE, f"{shot.name}: {error}"))
     return found
 
 

@@ -8,7 +8,7 @@ Legend: H x W pixels, M boxes.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ _READ_SCHEMA = pa.schema(
         pa.field("camera", pa.string()),
         pa.field("t_ns", pa.int64()),
         pa.field("scene_id", pa.string()),
+        pa.field("is_calibrated", pa.bool_()),
         pa.field("shots", pa.int32()),
         pa.field("height", pa.int32()),
         pa.field("width", pa.int32()),
@@ -43,6 +44,7 @@ _READ_SCHEMA = pa.schema(
         pa.field("message", pa.string()),
     ]
 )
+_SHOT_FIELDS = tuple(field.name for field in fields(Shot))
 _BOXES = [
     pa.field("boxes_xyxy", pa.list_(pa.float32())),
     pa.field("scores", pa.list_(pa.float32())),
@@ -111,7 +113,7 @@ def stream_detections(parts: Sequence[Part], settings: DetectSettings, pool: Poo
 
 
 def _result(row: dict[str, Any]) -> PictureResult:
-    shot = Shot(row["uri"], row["container"], row["locator"], row["camera"], row["t_ns"], row["scene_id"])
+    shot = Shot(**{name: row[name] for name in _SHOT_FIELDS})
     if row["code"] is not None:
         return PictureResult(shot, row["shots"], None, code=row["code"], message=row["message"])
     found = Detections.of(row["boxes_xyxy"], row["scores"], row["labels"], (row["height"], row["width"]))

@@ -12,7 +12,7 @@ import pytest
 from system.errors import ConfigError
 from system.infrared.detections import Detections
 from system.pipelines.detect_scenes import _Tally, _windows
-from system.pipelines.infrared_reading import NO_INFRARED, Shot
+from system.pipelines.infrared_reading import NO_INFRARED, UNREACHABLE, Shot
 from system.pipelines.infrared_stream import PictureResult
 from system.store.commits import append_rows
 from system.store.detections import (
@@ -71,8 +71,11 @@ def test_scenes_are_committed_whole_in_any_order_and_once(location):
     assert first.add(PictureResult(empty, 0, None, code=NO_INFRARED, message="none")) == (1, 0, 0)
     bad = Shot("broken.png", camera="IR", t_ns=0, scene_id=ids[3])
     assert first.add(PictureResult(bad, 1, None, code="truncated_image", message="broken.png: half")) == (0, 1, 0)
+    away = Shot("s3://away.png", camera="IR", t_ns=0, scene_id=ids[4])
+    assert first.add(PictureResult(away, 1, None, code=UNREACHABLE, message="503")) == (0, 0, 0)
     first.commit()
     assert (first.committed, first.quarantined, first.without_infrared, first.images) == (3, 1, 1, 3)
+    assert first.unreachable == 1 and len(quarantined_ids(location, DETECTOR)) == 1, "it is looked at again"
     assert dict(first.objects) == {"person": 3, "car": 1}, "0.05 is below the least score"
     assert ids[3] in quarantined_ids(location, DETECTOR)
     rows = {row["scene_id"]: row for row in location.dataset(DETECTIONS).to_table().to_pylist()}
