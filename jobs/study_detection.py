@@ -48,9 +48,9 @@ def main(
         str | None, typer.Option(help="Whose features the head reads; `3,6,9`, or a CNN's stages `0,1,2,3`.")
     ] = None,
     channels: Annotated[int, typer.Option(help="Width of the head.")] = 64,
-    epochs: Annotated[int, typer.Option()] = 16,
-    batch_size: Annotated[int, typer.Option()] = 2,
-    learning_rate: Annotated[float, typer.Option()] = 1e-3,
+    epochs: Annotated[int, typer.Option()] = 36,
+    batch_size: Annotated[int, typer.Option()] = 4,
+    learning_rate: Annotated[float, typer.Option()] = 2e-3,
     precision: Annotated[str, typer.Option(help="Of training: `fp32`, `bf16` or `fp16`.")] = "fp32",
     rounds: Annotated[int, typer.Option(help="Bootstrap draws.")] = 1000,
     threads: Annotated[int, typer.Option("--worker-threads", help="CPUs of a run.")] = 1,

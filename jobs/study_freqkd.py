@@ -50,7 +50,7 @@ def main(
     probe_block: Annotated[
         int | None, typer.Option("--block", help="Whose output is probed: 9, or stage 2 of a CNN, if not given.")
     ] = None,
-    epochs: Annotated[int, typer.Option(help="Passes over the training pairs.")] = 1,
+    epochs: Annotated[int, typer.Option(help="Passes over the training pairs.")] = 3,
     height: Annotated[int, typer.Option(help="Pictures are resized to it; small objects need it.")] = 238,
     width: Annotated[int, typer.Option(help="Pictures are resized to it.")] = 322,
     batch_size: Annotated[int, typer.Option(help="Pairs of a step; few pairs need small steps.")] = 2,

@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import Annotated
 
 from fastapi import Depends, Query
+from pydantic import Field
 
-from serve.models import Filters, ObjectKind, Words
+from serve.models import DetectedObjects, Filters, ObjectKind, Words
 
 _Ns = Annotated[int | None, Query(ge=-(2**63), lt=2**63)]
+_DETECTED = r"^[^:]{1,200}(:(0|1|0?\.[0-9]{1,6}|1\.0{1,6})(:[1-9][0-9]{0,2})?)?$"
 _Share = Annotated[float | None, Query(ge=0, le=1)]
 
 
@@ -27,6 +29,9 @@ async def filters_of_url(
     log: Annotated[Words, Query()] = [],  # noqa: B006
     camera: Annotated[Words, Query()] = [],  # noqa: B006
     object: Annotated[list[ObjectKind], Query(max_length=8)] = [],  # noqa: B006
+    detected: Annotated[
+        list[Annotated[str, Field(pattern=_DETECTED)]], Query(max_length=8, description="CLASS[:SCORE[:COUNT]]")
+    ] = [],  # noqa: B006
 ) -> Filters:
     """As `serve.models.Filters`; a parameter that is a list may be repeated."""
     return Filters(
@@ -44,7 +49,13 @@ async def filters_of_url(
         logs=log,
         cameras=camera,
         objects=object,
+        detected=[_detected(form) for form in detected],
     )
+
+
+def _detected(form: str) -> DetectedObjects:
+    label, score, count = (*form.split(":"), "", "")[:3]
+    return DetectedObjects(label=label, min_score=float(score or 0.5), count=int(count or 1))
 
 
 UrlFilters = Annotated[Filters, Depends(filters_of_url)]

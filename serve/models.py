@@ -61,6 +61,14 @@ class SceneQuery(Request):
 Query = Annotated[TextQuery | ImageQuery | SceneQuery, Field(discriminator="kind")]
 
 
+class DetectedObjects(Request):
+    """One infrared picture of the scene shows at least `count` objects of a class with at least this score."""
+
+    label: Word
+    min_score: float = Field(default=0.5, ge=0, le=1)
+    count: int = Field(default=1, ge=1, le=1000)
+
+
 class Filters(Request):
     """All conditions must hold; what is not given does not count.
 
@@ -83,6 +91,9 @@ class Filters(Request):
     cameras: Words = Field(default=[], description="at least one of these saw it")
     objects: list[ObjectKind] = Field(
         default=[], max_length=8, description="an annotated or tracked object of each kind is near the ego"
+    )
+    detected: list[DetectedObjects] = Field(
+        default=[], max_length=8, description="a detector found each of these (jobs/predict_infrared.py --store)"
     )
 
 

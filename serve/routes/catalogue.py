@@ -10,12 +10,11 @@ from serve.context import Ctx, Reader
 from serve.filters_in_url import UrlFilters
 from serve.models import LogCount, LogList, Overview, Run, RunList, TableTag, TagCount, TagList
 from serve.problems import problem_docs
-from serve.queries import scene_filter
-from serve.routes.search import pinned_view
+from serve.routes.search import passing, pinned_view
 from system.store.filters import SceneFilter
 
 router = APIRouter(prefix="/v1", tags=["catalogue"])
-_ERRORS = problem_docs(401, 403, 404, 422, 429, 503)
+_ERRORS = problem_docs(401, 403, 404, 409, 422, 429, 503)
 _MOST_LOGS = 2000
 AsOf = Annotated[TableTag | None, Query()]
 # Figures of a run that say nothing of the machine that it ran on.
@@ -54,7 +53,7 @@ async def tags(where: UrlFilters, context: Ctx, _: Reader, as_of: AsOf = None) -
     """Counts are of the scenes that pass the filters, so that chips can show what a further tag would leave."""
     store = context.services.store
     view = await pinned_view(context, as_of)
-    chosen, _notes = scene_filter(where)
+    chosen, _notes = await passing(where, context)
     counts = await context.run(store.column_counts, view, chosen)
     names = await context.run(store.tag_names)
     total = await context.run(store.count, view, chosen)
@@ -66,7 +65,7 @@ async def tags(where: UrlFilters, context: Ctx, _: Reader, as_of: AsOf = None) -
 async def logs(where: UrlFilters, context: Ctx, _: Reader, as_of: AsOf = None) -> LogList:
     """In order of source and name."""
     view = await pinned_view(context, as_of)
-    rows = await context.run(context.services.store.logs, view, scene_filter(where)[0])
+    rows = await context.run(context.services.store.logs, view, (await passing(where, context))[0])
     return LogList(logs=[LogCount(**row) for row in rows[:_MOST_LOGS]], is_cut=len(rows) > _MOST_LOGS)
 
 

@@ -9,11 +9,13 @@ from fastapi import APIRouter, Query
 from serve.answers import search_answer
 from serve.context import Context, Ctx, Reader
 from serve.filters_in_url import UrlFilters
-from serve.models import MAX_TOP, Cursor, SceneQuery, SearchAnswer, SearchRequest, TableTag, Weights
+from serve.models import MAX_TOP, Cursor, Filters, SceneQuery, SearchAnswer, SearchRequest, TableTag, Weights
 from serve.problems import ProblemError, problem_docs
 from serve.queries import parts_of, scene_filter
 from serve.search_store import ForeignCursorError, Page, StaleCursorError, View
 from system.errors import ConfigError
+from system.store.detections import Detected, among_detected
+from system.store.filters import SceneFilter
 
 router = APIRouter(prefix="/v1", tags=["search"])
 ERRORS = problem_docs(401, 403, 404, 409, 410, 413, 415, 422, 429, 503)
@@ -51,7 +53,7 @@ async def answer_search(request: SearchRequest, context: Context) -> SearchAnswe
     view = await pinned_view(context, request.as_of)
     vector = await context.queries.vector(request.query, view)
     itself = request.query.scene_id if isinstance(request.query, SceneQuery) else None
-    where, notes = scene_filter(request.where, itself)
+    where, notes = await passing(request.where, context, itself)
     weights, store = parts_of(request.weights), context.services.store
     try:
         page: Page = await context.run(store.search, vector, where, weights, request.top, request.cursor, request.as_of)
@@ -65,6 +67,21 @@ async def answer_search(request: SearchRequest, context: Context) -> SearchAnswe
         raise ProblemError(404, "unknown_name", str(error)) from error
     context.metrics.version.labels(context.metrics.replica).set(page.view.snapshot.version)
     return search_answer(page, notes)
+
+
+async def passing(filters: Filters, context: Context, not_scene_id: str | None = None) -> tuple[SceneFilter, list[str]]:
+    """The filter, and what a client should know of it. Raises ProblemError: detections that cannot be asked for."""
+    where, notes = scene_filter(filters, not_scene_id)
+    if not filters.detected:
+        return where, notes
+    wanted = [Detected(**each.model_dump()) for each in filters.detected]
+    try:
+        narrowed = await context.run(among_detected, context.services.store.location, where, wanted)
+    except ConfigError as error:
+        # Its message names the store, which is no client's business.
+        told = "no detector has looked at this store, or too many scenes pass: ask for a higher score or more objects"
+        raise ProblemError(409, "cannot_ask_for_detections", told) from error
+    return narrowed or SceneFilter(scene_ids=("",)), notes
 
 
 async def pinned_view(context: Context, as_of: str | None) -> View:

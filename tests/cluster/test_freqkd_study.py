@@ -61,7 +61,7 @@ def pairs(house: Path) -> tuple[str | Path, ...]:
 
 def options(house: Path, *arguments: str, out: str = "study") -> tuple[str | Path, ...]:
     fixed = (*pairs(house), "--tower", tower(house), "--out", house / out, *QUICK, "--blocks", "2,4", "--rank", "4")
-    return (*fixed, "--batch-size", "4", *arguments)
+    return (*fixed, "--batch-size", "4", "--epochs", "1", *arguments)
 
 
 def test_a_backbone_is_probed_the_same_way_twice(house: Path, head: Head):

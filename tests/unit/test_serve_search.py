@@ -11,6 +11,7 @@ import zipfile
 from dataclasses import replace
 
 import httpx2 as httpx
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
@@ -21,6 +22,8 @@ from serve.search_store import SearchStore
 from serve.services import Services
 from serve.settings import Limits
 from system.records import scene_id
+from system.store.commits import append_rows
+from system.store.detections import DETECTIONS, detections_schema, open_detections
 from system.store.maintain import remove_orphans
 from system.store.runs import RunRecord, write_run
 from system.store.tables import open_for_writing
@@ -103,6 +106,24 @@ def test_filters_are_typed_and_all_must_hold(server):
     assert search(server, where={"min_hardness": 0.8})["total"] == 4
     hard = ask(server, "GET", "/v1/hard?tag=night&min_risk=0.1&log=log3&log=log4").json()
     assert {hit["scene"]["log_id"] for hit in hard["hits"]} <= {"log3", "log4"}
+
+
+def test_what_a_detector_found_is_a_filter(tmp_path):
+    server = make_server(tmp_path)
+    wanted = {"label": "person", "min_score": 0.5, "count": 2}
+    body = {"where": {"detected": [wanted]}}
+    refused = ask(server, "POST", "/v1/search", json=body)
+    assert refused.status_code == 409 and str(tmp_path) not in refused.text
+    open_detections(server.location)
+    hit = all_pages(server)[3]
+    row = {"scene_id": hit, "detector_id": "d", "run_id": "r", "num_pictures": 1, "picture": [0, 0],
+           "label": ["person", "person"], "score": [0.9, 0.6]}  # fmt: skip
+    append_rows(server.location, DETECTIONS, pa.Table.from_pylist([row], schema=detections_schema()))
+    assert ids(search(server, **body)) == [hit]
+    assert ids(search(server, where={"detected": [wanted | {"min_score": 0.7}]})) == []
+    tags = ask(server, "GET", "/v1/tags?detected=person:0.5:2").json()
+    assert tags["total"] == 1
+    assert ask(server, "GET", "/v1/hard?detected=person:2").status_code == 422
 
 
 @pytest.mark.parametrize("text", ["' OR 1=1 --", "x') OR true --", "%", "a\x00b", "𝔘𝔫𝔦", "\\", "'; DROP TABLE scenes"])
