@@ -83,7 +83,8 @@ function box(track, kind, place, scale) {
 
 function marked(track, place) {
   const [x, y] = place(track.steps.at(-1));
-  const isRight = x > WIDTH * 0.7;
+  // Beside it, away from the ego's path.
+  const isLeft = x > WIDTH * 0.7 || (x < WIDTH / 2 && x > WIDTH * 0.3);
   return [element("svg:circle", { class: "worst-ring", cx: x, cy: y, r: 12 }),
-    element("svg:text", { class: "worst-name", x: x + (isRight ? -17 : 17), y: y + 4, "text-anchor": isRight ? "end" : "start" }, words(track.kind))];
+    element("svg:text", { class: "worst-name", x: x + (isLeft ? -17 : 17), y: y + 4, "text-anchor": isLeft ? "end" : "start" }, words(track.kind))];
 }

@@ -23,7 +23,7 @@ export function card(hit, { isSmall = false, hasQuery = false } = {}) {
         element("span", { class: riskClass(scene.risk), title: riskWords(scene) }, "risk ", element("b", {}, number(scene.risk))),
         element("span", { title: "hardness: risk, ambiguity and rarity as ranks" }, "hard ", element("b", {}, number(scene.hardness))),
         hasQuery && element("span", { class: "soft", title: scoreWords(score) }, "score ", number(score.total)),
-        !isSmall && element("button", { type: "button", class: "like", onclick: () => go({ like: scene.scene_id, q: "" }),
+        !isSmall && scene.num_pictures > 0 && element("button", { type: "button", class: "like", onclick: () => go({ like: scene.scene_id, q: "" }),
           "aria-label": `More like ${name}`, title: "More like this" }, "Similar")),
       element("div", { class: "where small" }, element("b", {}, scene.log_id), " ",
         element("span", { class: "soft", title: seconds(scene.t_start_ns, scene.t_end_ns) }, moment(scene.t_start_ns))),

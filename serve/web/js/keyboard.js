@@ -47,7 +47,7 @@ const press = (id) => document.getElementById(id)?.click();
 export function listen() {
   document.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog[open]")) return;
-    const typed = event.target.matches("input:not([type=checkbox]), textarea, select");
+    const typed = event.target.matches("input:not([type=checkbox], [type=range], [type=file]), textarea, select");
     if (event.key === "Escape") {
       if (typed) { event.target.blur(); return; }
       if (read().view === "scene") { event.preventDefault(); goTo(lastList(), { returns: true }); }

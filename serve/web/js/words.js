@@ -1,7 +1,13 @@
 // How figures and times are said.
 
 export const words = (name) => name.replaceAll("_", " ");
-export const number = (value, digits = 2) => (value === null || value === undefined ? "–" : value.toFixed(digits));
+export function number(value, digits = 2) {
+  if (value === null || value === undefined) return "–";
+  // A danger that is small is not none.
+  const least = 10 ** -digits;
+  return value > 0 && value < least / 2 ? `<${least.toFixed(digits)}` : value.toFixed(digits);
+}
+
 export const count = (value, one, many = `${one}s`) => `${value.toLocaleString("en")} ${value === 1 ? one : many}`;
 
 export function riskClass(risk) {
