@@ -103,22 +103,22 @@ def test_damaged_and_foreign_weights_are_refused(tmp_path: Path):
         load_cnn(f"timm:test_resnet@{tmp_path}/bad.safetensors")
     save_file({"other": torch.zeros(1)}, tmp_path / "other.safetensors")
     # timm itself takes such a file and leaves a network of chance.
-    with pytest.raises(ModelError, match="lacks 90 tensors of test_resnet"):
+    with pytest.raises(ModelError, match=r"lacks \d+ tensors of test_resnet, e\.g\. bn1"):
         load_cnn(f"timm:test_resnet@{tmp_path}/other.safetensors")
     with pytest.raises(ConfigError, match="may run code of strangers"):
         load_cnn(f"timm:test_resnet@{tmp_path}/bad.pth")
 
 
 def test_a_map_is_resampled_where_its_pixels_lie():
-    # A ramp over pixels stays one on patches, though neither side divides the other.
+    # A ramp over pixels stays one on patches within half a pixel, though neither side divides the other.
     for stride in (4, 8, 16, 32):
         x = (torch.arange(256 // stride) + 0.5) * stride
         ramp = x.expand(1, 1, 160 // stride, -1).contiguous()
         found = resampled(ramp, stride, 14, (11, 18))[0, 0]
         expected = (torch.arange(18) + 0.5) * 14
-        inside = (expected > stride) & (expected < 256 - stride)
+        inside = (expected > max(stride, 14)) & (expected < 256 - max(stride, 14))
         assert found.shape == (11, 18)
-        torch.testing.assert_close(found[:, inside], expected[inside].expand(11, -1), rtol=0, atol=0.01)
+        torch.testing.assert_close(found[:, inside], expected[inside].expand(11, -1), rtol=0, atol=0.5)
     values = torch.randn(2, 3, 5, 7)
     torch.testing.assert_close(resampled(values, 8, 8, (5, 7)), values)
     theirs = F.interpolate(values, scale_factor=4.0, mode="bilinear", align_corners=False)
@@ -209,8 +209,9 @@ def test_settings_match_four_blocks_and_their_cost_is_counted():
     # ResNet-50 without its classifier: 23.5 M weights, 4.1 G multiply-adds at 224x224.
     projections = 1024 * (256 + 512 + 1024 + 2048) + 4 * 1024
     assert told.trained_parameters == pytest.approx(23.4e6 + projections, rel=0.01)
-    plain = 3 * 2 * 4.1e9 * (544 * 672) / 224**2  # 512x640 filled up to patches of 14 and to strides of 32
-    assert told.student_operations == pytest.approx(plain, rel=0.15)
+    # 512x640 is filled up to 37x46 patches of 14, and these to strides of 32.
+    plain = 3 * 2 * (4.1e9 * (544 * 672) / 224**2 + 37 * 46 * projections)
+    assert told.student_operations == pytest.approx(plain, rel=0.1)
     assert told.memory_bytes > told.activation_bytes > 16 * 1e8
     assert told.cache_bytes > 0 and told.seconds > told.seconds_per_epoch
 
