@@ -54,7 +54,10 @@ def main(
     height: Annotated[int, typer.Option(help="Pictures are resized to it; small objects need it.")] = 238,
     width: Annotated[int, typer.Option(help="Pictures are resized to it.")] = 322,
     batch_size: Annotated[int, typer.Option(help="Pairs of a step; few pairs need small steps.")] = 2,
-    learning_rate: Annotated[float, typer.Option(help="Peak learning rate of AdamW, of every arm.")] = 2e-4,
+    learning_rate: Annotated[
+        float | None,
+        typer.Option(help="Peak learning rate of AdamW, of every arm: 2e-4, or 1e-3 of a CNN, if not given."),
+    ] = None,
     rank: Annotated[int, typer.Option(help="Of the adapters, where an arm names none.")] = 64,
     precision: Annotated[str, typer.Option(help="Of training: `fp32`, `bf16` or `fp16`.")] = "fp32",
     rounds: Annotated[int, typer.Option(help="Bootstrap draws.")] = 1000,
@@ -97,12 +100,13 @@ def main(
                 "alpha": float(rank or 1),
                 "epochs": epochs,
                 "batch_size": batch_size,
-                "learning_rate": learning_rate,
             },
             "options",
         )
         if student is not None:
             distill = taught(distill, student, tower)
+        if learning_rate is not None:
+            distill = DistillConfig.parse(distill.model_dump() | {"learning_rate": learning_rate}, "options")
         config = StudyConfig.parse(
             {
                 "train": train,

@@ -92,11 +92,15 @@ def load_cnn(name: str) -> nn.Module:
             names = set(held.keys())
         if set(model.state_dict()) == names:
             model.load_state_dict(load_file(file))
-        else:
-            model = build_cnn(architecture, pretrained=True, file=file)
+            return model.float()
+        # timm would leave what is missing as chance has drawn it.
+        with torch.device("meta"):
+            whole = timm.create_model(architecture, num_classes=0).state_dict()
+        if missing := sorted(set(whole) - names):
+            raise ModelError(f"{name}: lacks {len(missing)} tensors of {architecture}, e.g. {missing[0]}")
+        return build_cnn(architecture, pretrained=True, file=file).float()
     except (RuntimeError, OSError, SafetensorError) as error:
         raise ModelError(f"{name}: cannot be loaded: {' '.join(str(error).split())[:300]}") from error
-    return model.float()
 
 
 def build_cnn(architecture: str, pretrained: bool = False, device: str = "cpu", file: str | None = None) -> nn.Module:

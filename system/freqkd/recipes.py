@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from system.backbones.cnn import is_cnn
 from system.backbones.loading import DINOV2, EFFICIENTNET, TIMM
 from system.freqkd.distiller import DistillConfig
 from system.freqkd.losses import RECIPES, LossConfig
+
+# Of the packaged EfficientNet-Lite0: after 80 steps on 16 training pairs of MSRS the loss was 0.0104; 0.0131 at 2e-4.
+_NETWORK_RATE = 1e-3
 
 
 def vit_s() -> DistillConfig:
@@ -50,16 +54,19 @@ def resnet_50_paper() -> DistillConfig:
     """
     paper = vit_l_paper()
     config = taught(paper, f"{TIMM}resnet50", paper.tower)
-    return config.model_copy(update={"blocks": (7, 15, 21, 23)})
+    return config.model_copy(update={"blocks": (7, 15, 21, 23), "learning_rate": paper.learning_rate})
 
 
 def taught(config: DistillConfig, student: str, teacher: str) -> DistillConfig:
     """The same for another student of a teacher.
 
-    A network of convolutions is exported as it was trained: the factor below 1 belongs to adapters.
+    A network of convolutions is exported as it was trained, because the factor below 1 belongs to adapters, and learns
+    faster than these.
     """
-    values = {"tower": student, "teacher": None if teacher == student else teacher}
-    return config.model_copy(update=values | ({"merge_factor": 1.0} if is_cnn(student) else {}))
+    values: dict[str, Any] = {"tower": student, "teacher": None if teacher == student else teacher}
+    if is_cnn(student):
+        values |= {"merge_factor": 1.0, "learning_rate": _NETWORK_RATE}
+    return config.model_copy(update=values)
 
 
 SETTINGS: dict[str, Callable[[], DistillConfig]] = {

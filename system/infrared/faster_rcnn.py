@@ -30,7 +30,7 @@ _CANDIDATES, _PROPOSALS, _PROPOSAL_OVERLAP = 600, 300, 0.7
 _ANCHORS_LEARNT, _PROPOSALS_LEARNT = 256, 128
 _POOLED, _FINER = 7, 2
 _NOBODY = -1
-# A box of which this much lies in an ignored region is neither right nor wrong.
+# A box of which this much, or whose middle, lies in an ignored region is neither right nor wrong.
 _IGNORED_SHARE = 0.5
 
 
@@ -100,6 +100,8 @@ class FasterRcnnHead(nn.Module):
         with torch.autocast(features[0].device.type, enabled=False):
             proposals, losses = self.proposals(nothing, levels, wanted)
             found, more = self.regions(levels, proposals, sizes, wanted)
+        if wanted is not None and not self.regions.num_learnt:
+            more = {name: levels["0"].sum() * 0 for name in more}  # means over nothing are no numbers
         return found, losses | more
 
 
@@ -129,9 +131,24 @@ class _Proposals(RegionProposalNetwork):
             label[(label == 0) & _is_ignored(anchor, target["ignored"])] = _NOBODY
         return labels, boxes
 
+    def compute_loss(
+        self, objectness: Tensor, pred_bbox_deltas: Tensor, labels: list[Tensor], regression_targets: list[Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        if not any((label != _NOBODY).any() for label in labels):
+            return objectness.sum() * 0, pred_bbox_deltas.sum() * 0
+        return super().compute_loss(objectness, pred_bbox_deltas, labels, regression_targets)
+
 
 class _Regions(RoIHeads):
+    """num_learnt: proposals that the last losses are means over."""
+
     _ignored: Sequence[Tensor] = ()
+    num_learnt = 0
+
+    def subsample(self, labels: list[Tensor]) -> list[Tensor]:
+        sampled: list[Tensor] = super().subsample(labels)
+        self.num_learnt = sum(map(len, sampled))
+        return sampled
 
     def select_training_samples(self, proposals: list[Tensor], targets: list[Any] | None) -> Any:
         self._ignored = [target["ignored"] for target in targets or ()]
@@ -147,10 +164,12 @@ class _Regions(RoIHeads):
 
 
 def _is_ignored(boxes_P4: Tensor, regions_xyxy: Tensor) -> Tensor:
-    """Of which boxes enough lies in one ignored region, [P]."""
+    """Of which boxes enough, or the middle, lies in one ignored region, [P]; anchors reach beyond the picture."""
     if not len(regions_xyxy):
         return torch.zeros(len(boxes_P4), dtype=torch.bool, device=boxes_P4.device)
     upper = torch.maximum(boxes_P4[:, None, :2], regions_xyxy[None, :, :2])
     lower = torch.minimum(boxes_P4[:, None, 2:], regions_xyxy[None, :, 2:])
     shared = (lower - upper).clamp_min(0).prod(2).amax(1)
-    return shared >= _IGNORED_SHARE * box_area(boxes_P4).clamp_min(1e-6)
+    middle = ((boxes_P4[:, :2] + boxes_P4[:, 2:]) / 2)[:, None]
+    is_inside = ((middle > regions_xyxy[None, :, :2]) & (middle < regions_xyxy[None, :, 2:])).all(2).any(1)
+    return is_inside | (shared >= _IGNORED_SHARE * box_area(boxes_P4).clamp_min(1e-6))

@@ -40,6 +40,7 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Path:
     broken.write_bytes(broken.read_bytes()[:100])
     torch.manual_seed(0)
     save_file(timm.create_model("test_vit", num_classes=0).state_dict(), root / "vit.safetensors")
+    save_file(timm.create_model("test_resnet").state_dict(), root / "resnet.safetensors")
     return root
 
 
@@ -75,6 +76,20 @@ def test_a_student_is_taught_a_broken_pair_is_counted_and_timm_loads_the_result(
     model = timm.create_model("test_vit", num_classes=0, checkpoint_path=str(house / "whole" / "merged.safetensors"))
     before = load_file(house / "vit.safetensors")["blocks.1.mlp.fc1.weight"]
     assert not torch.equal(model.blocks[1].mlp.fc1.weight, before)
+
+
+def test_a_network_of_convolutions_is_taught_and_timm_loads_its_stages(house: Path, head: Head, whole: Done):
+    student = ("--student", f"timm:test_resnet@{house}/resnet.safetensors")
+    arguments = options(house, "network", *student, "--blocks", "0,1,2,3", "--epochs", "1")
+    done = call_job("distill_freqkd", *arguments, env=head.env)
+    assert done.code == 0, done.stderr
+    assert done.figures["images"] == PAIRS - 1 and {"total", "mse/0", "mse/3"} <= done.figures["loss"].keys()
+    weights = house / "network" / "merged.safetensors"
+    model = timm.create_model("test_resnet", features_only=True, out_indices=(1, 2, 3, 4), checkpoint_path=str(weights))
+    before = load_file(house / "resnet.safetensors")["conv1.0.weight"]
+    assert not torch.equal(dict(model.named_parameters())["conv1.0.weight"], before)
+    done = call_job("distill_freqkd", *options(house, "refused", *student), env=head.env)
+    assert done.code == 2 and "2 blocks of the teacher for the 4 stages" in done.stderr
 
 
 @pytest.mark.parametrize("workers", ["1", pytest.param("2", marks=pytest.mark.slow)])

@@ -48,6 +48,7 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_pairs(root, "test", 6, seed=1)
     torch.manual_seed(0)
     save_file(timm.create_model(ARCHITECTURE, num_classes=0).state_dict(), root / "vit.safetensors")
+    save_file(timm.create_model("test_resnet").state_dict(), root / "resnet.safetensors")
     return root
 
 
@@ -110,6 +111,22 @@ def test_a_run_alone_is_the_run_of_the_study(house: Path, head: Head):
     assert call_job("study_freqkd", *given, env=head.env).code == 0
     both = [json.loads((house / folder / "mse-d8-s0.json").read_text()) for folder in ("study", "alone")]
     assert both[0]["losses"] == both[1]["losses"] and both[0]["patch_ap"] == both[1]["patch_ap"]
+
+
+def test_networks_of_convolutions_are_studied_and_detected_with(house: Path, head: Head):
+    student = f"timm:test_resnet@{house / 'resnet.safetensors'}"
+    given = (*pairs(house), "--tower", tower(house), "--student", student, "--out", house / "networks", *QUICK[:4])
+    given = (*given, "--blocks", "1,2,3,4", "--batch-size", "5", "--arms", "none,mse", "--drifts", "0", "--seeds", "1")
+    done = call_job("study_freqkd", *given, "--rounds", "20", env=head.env)
+    assert done.code == 0, done.stderr
+    assert {"none", "mse"} == done.figures["arms"].keys() and done.figures["arms"]["mse"]["0"]["mean"] is not None
+    refused = call_job("study_freqkd", *given, "--block", "4", env=head.env)
+    assert refused.code == 2 and "has stages 0..3" in refused.stderr
+    judged = ("--students", house / "networks", *pairs(house), "--arms", "none,mse", "--seeds", "1", "--rounds", "20")
+    judged = (*judged, "--architecture", "faster_rcnn", "--channels", "32", "--epochs", "1", "--ours", "mse")
+    done = call_job("study_detection", *judged, "--height", "64", "--width", "96", "--out", house / "d", env=head.env)
+    assert done.code == 0, done.stderr
+    assert done.figures["sets"]["test"]["arms"]["mse"]["0"]["ap50"]["seeds"] == 1
 
 
 def test_what_cannot_be_studied_is_refused(house: Path, head: Head):

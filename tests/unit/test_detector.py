@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 from timm.models.vision_transformer import VisionTransformer
-from torch import Tensor
+from torch import Tensor, nn
 
+from system.backbones.cnn import build_cnn
 from system.backbones.vit import build_vit
 from system.errors import ConfigError, ModelError
 from system.infrared.augment import Example, augmented, flipped
@@ -27,6 +28,19 @@ SIZE = (64, 96)
 def tiny_vit() -> VisionTransformer:
     torch.manual_seed(0)
     return build_vit("test_vit")
+
+
+def tiny_cnn() -> nn.Module:
+    torch.manual_seed(0)
+    network = build_cnn("test_resnet")
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            torch.nn.init.uniform_(module.weight, 0.5, 1.0)  # timm begins the last ones at zero
+    return network
+
+
+def on_stages(**values: object) -> DetectorConfig:
+    return config(**({"blocks": (0, 1, 2, 3)} | values))
 
 
 def config(**values: object) -> DetectorConfig:
@@ -81,6 +95,50 @@ def test_fcos_learns_where_things_are():
     assert right >= 15
 
 
+@pytest.mark.parametrize("backbone", ["vit", "cnn"])
+def test_faster_rcnn_learns_where_things_are(backbone: str):
+    network, made = (tiny_vit(), config) if backbone == "vit" else (tiny_cnn(), on_stages)
+    detector = Detector.untrained(made(architecture="faster_rcnn", is_frozen=False), network, 0)
+    trainer = DetectorTrainer(
+        detector, DetectorTrainConfig(learning_rate=3e-3, ema_decay=0.5, warmup_steps=0, backbone_factor=1.0), 60
+    )
+    images, targets = as_batch([scene(0), scene(1)])
+    losses = [trainer.step(images, None, targets) for _ in range(30)]
+    assert {"objectness", "proposal_box", "classification", "box", "anchor", "total"} == losses[0].keys()
+    assert losses[-1]["total"] < 0.5 * losses[0]["total"]
+    for seed, found in enumerate(trainer.averaged().detect([scene(0).picture_HW, scene(1).picture_HW])):
+        best = [found.chosen(found.labels == label).boxes_xyxy[0] for label in (0, 1)]
+        np.testing.assert_allclose(best, scene(seed).truth.boxes_xyxy, atol=8)
+
+
+def test_fcos_learns_on_stages_of_a_network():
+    detector = Detector.untrained(on_stages(), tiny_cnn(), 0)
+    trainer = DetectorTrainer(detector, DetectorTrainConfig(learning_rate=3e-3, warmup_steps=0), 60)
+    images, targets = as_batch([scene(0), scene(1)])
+    features = detector.features(images)
+    losses = [trainer.step(None, features, targets)["total"] for _ in range(12)]
+    assert losses[-1] < 0.7 * losses[0]
+    with pytest.raises(ConfigError, match="rf_detr on test_resnet: expected a vision transformer"):
+        Detector.untrained(on_stages(architecture="rf_detr"), tiny_cnn(), 0)
+    with pytest.raises(ConfigError, match=r"stages 0,4: a convolutional network has 0\.\.3"):
+        Detector.untrained(on_stages(blocks=(0, 4)), tiny_cnn(), 0)
+    with pytest.raises(ConfigError, match="multiples of 32 pixels"):
+        Detector.untrained(on_stages(height=80), tiny_cnn(), 0)
+
+
+def test_a_network_that_learns_keeps_its_batch_norms_and_is_held_back():
+    detector = Detector.untrained(on_stages(architecture="faster_rcnn", is_frozen=False), tiny_cnn(), 0)
+    before = {name: tensor.clone() for name, tensor in detector.backbone.network.state_dict().items()}
+    trainer = DetectorTrainer(detector, DetectorTrainConfig(warmup_steps=0, anchor_weight=0.5), 4)
+    images, targets = as_batch([scene(0)])
+    assert trainer.step(images, None, targets)["anchor"] == pytest.approx(0, abs=1e-5)
+    assert trainer.step(images, None, targets)["anchor"] > 0
+    norms = [n for n, m in detector.backbone.network.named_modules() if isinstance(m, nn.BatchNorm2d)]
+    assert norms
+    for name, tensor in detector.backbone.network.state_dict().items():
+        assert torch.equal(tensor, before[name]) == (name.rpartition(".")[0] in norms), name
+
+
 def test_rf_detr_learns_where_things_are():
     detector = Detector.untrained(config(architecture="rf_detr"), tiny_vit(), 0)
     trainer = DetectorTrainer(detector, DetectorTrainConfig(learning_rate=1e-3, ema_decay=0.5, warmup_steps=0), 400)
@@ -129,16 +187,19 @@ def test_a_backbone_that_learns_is_slow_and_held_back():
     assert 0 < backbone < 0.3 * head
 
 
-def test_ignored_regions_neither_teach_nor_count():
-    detector = Detector.untrained(config(), tiny_vit(), 0)
+@pytest.mark.parametrize("architecture", ["fcos", "faster_rcnn"])
+def test_ignored_regions_neither_teach_nor_count(architecture: str):
+    detector = Detector.untrained(config(architecture=architecture), tiny_vit(), 0)
     images, _ = as_batch([scene(0)])
     everywhere = np.array([[0, 0, SIZE[1], SIZE[0]]], np.float32)
     ignored = Target.of(Truth(everywhere, np.array([0]), np.ones(1, bool)))
     empty = Target.of(Truth(np.zeros((0, 4), np.float32), np.zeros(0, np.int64), np.zeros(0, bool)))
     with torch.no_grad():
         features = detector.features(images)
-        assert float(detector.losses(features, [ignored])["classification"]) == 0
-        assert float(detector.losses(features, [empty])["classification"]) > 0
+        names = {"fcos": ["classification"], "faster_rcnn": ["objectness", "classification"]}[architecture]
+        unasked, asked = detector.losses(features, [ignored]), detector.losses(features, [empty])
+        for name in names:
+            assert float(unasked[name]) == 0 and float(asked[name]) > 0
 
 
 @pytest.mark.parametrize("architecture", ["fcos", "rf_detr"])
@@ -167,10 +228,32 @@ def test_a_kept_detector_answers_the_same_and_a_damaged_one_is_refused(tmp_path:
         Detector.load(tmp_path / "nowhere")
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_a_restored_training_goes_on_to_the_same_bits(precision: str):
+@pytest.mark.parametrize(
+    ("architecture", "backbone"), [("faster_rcnn", "vit"), ("faster_rcnn", "cnn"), ("fcos", "cnn")]
+)
+def test_detectors_on_stages_and_with_proposals_are_kept_and_found_again(
+    tmp_path: Path, architecture: str, backbone: str
+):
+    network, made = (tiny_vit(), config) if backbone == "vit" else (tiny_cnn(), on_stages)
+    detector = Detector.untrained(made(architecture=architecture), network, 0)
+    detector.save(tmp_path)
+    pictures = [scene(0).picture_HW, scene(1).picture_HW]
+    for ours, theirs in zip(detector.detect(pictures), Detector.load(tmp_path).detect(pictures), strict=True):
+        assert len(ours) and np.array_equal(ours.boxes_xyxy, theirs.boxes_xyxy)
+        assert np.array_equal(ours.scores, theirs.scores) and set(ours.labels) <= {0, 1}
+    if architecture == "faster_rcnn":
+        with pytest.raises(ModelError, match="faster_rcnn: cannot be written as ONNX, because it chooses boxes within"):
+            export_onnx(detector, tmp_path / "d.onnx")
+        assert not (tmp_path / "d.onnx").exists()
+
+
+@pytest.mark.parametrize(
+    ("precision", "architecture"),
+    [("fp32", "fcos"), ("bf16", "fcos"), ("fp32", "faster_rcnn"), ("bf16", "faster_rcnn")],
+)
+def test_a_restored_training_goes_on_to_the_same_bits(precision: str, architecture: str):
     def new() -> DetectorTrainer:
-        detector = Detector.untrained(config(is_frozen=False), tiny_vit(), 0)
+        detector = Detector.untrained(config(is_frozen=False, architecture=architecture), tiny_vit(), 0)
         return DetectorTrainer(detector, DetectorTrainConfig(precision=precision), 6)
 
     batches = [as_batch([scene(2 * k), scene(2 * k + 1)]) for k in range(6)]
@@ -179,6 +262,7 @@ def test_a_restored_training_goes_on_to_the_same_bits(precision: str):
         whole.step(images, None, targets)
     for images, targets in batches[:3]:
         first.step(images, None, targets)
+    torch.manual_seed(7)  # what a process has drawn before has no part in it
     second.restore(first.state())
     for images, targets in batches[3:]:
         second.step(images, None, targets)
