@@ -143,6 +143,20 @@ class NuScenesReader:
         )
 
 
+def sample_tokens(ref: LogRef, t_start_ns: int, t_end_ns: int) -> list[str]:
+    """Tokens of a scene's samples in [t_start_ns, t_end_ns), in order of time.
+
+    Raises:
+        DataError: `missing_log`, or the tables cannot be read.
+    """
+    tables = _load(ref.uri)
+    scene = tables.scenes.get(ref.log_id)
+    if scene is None:
+        raise DataError("missing_log", f"{ref.uri}/scene.json: expected a scene {ref.log_id!r}, found none")
+    samples = tables.samples_of[scene.token]
+    return [sample.token for sample in samples if t_start_ns <= sample.timestamp * 1000 < t_end_ns]
+
+
 @dataclass(frozen=True, eq=False)
 class _Tables:
     """The tables of one version, joined by token."""

@@ -9,7 +9,6 @@ OUT/pictures/            the first of them with their boxes
 from __future__ import annotations
 
 import json
-import shutil
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -22,7 +21,8 @@ import ray
 from pydantic import Field
 
 from system.config import FrozenConfig
-from system.errors import ConfigError, DataError, storage_errors
+from system.drafts import new_draft, publish_draft, refuse_existing
+from system.errors import DataError, storage_errors
 from system.infrared.detections import Detections
 from system.infrared.detector import SavedDetector, detector_id, read_detector
 from system.infrared.judge import coco_results
@@ -72,15 +72,14 @@ def predict_infrared(
     Raises:
         ConfigError: `out` exists. DataError: nothing to read, or too much that cannot be. ModelError: the detector.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ConfigError(f"--out {out}: exists already and is never overwritten; choose another folder")
+    refuse_existing(out)
     saved, identity = read_detector(Path(model))[0], detector_id(model)
     pictures = files.list_pictures(uris)
     progress.phase(f"{len(pictures)} pictures")
     progress.expect(len(pictures))
     connect_to_ray()
     actors = _pool(pool)
-    draft = _draft_of(out)
+    draft = new_draft(out)
     started_s = time.monotonic()
     first_s = None
     writer = _Writer(draft, saved, identity, config)
@@ -96,9 +95,7 @@ def predict_infrared(
             f"{writer.bad} of {len(pictures)} pictures could not be read, more than --max-bad-share "
             f"{config.max_bad_share:g}; {draft / QUARANTINE_NAME} names them",
         )
-    if out.is_dir():
-        out.rmdir()
-    draft.rename(out)
+    publish_draft(draft, out)
     if writer.coloured:
         progress.note(
             f"{writer.coloured} pictures are coloured: expected infrared; RGB pictures or false colours give poor boxes"
@@ -115,21 +112,6 @@ def predict_infrared(
         "detector_id": identity,
         "out": str(out),
     }
-
-
-def _draft_of(out: Path) -> Path:
-    """A new folder beside `out`, which takes its name when all is in it.
-
-    Raises:
-        ConfigError: it cannot be made.
-    """
-    draft = out.with_name(f".{out.name}.unfinished")
-    shutil.rmtree(draft, ignore_errors=True)
-    try:
-        draft.mkdir(parents=True)
-    except OSError as error:
-        raise ConfigError(f"--out {out}: cannot be written: {error.strerror}") from error
-    return draft
 
 
 def detect_all(

@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 # What each room may import besides itself and the ground floor. A new room is added here on purpose.
-GROUND = {"system.records", "system.config", "system.errors"}
+GROUND = {"system.records", "system.config", "system.errors", "system.drafts"}
 METHODS = {
     "system.logs",
     "system.pairs",
@@ -22,11 +22,13 @@ METHODS = {
     "system.backbones",
     "system.report",
     "system.demo",
+    "system.export",
 }
 ALLOWED = {
     "system.records": set(),
     "system.config": {"system.errors"},
     "system.errors": set(),
+    "system.drafts": {"system.errors"},
     "system.logs": GROUND,
     "system.pairs": GROUND,
     "system.backbones": GROUND,
@@ -35,6 +37,7 @@ ALLOWED = {
     "system.miner": GROUND | {"system.backbones"},
     "system.labels": GROUND | {"system.miner"},
     "system.store": GROUND,
+    "system.export": GROUND | {"system.store", "system.logs", "system.miner"},
     "system.report": GROUND | {"system.miner", "system.freqkd", "system.pairs", "system.infrared"},
     "system.demo": GROUND | {"system.miner"},
     "system.pipelines": GROUND | METHODS,
