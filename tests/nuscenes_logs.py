@@ -18,7 +18,7 @@ START_US, STEP_US = 1_532_402_927_600_000, 500_000
 _TURNS = {"CAM_FRONT": (0.5, -0.5, 0.5, -0.5), "CAM_BACK": (0.5, -0.5, -0.5, 0.5), "LIDAR_TOP": (1.0, 0.0, 0.0, 0.0)}
 
 
-def write_nuscenes_root(root: Path, scenes: int = 2, samples: int = 16) -> Path:
+def write_nuscenes_root(root: Path, scenes: int = 2, samples: int = 20) -> Path:
     """The ego drives along x at 5 m/s; a car drives 12 m ahead of it, a walker stands beside the road."""
     tables: dict[str, list[dict[str, Any]]] = {
         "sensor": [

@@ -34,6 +34,7 @@ class CocoWriter:
 
     def __init__(self, folder: Path, provenance: Mapping[str, Any]) -> None:
         self._folder, self._provenance = folder, provenance
+        self._licences = {source: k for k, source in enumerate(provenance["sources"], start=1)}
         self._json = JsonArrays(folder / ANNOTATIONS_NAME, ("images", "annotations"))
 
     def add(self, scene: SceneExport) -> Added:
@@ -48,6 +49,7 @@ class CocoWriter:
                 "file_name": path,
                 "width": file.width,
                 "height": file.height,
+                "license": self._licences[scene.row["source"]],
                 "camera": frame.camera,
                 "t_ns": frame.t_ns,
                 "source_uri": frame.uri,
@@ -79,4 +81,6 @@ class CocoWriter:
         categories = [{"id": k, "name": name} for k, name in enumerate(KINDS, start=1)]
         described = "road users projected from tracks; hidden ones are not left out"
         info = {"description": f"Nightminer scenes; {described}", "provenance": self._provenance}
-        self._json.close({"info": info, "licenses": [], "categories": categories})
+        sources = self._provenance["sources"]
+        licences = [{"id": k, "name": sources[source]["licence"], "url": ""} for source, k in self._licences.items()]
+        self._json.close({"info": info, "licenses": licences, "categories": categories})

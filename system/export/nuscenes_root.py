@@ -129,7 +129,7 @@ class NuScenesRootWriter:
 
 
 class _ScenePart:
-    """The samples of one nuScenes scene that are kept, in order of time, and the data rows whose files are not there."""
+    """The samples of one nuScenes scene that are kept, in order of time, and the data rows whose files are missing."""
 
     def __init__(self, rows: NuScenesRows, name: str) -> None:
         self.rows, self.name = rows, name

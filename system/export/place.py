@@ -32,7 +32,10 @@ class ExportPlace:
             self.draft = Path(tempfile.mkdtemp(prefix="nightminer-export-"))
             return
         self._path = Path(files.absolute(out))
-        is_used = self._path.exists() and (not self._path.is_dir() or any(self._path.iterdir()))
+        try:
+            is_used = self._path.exists() and (not self._path.is_dir() or any(self._path.iterdir()))
+        except OSError as error:
+            raise ConfigError(f"--out {out}: cannot be written: {error.strerror}") from error
         self._refuse(is_used, self._read_summary())
         self.draft = new_draft(self._path)
 

@@ -17,7 +17,7 @@ from system.records import EgoTrack, Frame, Track
 
 Array = NDArray[np.float64]
 
-# States are interpolated over gaps up to this, of 1 Hz labels with some jitter; `system.miner.alignment` draws the same.
+# States are interpolated over gaps up to this, of 1 Hz labels with some jitter, as in `system.miner.alignment`.
 LONGEST_GAP_S = 1.1
 # Before the first and after the last sample a track keeps its velocity for so long.
 EXTRAPOLATED_S = 0.1

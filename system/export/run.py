@@ -24,7 +24,7 @@ from system.errors import ConfigError, DataError, ReconcileError, storage_errors
 from system.export.formats import writer_named
 from system.export.place import ExportPlace
 from system.export.provenance import NOT_STATED, describe_export
-from system.export.scene import Added, ExportFault, SceneWriter
+from system.export.scene import NO_PICTURES, Added, ExportFault, SceneWriter
 from system.export.scene_reader import SceneReader
 from system.logs.decoding import PictureLimits
 from system.store.location import StoreLocation
@@ -40,8 +40,9 @@ class ExportConfig(FrozenConfig):
     """How scenes are taken along.
 
     overwrite: replace an earlier export. keyframe_hz: at most so many pictures a second and camera; None: as mined.
-    max_faulty_share: of scenes that may be left out before the export fails. licence: of the pictures, in the user's
-    words. model_id: whose rows are taken; None: those of the newest run. version_tag: of the table, "run-<run id>".
+    max_faulty_share: of scenes that may be left out before the export fails; pictureless ones do not count.
+    licence: of the pictures, in the user's words. model_id: whose rows are taken; None: those of the newest run.
+    version_tag: of the table, "run-<run id>".
     """
 
     overwrite: bool = False
@@ -57,6 +58,7 @@ class ExportConfig(FrozenConfig):
 class ExportReport:
     """What came of an export. asked = written + faulty.
 
+    pictureless: of the faulty ones, scenes that had no pictures when they were mined, where the format needs some.
     incomplete: of the written scenes, those that miss pictures. faults: by code. first_faults: a few, in full.
     """
 
@@ -65,6 +67,7 @@ class ExportReport:
     asked: int = 0
     written: int = 0
     faulty: int = 0
+    pictureless: int = 0
     incomplete: int = 0
     pictures: int = 0
     missing_pictures: int = 0
@@ -193,6 +196,7 @@ def _take(
         added = writer.add(scene)
     except DataError as error:
         report.faulty += 1
+        report.pictureless += error.code == NO_PICTURES
         faults = [ExportFault("scene", row["scene_id"], row["log_uri"], error.code, error.message), *missing]
     else:
         faults = [*missing, *added.faults]
@@ -216,11 +220,12 @@ def _judge(report: ExportReport, config: ExportConfig) -> None:
     if report.asked != report.written + report.faulty:
         counts = f"{report.asked} asked, {report.written} written, {report.faulty} faulty"
         raise ReconcileError(f"export to {report.out}: {counts}; please report it")
-    if not report.written or report.faulty > config.max_faulty_share * report.asked:
+    unforeseen = report.faulty - report.pictureless
+    if not report.written or unforeseen > config.max_faulty_share * report.asked:
         first = report.first_faults[0]
         raise DataError(
             "too_many_faulty",
-            f"{report.faulty} of {report.asked} scenes cannot be exported as {report.format}, more than "
-            f"--max-faulty-share {config.max_faulty_share:g}; nothing was written. By code: {dict(report.faults)}. The "
-            f"first: {first['message']}",
+            f"{report.faulty} of {report.asked} scenes cannot be exported as {report.format} (--max-faulty-share "
+            f"{config.max_faulty_share:g}); nothing was written. By code: {dict(report.faults)}. The first: "
+            f"{first['message']}",
         )

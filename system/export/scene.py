@@ -107,7 +107,11 @@ def safe_name(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9_-]+", "_", text).strip("_") or "_"
 
 
+NO_PICTURES = "no_pictures"
+
+
 def no_pictures(scene_id: str, uri: str, mined: int) -> DataError:
     """Of a scene that the writer needs pictures of. mined: how many it had when it was mined."""
-    told = f"expected the {mined} that it was mined with" if mined else "expected some"
-    return DataError("no_pictures", f"{uri}: scene {scene_id} has no pictures here; {told}")
+    if mined:
+        return DataError("pictures_gone", f"{uri}: scene {scene_id}: expected the {mined} pictures mined, found none")
+    return DataError(NO_PICTURES, f"{uri}: scene {scene_id} never had pictures, and this format is one of pictures")

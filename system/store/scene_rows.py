@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from system.errors import StoreError
 from system.store.filters import SceneFilter
 from system.store.location import StoreLocation
 from system.store.search import scenes_version
@@ -18,7 +19,7 @@ class SceneRows:
 
     def __init__(self, location: StoreLocation, model_id: str, version_tag: str | None = None) -> None:
         """Raises ConfigError: unknown tag. StoreError: there is no store."""
-        self._dataset, self._model_id = scenes_version(location, version_tag), model_id
+        self._dataset, self._model_id, self._uri = scenes_version(location, version_tag), model_id, location.uri
         self.version = int(self._dataset.version)
 
     def places(self, scene_ids: Sequence[str]) -> Iterator[dict[str, Any]]:
@@ -35,4 +36,7 @@ class SceneRows:
 
     def _read(self, scene_ids: Sequence[str], columns: list[str] | None) -> list[dict[str, Any]]:
         where = SceneFilter(scene_ids=tuple(scene_ids), model_id=self._model_id).to_sql()
-        return self._dataset.to_table(columns=columns, filter=where).to_pylist()
+        try:
+            return self._dataset.to_table(columns=columns, filter=where).to_pylist()
+        except (OSError, RuntimeError, ValueError) as error:
+            raise StoreError(f"{self._uri}: cannot read {len(scene_ids)} scenes: {error}") from error
