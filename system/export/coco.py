@@ -77,6 +77,9 @@ class CocoWriter:
                 )
         return Added(len(scene.pictures), boxes)
 
+    def abandon(self) -> None:
+        self._json.abandon()
+
     def close(self) -> None:
         categories = [{"id": k, "name": name} for k, name in enumerate(KINDS, start=1)]
         described = "road users projected from tracks; hidden ones are not left out"

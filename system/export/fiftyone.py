@@ -67,6 +67,9 @@ class FiftyOneWriter:
             self._json.add("samples", sample)
         return Added(len(scene.pictures), boxes)
 
+    def abandon(self) -> None:
+        self._json.abandon()
+
     def close(self) -> None:
         self._json.close({})
 

@@ -24,9 +24,13 @@ class JsonArrays:
         file.write((",\n" if self.counts[name] else "") + json.dumps(row, allow_nan=False))
         self.counts[name] += 1
 
-    def close(self, head: Mapping[str, Any]) -> None:
+    def abandon(self) -> None:
+        """Close what is open; nothing is joined."""
         for file in self._files.values():
             file.close()
+
+    def close(self, head: Mapping[str, Any]) -> None:
+        self.abandon()
         with self._path.open("w", encoding="utf-8") as whole:
             whole.write(json.dumps(head, allow_nan=False)[:-1])
             for number, (name, part) in enumerate(self._parts.items()):
@@ -48,6 +52,9 @@ class JsonList:
     def add(self, row: Any) -> None:
         self._file.write(("[\n" if not self.count else ",\n") + json.dumps(row, allow_nan=False))
         self.count += 1
+
+    def abandon(self) -> None:
+        self._file.close()
 
     def close(self) -> None:
         self._file.write("[]\n" if not self.count else "\n]\n")

@@ -75,6 +75,9 @@ class McapWriter:
         return Added(len(scene.pictures), boxes)
 
     def close(self) -> None:
+        pass  # a clip is finished when it is added
+
+    def abandon(self) -> None:
         pass
 
 

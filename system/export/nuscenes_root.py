@@ -56,6 +56,10 @@ class NuScenesRootWriter:
         self._version(part.rows).scenes.add({"sample_tokens": tokens} | scene_facts(scene.row))
         return Added(copied, len(part.rows.where("sample_annotation", "sample_token", new)), tuple(missing.values()))
 
+    def abandon(self) -> None:
+        for version in self._versions.values():
+            version.abandon()
+
     def close(self) -> None:
         self._flush()
         for version in self._versions.values():
@@ -221,6 +225,10 @@ class _Version:
     def _add_all(self, table: str, rows: list[Row]) -> None:
         for row in rows:
             self._tables[table].add(row)
+
+    def abandon(self) -> None:
+        for table in (*self._tables.values(), self.scenes):
+            table.abandon()
 
     def close(self) -> None:
         maps = JsonList(self._folder / "map.json")

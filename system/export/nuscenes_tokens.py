@@ -53,6 +53,10 @@ class NuScenesTokensWriter:
         self._scenes.write(json.dumps(about, allow_nan=False) + "\n")
         return Added()
 
+    def abandon(self) -> None:
+        self._tokens.abandon()
+        self._scenes.close()
+
     def close(self) -> None:
         self._tokens.close()
         self._scenes.close()

@@ -99,6 +99,10 @@ class ParquetWriter:
         for rows in (self._scenes, self._pictures, self._tracks):
             rows.close()
 
+    def abandon(self) -> None:
+        for rows in (self._scenes, self._pictures, self._tracks):
+            rows.abandon()
+
 
 class _Rows:
     """Rows of one file, written in groups that fit in memory."""
@@ -122,4 +126,7 @@ class _Rows:
     def close(self) -> None:
         if self._rows:
             self._flush()
+        self._writer.close()
+
+    def abandon(self) -> None:
         self._writer.close()

@@ -118,6 +118,7 @@ def export_scenes(
     selection = _select(location, scenes, list(dict.fromkeys(scene_ids)))
     started_s = time.monotonic()
     place = ExportPlace(out, config.overwrite)
+    writer: SceneWriter | None = None
     try:
         report = ExportReport(format_name, out, asked=len(selection.scene_ids), table_version=scenes.version)
         provenance = describe_export(
@@ -136,13 +137,14 @@ def export_scenes(
         _judge(report, config)
         report.seconds = round(time.monotonic() - started_s, 2)
         place.publish({"nightminer_export": 1, **provenance, "report": report.figures()})
-    except OSError as error:
-        place.discard()
-        raise ConfigError(f"--out {out}: cannot be written: {error.strerror or error}") from error
     except BaseException as error:
+        if writer is not None:
+            writer.abandon()
         # What is finished and only could not be brought to its place is kept for the user to bring there.
         if not isinstance(error, ConfigError):
             place.discard()
+        if isinstance(error, OSError):
+            raise ConfigError(f"--out {out}: cannot be written: {error.strerror or error}") from error
         raise
     return report
 

@@ -89,7 +89,11 @@ class SceneWriter(Protocol):
         ...
 
     def close(self) -> None:
-        """Finish all files. Not called when the export has failed."""
+        """Finish all files."""
+        ...
+
+    def abandon(self) -> None:
+        """Close all files as they are: the export has failed, and the folder will be removed."""
         ...
 
 

@@ -57,6 +57,9 @@ class WebDatasetWriter:
             self._shard.close()
             self._shard = None
 
+    def abandon(self) -> None:
+        self.close()
+
     def _open_shard(self) -> tarfile.TarFile:
         """The shard in hand, or the next one where that is full."""
         if self._shard is not None and self._shard.offset >= self._shard_bytes:
