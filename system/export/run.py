@@ -10,6 +10,7 @@ OUT/...            what the format makes
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections import Counter
@@ -139,7 +140,9 @@ def export_scenes(
         place.publish({"nightminer_export": 1, **provenance, "report": report.figures()})
     except BaseException as error:
         if writer is not None:
-            writer.abandon()
+            # A full disk refuses what is left in buffers, too; the first error is the one to tell.
+            with contextlib.suppress(OSError):
+                writer.abandon()
         # What is finished and only could not be brought to its place is kept for the user to bring there.
         if not isinstance(error, ConfigError):
             place.discard()
