@@ -7,6 +7,7 @@ import gc
 import io
 import json
 import warnings
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -340,6 +341,21 @@ def test_a_scene_asked_for_twice_is_written_once_and_rows_of_later_runs_are_not_
     config = ExportConfig(version_tag=f"run-{RUN_ID}")
     assert export_scenes(store, [*ids, *ids], "nuscenes-tokens", str(tmp_path / "out"), config).asked == len(ids)
     assert summary(tmp_path / "out")["version_tag"] == f"run-{RUN_ID}"
+
+
+def test_memory_holds_one_scene_however_many_are_written(store, ids, tmp_path, monkeypatch):
+    seen: list[weakref.ref] = []
+
+    class Watcher(WebDatasetWriter):
+        def add(self, scene):
+            gc.collect()
+            # The run may still hold the scene before this one.
+            assert sum(earlier() is not None for earlier in seen) <= 1
+            seen.append(weakref.ref(scene))
+            return super().add(scene)
+
+    monkeypatch.setitem(FORMATS, "webdataset", Watcher)
+    assert export_scenes(store, ids, "webdataset", str(tmp_path / "out")).written == len(seen) == len(ids)
 
 
 def test_a_set_is_read_as_lines_as_json_and_as_a_search_prints_it(ids, tmp_path):
