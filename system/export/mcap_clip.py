@@ -44,7 +44,7 @@ _COLORS = {
 }  # fmt: skip
 _OTHER_COLOR = (0.73, 0.73, 0.73)
 _OPACITY = 0.6
-_JSON_SCHEMAS = {
+_JSON_SCHEMAS: dict[str, dict[str, Any]] = {
     "/risk": {"hazard_hz": "number", "risk_so_far": "number", "min_ttc_s": ["number", "null"], "t_ns": "integer"},
     "/ego": {"speed_mps": "number"},
     "/scene": {"scene_id": "string"},

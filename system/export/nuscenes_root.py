@@ -30,7 +30,7 @@ from system.records import Frame
 _WHOLE = ("sensor", "category", "attribute", "visibility")
 _BY_SCENE = ("scene", "sample", "sample_data", "ego_pose", "calibrated_sensor", "sample_annotation", "instance", "log")
 _PICTURES = ("jpg", "jpeg", "png")
-_NO_MAP = {"token": "nightminer-no-map", "category": "none", "filename": "maps/none.png"}
+_NO_MAP: Row = {"token": "nightminer-no-map", "category": "none", "filename": "maps/none.png"}
 
 
 class NuScenesRootWriter:
@@ -176,10 +176,10 @@ class _Version:
             "calibrated_sensor", "token", dict.fromkeys(r["calibrated_sensor_token"] for r in data)
         )
         self._add_new("calibrated_sensor", calibrations)
-        sensor_of = {row["token"]: row["sensor_token"] for row in calibrations}
+        sensor_of: dict[str, str] = {row["token"]: row["sensor_token"] for row in calibrations}
         by_sensor: dict[str, list[Row]] = {}
         for row in data:
-            sensor = sensor_of.get(row["calibrated_sensor_token"], row["calibrated_sensor_token"])
+            sensor: str = sensor_of.get(row["calibrated_sensor_token"], row["calibrated_sensor_token"])
             by_sensor.setdefault(sensor, []).append(row)
         for chain in by_sensor.values():
             self._add_all("sample_data", _chained(sorted(chain, key=lambda row: row["timestamp"])))
@@ -201,7 +201,7 @@ class _Version:
     def _add_map(self, rows: NuScenesRows, log_token: str) -> None:
         """The log's map, or the empty one."""
         known = [row for row in (rows.all("map") if rows.has_table("map") else []) if log_token in row["log_tokens"]]
-        row = known[0] if known else dict(_NO_MAP)
+        row: Row = known[0] if known else dict(_NO_MAP)
         if known:
             source = files.join(files.parent(rows.folder), row["filename"])
             if files.is_file(source):

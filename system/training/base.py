@@ -8,6 +8,7 @@ from typing import Any
 
 from system.backbones.loading import describe_tower, load_tower
 from system.backbones.runtime import Runtime
+from system.drafts import refuse_existing
 from system.errors import DataError
 from system.miner.remembered_tower import RememberedTower
 from system.miner.taxonomy import Taxonomy
@@ -25,7 +26,7 @@ from system.training.examples import (
     logs_of,
     split_examples,
 )
-from system.training.publish import publish, refuse_existing, unpublished, write_card, write_history
+from system.training.publish import publish, unpublished, write_card, write_history
 from system.training.records import Training, TrainingRecord
 from system.training.run import Recipe, Trained, discard_run, train_on_ray
 from system.training.task import BASE_HEADS

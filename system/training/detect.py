@@ -11,6 +11,7 @@ from typing import Any
 
 from system.backbones.vit import vit_hash
 from system.config import FrozenConfig
+from system.drafts import refuse_existing
 from system.errors import ConfigError, DataError
 from system.infrared.detector import InfraredModel, count, model_id
 from system.infrared.detector_config import InfraredModelConfig
@@ -25,7 +26,7 @@ from system.training.detect_publish import DetectRecord, write_model, write_pict
 from system.training.detect_run import SAMPLES, DetectRun, new_model, train_on_ray
 from system.training.infrared_task import DetectionTask, InfraredTask
 from system.training.position import shown
-from system.training.publish import publish, refuse_existing, unpublished
+from system.training.publish import publish, unpublished
 from system.training.run import discard_run
 
 _SETTINGS = "settings.json"

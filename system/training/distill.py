@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from system.backbones.vit import load_vit, refuse_blocks, vit_facts
+from system.drafts import refuse_existing
 from system.errors import ConfigError, DataError
 from system.freqkd.adapters import add_adapters, load_adapter_state
 from system.freqkd.distiller import DistillConfig, Distiller
@@ -24,7 +25,7 @@ from system.training.certificate import library_versions, now
 from system.training.distill_publish import DistillRecord, write_student
 from system.training.distill_run import DistillProgress, DistillRun, distill_on_ray, steps_of_epoch
 from system.training.position import shown
-from system.training.publish import publish, refuse_existing, unpublished
+from system.training.publish import publish, unpublished
 from system.training.run import discard_run
 
 _SETTINGS = "settings.json"

@@ -11,6 +11,7 @@ from pathlib import Path
 from system.backbones.loading import describe_tower, load_tower
 from system.backbones.runtime import Runtime
 from system.config import FrozenConfig
+from system.drafts import refuse_existing
 from system.errors import ConfigError, DataError, GuardError
 from system.labels.table import ABSENT, PRESENT
 from system.miner.identity import SavedMiner, read_saved
@@ -24,7 +25,7 @@ from system.training.base import describe_training
 from system.training.certificate import certify, choose_probe, save_probe
 from system.training.config import TrainConfig
 from system.training.examples import Examples, SourceConfig, decided_parts, gather, known_scenes, split_examples
-from system.training.publish import publish, refuse_existing, unpublished, write_card, write_history
+from system.training.publish import publish, unpublished, write_card, write_history
 from system.training.records import CERTIFICATE_NAME, TrainingRecord, read_training, write_record
 from system.training.run import Recipe, discard_run, train_on_ray
 

@@ -16,12 +16,6 @@ CARD_NAME, CURVES_NAME, TENSORBOARD_NAME = "README.md", "curves.png", "tensorboa
 HISTORY_NAME = "history.json"
 
 
-def refuse_existing(out: Path) -> None:
-    """Raises ConfigError: there is something at `out` already."""
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ConfigError(f"--out {out}: exists already and is never overwritten; choose another folder")
-
-
 def unpublished(out: Path) -> Path:
     """A new, empty folder beside `out`, in which a model is put together before anybody sees it."""
     folder = out.with_name(f".{out.name}.unpublished")

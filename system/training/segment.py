@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from system.drafts import refuse_existing
 from system.errors import DataError, storage_errors
 from system.infrared.detector_trainer import DetectorTrainConfig
 from system.infrared.segmenter import class_weights
@@ -18,7 +19,6 @@ from system.pairs.pixels import InfraredMapping, read_infrared
 from system.report.console import ConsoleProgress
 from system.training.detect import JUDGED_SPLITS, DetectSource, train_model
 from system.training.detect_run import DetectRun
-from system.training.publish import refuse_existing
 from system.training.segmentation_task import SegmentationTask
 
 # Pictures, evenly over all, from which the weights of classes are counted.
