@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -10,6 +12,7 @@ from system.errors import ConfigError
 
 if TYPE_CHECKING:
     from system.pairs.mask_set import MaskSource
+    from system.store.filters import SceneFilter
 
 Logs = Annotated[list[str], typer.Option(help="Folder, file or URI (s3://...) with logs. May be repeated.")]
 Tower = Annotated[str, typer.Option(help="`packaged`, `open_clip:NAME/PRETRAINED` or `transformers:NAME_OR_PATH`.")]
@@ -33,6 +36,24 @@ Seed = Annotated[int, typer.Option(help="Of the order of the scenes and of the h
 Workers = Annotated[int, typer.Option(min=1, help="Ray Train workers; the result does not depend on it.")]
 Threads = Annotated[int, typer.Option("--worker-threads", min=1, help="CPUs of each of them.")]
 Gpu = Annotated[bool, typer.Option("--gpu", help="Give every worker a GPU.")]
+
+Store = Annotated[str, typer.Option(help="Store that jobs/mine_fleet.py filled.")]
+Text = Annotated[str | None, typer.Option(help='What to look for, e.g. "pedestrian crossing at night".')]
+ImageQuery = Annotated[str | None, typer.Option(help="Path or URI of a picture to find the like of.")]
+SceneQuery = Annotated[str | None, typer.Option(help="Id of a scene to find the like of.")]
+Tags = Annotated[list[str] | None, typer.Option(help="The scene has this tag. May be repeated: all of them.")]
+AnyTags = Annotated[list[str] | None, typer.Option(help="The scene has at least one of these.")]
+WithoutTags = Annotated[list[str] | None, typer.Option(help="The scene does not have this tag.")]
+MinRisk = Annotated[float | None, typer.Option(help="Risk of at least this, in [0, 1].")]
+MaxRisk = Annotated[float | None, typer.Option(help="Risk of at most this, in [0, 1].")]
+From = Annotated[str | None, typer.Option("--from", help="ISO time, or nanoseconds, at which to begin.")]
+To = Annotated[str | None, typer.Option("--to", help="ISO time, or nanoseconds, at which to end.")]
+Sources = Annotated[list[str] | None, typer.Option(help="Data set or fleet.")]
+LogIds = Annotated[list[str] | None, typer.Option(help="Log id.")]
+HardnessWeight = Annotated[
+    float, typer.Option(help="Share of hardness in the score, in [0, 1]; the rest is similarity.")
+]
+Version = Annotated[str | None, typer.Option(help="Answer as after an earlier run: `run-<run id>`.")]
 
 Masks = Annotated[
     str,
@@ -70,3 +91,59 @@ def mask_source(masks: str, mask_classes: str | None, pseudo: str) -> MaskSource
 
     given = {"kind": masks, "classes": names(mask_classes, lower=True), "pseudo": pseudo.strip()}
     return MaskSource.parse(given, "options")
+
+
+def scene_filter(
+    tag: Sequence[str] | None,
+    any_tag: Sequence[str] | None,
+    without_tag: Sequence[str] | None,
+    min_risk: float | None,
+    max_risk: float | None,
+    start: str | None,
+    end: str | None,
+    source: Sequence[str] | None,
+    log: Sequence[str] | None,
+) -> SceneFilter:
+    """Of the options above.
+
+    Raises:
+        ConfigError: which of them is wrong.
+    """
+    from system.store.filters import SceneFilter
+
+    return SceneFilter.parse(
+        {
+            "tags": tuple(tag or ()),
+            "any_tags": tuple(any_tag or ()),
+            "without_tags": tuple(without_tag or ()),
+            "min_risk": min_risk,
+            "max_risk": max_risk,
+            "from_ns": _to_ns("--from", start),
+            "to_ns": _to_ns("--to", end),
+            "sources": tuple(source or ()),
+            "log_ids": tuple(log or ()),
+        },
+        "options",
+    )
+
+
+def _to_ns(option: str, value: str | None) -> int | None:
+    """Nanoseconds since 1970 of an ISO time (UTC unless it says otherwise) or of a plain number of nanoseconds."""
+    if value is None:
+        return None
+    if value.removeprefix("-").isdigit():
+        return _within(option, value, int(value))
+    try:
+        moment = datetime.fromisoformat(value)
+    except ValueError as error:
+        raise ConfigError(
+            f"{option} {value!r}: expected an ISO time such as 2026-03-01T18:00 or nanoseconds"
+        ) from error
+    seconds = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+    return _within(option, value, int(seconds * 1e9))
+
+
+def _within(option: str, value: str, t_ns: int) -> int:
+    if abs(t_ns) >= 1 << 63:
+        raise ConfigError(f"{option} {value!r}: expected a time between the years 1678 and 2262")
+    return t_ns

@@ -1,4 +1,4 @@
-"""Folders that take their name when all is in them: nobody sees half a result, and none is overwritten."""
+"""Folders that appear whole or not at all: filled beside their place, then renamed."""
 
 from __future__ import annotations
 
@@ -16,32 +16,38 @@ def refuse_existing(out: Path) -> None:
         raise ConfigError(f"--out {out}: exists already and is never overwritten; choose another folder")
 
 
-def unpublished(out: Path) -> Path:
-    """A new, empty folder beside `out`, in which a result is put together before anybody sees it.
+def new_draft(out: Path) -> Path:
+    """A new, empty folder beside `out`, which takes its name when all is in it. What an earlier try left is removed.
 
     Raises:
         ConfigError: it cannot be made.
     """
-    folder = out.with_name(f".{out.name}.unpublished")
-    shutil.rmtree(folder, ignore_errors=True)
+    draft = out.with_name(f".{out.name}.unfinished")
     try:
-        folder.mkdir(parents=True)
+        if draft.exists():
+            shutil.rmtree(draft)
+        draft.mkdir(parents=True)
     except OSError as error:
         raise ConfigError(f"--out {out}: cannot be written: {error.strerror}") from error
-    return folder
+    return draft
 
 
-def publish(folder: Path, out: Path) -> None:
-    """Make a finished folder visible at once, whole.
+def publish_draft(draft: Path, out: Path, overwrite: bool = False) -> None:
+    """Make a finished folder visible at once, whole; with `overwrite` in the place of an older one.
 
     Raises:
-        ConfigError: it cannot take its name.
+        ConfigError: it cannot be renamed; the finished folder stays where it is.
     """
+    old = out.with_name(f".{out.name}.replaced")
     try:
-        if out.is_dir():
+        shutil.rmtree(old, ignore_errors=True)
+        if out.is_dir() and not any(out.iterdir()):
             out.rmdir()
-        folder.rename(out)
+        elif overwrite and out.is_dir():
+            out.rename(old)
+        draft.rename(out)
+        shutil.rmtree(old, ignore_errors=True)
     except OSError as error:
-        raise ConfigError(
-            f"--out {out}: cannot be written: {error.strerror}; what was made lies in {folder}"
-        ) from error
+        if old.exists() and not out.exists():
+            old.rename(out)
+        raise ConfigError(f"--out {out}: cannot be written: {error.strerror}; all of it lies in {draft}") from error

@@ -7,7 +7,9 @@ recordings also missing_message, damaged_mcap, missing_frame, damaged_video.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TypeVar
 
 from system.errors import DataError, storage_errors
 from system.logs import files
@@ -15,7 +17,9 @@ from system.logs.archives import byte_range, is_compressed, read_streamed
 from system.logs.decoding import Picture, PictureLimits, decode_picture
 from system.records import Frame
 
-__all__ = ["Picture", "PictureLimits", "decode_picture", "read_window_pictures"]
+__all__ = ["Picture", "PictureLimits", "decode_picture", "read_each", "read_window_pictures"]
+
+_T = TypeVar("_T")
 
 # Fetched together: an object store then answers side by side, and memory holds so many files at most.
 _AT_ONCE = 16
@@ -32,7 +36,26 @@ def read_window_pictures(
     Returns:
         For each frame, in order, its picture or what is wrong with it.
     """
-    pictures: list[Picture | DataError] = [DataError("unread", "never read")] * len(frames)
+    from_bytes = partial(_picture, limits=limits, min_side=min_side)
+    return read_each(frames, limits, from_bytes, lambda picture, frame: picture, min_side)
+
+
+def read_each(
+    frames: Sequence[Frame],
+    limits: PictureLimits,
+    from_bytes: Callable[[bytes, Frame], _T | DataError],
+    from_pixels: Callable[[Picture, Frame], _T | DataError],
+    min_side: int | None = None,
+) -> list[_T | DataError]:
+    """What becomes of each picture of a window; a recording is opened once.
+
+    Args:
+        from_bytes: of an image file, as it is stored. from_pixels: of a frame of a video, which has no file.
+        min_side: as in `read_window_pictures`, for frames of videos.
+    Returns:
+        For each frame, in order, what the two made of it, or what is wrong with it.
+    """
+    made: list[_T | DataError] = [DataError("unread", "never read")] * len(frames)
     single: list[int] = []
     together: dict[tuple[str, str], list[int]] = {}
     for k, frame in enumerate(frames):
@@ -40,12 +63,19 @@ def read_window_pictures(
             single.append(k)
         else:
             together.setdefault((frame.container, frame.uri), []).append(k)
+
+    def use(found: bytes | Picture | DataError, frame: Frame) -> _T | DataError:
+        if isinstance(found, DataError):
+            return found
+        return from_pixels(found, frame) if isinstance(found, Picture) else from_bytes(found, frame)
+
     for start in range(0, len(single), _AT_ONCE):
         numbers = single[start : start + _AT_ONCE]
         for k, data in zip(numbers, _fetch([frames[k] for k in numbers], limits), strict=True):
-            pictures[k] = _picture(data, frames[k], limits, min_side)
+            made[k] = use(data, frames[k])
     for (container, _), numbers in together.items():
         held = [frames[k] for k in numbers]
+        found: Sequence[bytes | Picture | DataError]
         try:
             found = _read_recording(container, held, limits, min_side)
         except DataError as error:
@@ -53,27 +83,25 @@ def read_window_pictures(
         except storage_errors() as error:
             message = f"{held[0].uri}: expected a recording: {type(error).__name__}: {error}"
             found = [DataError("unreadable_file", message)] * len(held)
-        for k, picture in zip(numbers, found, strict=True):
-            pictures[k] = picture
-    return pictures
+        for k, content in zip(numbers, found, strict=True):
+            made[k] = use(content, frames[k])
+    return made
 
 
 def _read_recording(
     container: str, frames: Sequence[Frame], limits: PictureLimits, min_side: int | None
-) -> list[Picture | DataError]:
+) -> Sequence[bytes | Picture | DataError]:
     # Their libraries are loaded where there is such a recording only.
     if container == "video":
         from system.logs.video_frames import read_pictures
 
         found = read_pictures(frames, limits, min_side)
-        return [_checked(picture, frame) for picture, frame in zip(found, frames, strict=True)]
+        return [check_stated_size(picture, frame) for picture, frame in zip(found, frames, strict=True)]
     if container == "mcap":
         from system.logs.mcap_messages import read_pictures as read_messages
 
-        messages = read_messages(frames, limits)
-    else:
-        messages = read_streamed(frames, limits.max_file_bytes)
-    return [_picture(data, frame, limits, min_side) for data, frame in zip(messages, frames, strict=True)]
+        return read_messages(frames, limits)
+    return read_streamed(frames, limits.max_file_bytes)
 
 
 def _fetch(frames: Sequence[Frame], limits: PictureLimits) -> list[bytes | DataError]:
@@ -103,38 +131,36 @@ def _byte_range(frame: Frame, limits: PictureLimits) -> tuple[int, int]:
         return 0, limits.max_file_bytes + 1
     start, size = byte_range(frame)
     if size > limits.max_file_bytes:
-        raise DataError("too_large", f"{_name(frame)}: {size} bytes, expected at most {limits.max_file_bytes}")
+        raise DataError("too_large", f"{picture_name(frame)}: {size} bytes, expected at most {limits.max_file_bytes}")
     return start, start + size
 
 
 def _unread(frame: Frame, error: Exception) -> DataError:
     if isinstance(error, FileNotFoundError):
-        return DataError("missing_file", f"{_name(frame)}: expected a picture, found no file")
+        return DataError("missing_file", f"{picture_name(frame)}: expected a picture, found no file")
     try:
         fs, path = files.filesystem(frame.uri)
         # Object stores refuse any range of an object without bytes.
         if fs.isfile(path) and fs.size(path) == 0:
-            return DataError("empty_file", f"{_name(frame)}: expected a picture, found 0 bytes")
+            return DataError("empty_file", f"{picture_name(frame)}: expected a picture, found 0 bytes")
     except storage_errors():
         pass
-    return DataError("unreadable_file", f"{_name(frame)}: expected a picture: {type(error).__name__}: {error}")
+    return DataError("unreadable_file", f"{picture_name(frame)}: expected a picture: {type(error).__name__}: {error}")
 
 
-def _name(frame: Frame) -> str:
+def picture_name(frame: Frame) -> str:
     return f"{frame.uri}#{frame.locator}" if frame.locator else frame.uri
 
 
-def _picture(data: bytes | DataError, frame: Frame, limits: PictureLimits, min_side: int | None) -> Picture | DataError:
-    if isinstance(data, DataError):
-        return data
+def _picture(data: bytes, frame: Frame, limits: PictureLimits, min_side: int | None) -> Picture | DataError:
     try:
         upright = frame.intrinsics is None
-        return _checked(decode_picture(data, _name(frame), limits, min_side, upright), frame)
+        return check_stated_size(decode_picture(data, picture_name(frame), limits, min_side, upright), frame)
     except DataError as error:
         return error
 
 
-def _checked(picture: Picture | DataError, frame: Frame) -> Picture | DataError:
+def check_stated_size(picture: Picture | DataError, frame: Frame) -> Picture | DataError:
     """A picture of another size than its log states would be lifted to wrong places."""
     if isinstance(picture, DataError) or frame.width is None or frame.height is None:
         return picture
@@ -143,6 +169,6 @@ def _checked(picture: Picture | DataError, frame: Frame) -> Picture | DataError:
     if actual != stated and not (frame.intrinsics is None and actual == stated[::-1]):
         return DataError(
             "wrong_shape",
-            f"{_name(frame)}: {actual[0]}x{actual[1]} pixels, the log states {stated[0]}x{stated[1]}",
+            f"{picture_name(frame)}: {actual[0]}x{actual[1]} pixels, the log states {stated[0]}x{stated[1]}",
         )
     return picture

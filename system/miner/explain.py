@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil, floor, isfinite
@@ -185,3 +186,16 @@ def _one_decimal(value: float) -> str:
 def _number(value: float | None) -> float | None:
     """The number where it is one and not infinite."""
     return float(value) if value is not None and isfinite(value) else None
+
+
+def tag_chances(row: Mapping[str, Any], names: Sequence[str]) -> list[tuple[str, float]]:
+    """(tag, probability) in the order of the taxonomy; where tracks decide a tag, theirs counts and not the model's.
+
+    Args:
+        row: with `tag_probabilities` and `track_tags` of the store. names: the tags of the row's model.
+    """
+    chances: dict[str, float] = {}
+    if row["tag_probabilities"] is not None:
+        chances.update(zip(names, row["tag_probabilities"], strict=True))
+    chances.update(json.loads(row["track_tags"] or "{}"))
+    return [(name, chances[name]) for name in names if name in chances]

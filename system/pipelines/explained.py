@@ -6,20 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from system.miner.explain import why_hard
-
-
-def tag_chances(row: Mapping[str, Any], names: Sequence[str]) -> list[tuple[str, float]]:
-    """(tag, probability) in the order of the taxonomy; where tracks decide a tag, theirs counts and not the model's.
-
-    Args:
-        row: with `tag_probabilities` and `track_tags` of the store. names: the tags of the row's model.
-    """
-    chances: dict[str, float] = {}
-    if row["tag_probabilities"] is not None:
-        chances.update(zip(names, row["tag_probabilities"], strict=True))
-    chances.update(json.loads(row["track_tags"] or "{}"))
-    return [(name, chances[name]) for name in names if name in chances]
+from system.miner.explain import tag_chances, why_hard
 
 
 def explained(row: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:

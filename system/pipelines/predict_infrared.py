@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from pydantic import Field, model_validator
 
 from system.config import FrozenConfig
-from system.drafts import publish, refuse_existing, unpublished
+from system.drafts import new_draft, publish_draft, refuse_existing
 from system.errors import DataError
 from system.infrared.detections import Detections
 from system.infrared.detector import SavedDetector, detector_id, read_detector
@@ -117,7 +117,7 @@ def predict_infrared(
     progress.expect(pictures + windows)
     connect_to_ray()
     actors = size_cluster_pool(pool)
-    draft = unpublished(out)
+    draft = new_draft(out)
     started_s = time.monotonic()
     first_s = None
     writer = _Writer(draft, saved, identity, config)
@@ -142,7 +142,7 @@ def predict_infrared(
             f"{windows} windows of {', '.join(looked.logs or looked.images)}: no picture of an infrared camera; name "
             "the camera so (ir, lwir, thermal), or take --all-cameras where all of them are infrared",
         )
-    publish(draft, out)
+    publish_draft(draft, out)
     if writer.coloured:
         progress.note(
             f"{writer.coloured} pictures are coloured: expected infrared; RGB pictures or false colours give poor boxes"

@@ -11,8 +11,7 @@ import fsspec
 import numpy as np
 
 from system.errors import StoreError
-from system.miner.explain import why_hard
-from system.pipelines.explained import tag_chances
+from system.miner.explain import tag_chances, why_hard
 from system.report.birds_eye import BirdsEye
 from system.report.content import CardPicture, QuarantineRow, RunReport, SceneCard, StageTime
 from system.report.html import render_report

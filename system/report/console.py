@@ -101,3 +101,7 @@ class ConsoleProgress:
                 f"{self._doing}: {self._done} of {self._total} {self._what}, {self._images} pictures"
                 + (f", {self._bad} quarantined" if self._bad else "")
             )
+
+    def reached(self, committed: int, quarantined: int, images: int) -> None:
+        """So many are done in all, for whoever keeps count already."""
+        self.advanced(committed - self._done, quarantined - self._bad, images - self._images)

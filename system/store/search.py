@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import lance
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
@@ -62,12 +63,9 @@ def search_scenes(
     Raises:
         ConfigError: the query's width is not the store's; an unknown table tag.
     """
-    if tag is not None:
-        known = location.dataset(SCENES).tags.list()
-        if tag not in known:
-            raise ConfigError(f"{location.uri} has no table version tagged {tag!r}; it has {', '.join(sorted(known))}")
     if query_E is None:
         return _by_hardness(location, where, config.top, tag)
+    scenes_version(location, tag)
     table = location.connect().open_table(SCENES)
     if tag is not None:
         table.checkout(tag)
@@ -100,18 +98,43 @@ def nearest_rows(
     return found.to_arrow()
 
 
-def _by_hardness(location: StoreLocation, where: SceneFilter, top: int, tag: str | None) -> list[dict[str, Any]]:
-    """The hardest scenes that pass. Two narrow columns are scanned; rows are fetched for the winners."""
-    dataset = location.dataset(SCENES)
-    if tag is not None:
-        dataset = dataset.checkout_version(tag)
-    found = dataset.to_table(columns=["scene_id", "hardness"], filter=where.to_sql())
+def hardest_scene_ids(
+    location: StoreLocation, where: SceneFilter, top: int | None = None, tag: str | None = None
+) -> list[str]:
+    """Ids of the scenes that pass the filter, hardest first; of all of them, where `top` is None.
+
+    Two narrow columns are scanned.
+
+    Raises:
+        ConfigError: an unknown table tag.
+    """
+    found = scenes_version(location, tag).to_table(columns=["scene_id", "hardness"], filter=where.to_sql())
     hardness = np.nan_to_num(found["hardness"].to_numpy().astype(np.float64), nan=-1.0)
-    winners = found["scene_id"].take(np.argsort(-hardness, kind="stable")[:top]).to_pylist()
+    return found["scene_id"].take(np.argsort(-hardness, kind="stable")[:top]).to_pylist()
+
+
+def scenes_version(location: StoreLocation, tag: str | None) -> lance.LanceDataset:
+    """The table of scenes, as it is or as it was tagged.
+
+    Raises:
+        ConfigError: there is no such tag; names those there are.
+    """
+    dataset = location.dataset(SCENES)
+    if tag is None:
+        return dataset
+    known = dataset.tags.list()
+    if tag not in known:
+        raise ConfigError(f"{location.uri} has no table version tagged {tag!r}; it has {', '.join(sorted(known))}")
+    return dataset.checkout_version(tag)
+
+
+def _by_hardness(location: StoreLocation, where: SceneFilter, top: int, tag: str | None) -> list[dict[str, Any]]:
+    """The hardest scenes that pass; rows are fetched for the winners."""
+    winners = hardest_scene_ids(location, where, top, tag)
     if not winners:
         return []
     chosen = SceneFilter(scene_ids=tuple(winners), model_id=where.model_id)
-    rows = dataset.to_table(columns=list(COLUMNS), filter=chosen.to_sql()).to_pylist()
+    rows = scenes_version(location, tag).to_table(columns=list(COLUMNS), filter=chosen.to_sql()).to_pylist()
     for row in rows:
         row["score"] = row["hardness"]
     return sorted(rows, key=lambda row: (-(row["score"] if row["score"] is not None else -1.0), row["scene_id"]))

@@ -8,7 +8,7 @@ from typing import Any
 
 from system.backbones.loading import describe_tower, load_tower
 from system.backbones.runtime import Runtime
-from system.drafts import publish, refuse_existing, unpublished
+from system.drafts import new_draft, publish_draft, refuse_existing
 from system.errors import DataError
 from system.miner.remembered_tower import RememberedTower
 from system.miner.taxonomy import Taxonomy
@@ -70,12 +70,12 @@ def train_base(
     check_workers(config.workers, config.threads_per_worker, config.use_gpu, progress.note)
     tower = RememberedTower.of(load_tower(source.tower, Runtime()), taxonomy)
     trained = train_on_ray(recipe, tower, parts["train"], parts["val"], run_folder)
-    folder = unpublished(out)
+    folder = new_draft(out)
     trained.miner.save(folder)
     training = describe_training("base", source, config, parts, examples, trained, None)
     write_history(folder, trained.progress.history, trained.progress.best_epoch)
     write_card(folder, trained.miner, TrainingRecord(trainings=(training,)))
-    publish(folder, out)
+    publish_draft(folder, out)
     discard_run(run_folder)
     return BaseResult(
         checkpoint=str(out),

@@ -12,7 +12,7 @@ from typing import Any
 from system.backbones.cnn import is_cnn
 from system.backbones.vit import vit_hash
 from system.config import FrozenConfig
-from system.drafts import publish, refuse_existing, unpublished
+from system.drafts import new_draft, publish_draft, refuse_existing
 from system.errors import ConfigError, DataError
 from system.infrared.detector import InfraredModel, count, model_id
 from system.infrared.detector_config import InfraredModelConfig, sizes_for
@@ -182,11 +182,11 @@ def train_model(
         commit=git_commit() or "",
         libraries=library_versions(),
     )
-    folder = unpublished(out)
+    folder = new_draft(out)
     write_model(folder, task, fresh, record, trained.history)
     write_pictures(folder, [picture.uri for picture in train.pictures])
     shutil.copytree(run_folder / SAMPLES, folder / SAMPLES, dirs_exist_ok=True)
-    publish(folder, out)
+    publish_draft(folder, out)
     discard_run(run_folder)
     return {
         "checkpoint": str(out),

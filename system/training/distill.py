@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from system.backbones.vit import load_vit, refuse_blocks, vit_facts
-from system.drafts import publish, refuse_existing, unpublished
+from system.drafts import new_draft, publish_draft, refuse_existing
 from system.errors import ConfigError, DataError
 from system.freqkd.distiller import DistillConfig, Distiller
 from system.freqkd.student import CnnStudent, load_trained_state, new_student
@@ -113,9 +113,9 @@ def distill(
         commit=git_commit() or "",
         libraries=library_versions(),
     )
-    folder = unpublished(out)
+    folder = new_draft(out)
     write_student(folder, student.eval(), record, trained.history)
-    publish(folder, out)
+    publish_draft(folder, out)
     discard_run(run_folder)
     return {
         "loss": record.loss,

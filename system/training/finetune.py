@@ -11,7 +11,7 @@ from pathlib import Path
 from system.backbones.loading import describe_tower, load_tower
 from system.backbones.runtime import Runtime
 from system.config import FrozenConfig
-from system.drafts import publish, refuse_existing, unpublished
+from system.drafts import new_draft, publish_draft, refuse_existing
 from system.errors import ConfigError, DataError, GuardError
 from system.labels.table import ABSENT, PRESENT
 from system.miner.identity import SavedMiner, read_saved
@@ -113,7 +113,7 @@ def finetune_head(
     connect_to_ray()
     check_workers(config.workers, config.threads_per_worker, config.use_gpu, progress.note)
     trained = train_on_ray(recipe, tower, parts["train"], parts["val"], run_folder)
-    folder = unpublished(out)
+    folder = new_draft(out)
     trained.miner.save(folder)
     progress.phase("asking every sibling, before and after")
     probe_examples = parts["train"]
@@ -134,7 +134,7 @@ def finetune_head(
     training = describe_training(upgrade.head, source, config, parts, examples, trained, base_id, positives)
     write_history(folder, trained.progress.history, trained.progress.best_epoch)
     write_card(folder, trained.miner, TrainingRecord(trainings=(*(earlier.trainings if earlier else ()), training)))
-    publish(folder, out)
+    publish_draft(folder, out)
     discard_run(run_folder)
     return UpgradeResult(
         checkpoint=str(out),

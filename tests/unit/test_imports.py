@@ -22,6 +22,7 @@ METHODS = {
     "system.backbones",
     "system.report",
     "system.demo",
+    "system.export",
 }
 ALLOWED = {
     "system.records": set(),
@@ -36,6 +37,7 @@ ALLOWED = {
     "system.miner": GROUND | {"system.backbones"},
     "system.labels": GROUND | {"system.miner"},
     "system.store": GROUND,
+    "system.export": GROUND | {"system.store", "system.logs", "system.miner"},
     "system.report": GROUND | {"system.miner", "system.freqkd", "system.pairs", "system.infrared"},
     "system.demo": GROUND | {"system.miner"},
     "system.pipelines": GROUND | METHODS,

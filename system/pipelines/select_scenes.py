@@ -1,0 +1,95 @@
+"""Which scenes a query or a saved set means, by id."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+from pydantic import Field
+
+from system.config import FrozenConfig
+from system.errors import ConfigError, DataError
+from system.logs import files
+from system.pipelines.search import search_store
+from system.store.filters import SceneFilter
+from system.store.location import StoreLocation
+from system.store.search import SearchConfig, hardest_scene_ids, newest_model, tag_names
+
+_SCENE_ID = re.compile(r"[0-9a-f]{32}")
+# Of what a search by likeness finds, where nobody says how many: everything is a little alike.
+_LIKE_TOP = 100
+
+
+class SceneQuery(FrozenConfig):
+    """A search, or a file of scene ids (`scene_set`).
+
+    top: at most so many; None: all that pass the filters, of a search by text, image or scene the first 100.
+    """
+
+    where: SceneFilter = SceneFilter()
+    text: str | None = None
+    image: str | None = None
+    scene: str | None = None
+    scene_set: str | None = None
+    top: int | None = Field(default=None, ge=1)
+    hardness_weight: float = Field(default=0.0, ge=0, le=1)
+    version: str | None = None
+
+    def told(self) -> dict[str, Any]:
+        """What was asked, for a provenance: without what was not."""
+        return self.model_dump(mode="json", exclude_defaults=True)
+
+
+def select_scenes(store: str, query: SceneQuery) -> list[str]:
+    """Scene ids, best first, or in the order of the set.
+
+    Raises:
+        ConfigError: a set beside a search, a set that holds no ids, or as `search_store`.
+    """
+    if query.scene_set is not None:
+        if query.told().keys() - {"scene_set", "version"}:
+            raise ConfigError("--set names the scenes; leave out the options of a search")
+        return read_scene_set(query.scene_set)
+    if query.text is not None or query.image is not None or query.scene is not None:
+        config = SearchConfig.parse(
+            {"top": query.top or _LIKE_TOP, "hardness_weight": query.hardness_weight}, "options"
+        )
+        found = search_store(store, query.where, config, query.text, query.image, query.scene, query.version)
+        return [row["scene_id"] for row in found]
+    location = StoreLocation.parse(store)
+    query.where.check_tags(tag_names(location))
+    model_id = query.where.model_id or newest_model(location)["model_id"]
+    return hardest_scene_ids(location, query.where.model_copy(update={"model_id": model_id}), query.top, query.version)
+
+
+def read_scene_set(uri: str) -> list[str]:
+    """Scene ids of a file: one a line, or JSON: a list, or an object with `scene_ids` or a search's `results`.
+
+    Raises:
+        ConfigError: the file is not there, or something in it is no scene id.
+    """
+    try:
+        text = files.read_bytes(files.absolute(uri)).decode()
+    except (DataError, UnicodeDecodeError) as error:
+        raise ConfigError(f"--set {uri}: expected a text file of scene ids: {error}") from error
+    ids = _from_json(text) if text.lstrip().startswith(("{", "[")) else text.split()
+    for number, scene_id in enumerate(ids, start=1):
+        if not isinstance(scene_id, str) or not _SCENE_ID.fullmatch(scene_id):
+            told = f"number {number} is {str(scene_id)[:60]!r}, expected 32 hexadecimal digits"
+            raise ConfigError(f"--set {uri}: {told}; jobs/search_scenes.py prints ids")
+    if not ids:
+        raise ConfigError(f"--set {uri}: expected scene ids, found none")
+    return ids
+
+
+def _from_json(text: str) -> list[Any]:
+    try:
+        told = json.loads(text)
+    except ValueError as error:
+        raise ConfigError(f"--set: expected a JSON list or object of scene ids: {error}") from error
+    if isinstance(told, dict):
+        told = told.get("scene_ids", told.get("results"))
+    if not isinstance(told, list):
+        raise ConfigError('--set: expected a JSON list, {"scene_ids": [...]} or {"results": [{"scene_id": ...}]}')
+    return [row.get("scene_id") if isinstance(row, dict) else row for row in told]
