@@ -172,18 +172,18 @@ class _Version:
     def _add_data(self, rows: NuScenesRows, tokens: list[str], missing: Mapping[str, object]) -> None:
         found = rows.where("sample_data", "sample_token", tokens)
         data = [row for row in found if row["is_key_frame"] and row["token"] not in missing]
-        calibrations = rows.where(
-            "calibrated_sensor", "token", dict.fromkeys(r["calibrated_sensor_token"] for r in data)
-        )
+        # Each of them by name: what the tables only promise would keep the devkit from loading.
+        mounts = dict.fromkeys(row["calibrated_sensor_token"] for row in data)
+        calibrations = [rows.one("calibrated_sensor", token) for token in mounts]
         self._add_new("calibrated_sensor", calibrations)
-        sensor_of: dict[str, str] = {row["token"]: row["sensor_token"] for row in calibrations}
+        sensor_of = {row["token"]: row["sensor_token"] for row in calibrations}
         by_sensor: dict[str, list[Row]] = {}
         for row in data:
-            sensor = str(sensor_of.get(row["calibrated_sensor_token"]) or row["calibrated_sensor_token"])
-            by_sensor.setdefault(sensor, []).append(row)
+            by_sensor.setdefault(sensor_of[row["calibrated_sensor_token"]], []).append(row)
         for chain in by_sensor.values():
             self._add_all("sample_data", _chained(sorted(chain, key=lambda row: row["timestamp"])))
-        self._add_all("ego_pose", rows.where("ego_pose", "token", dict.fromkeys(row["ego_pose_token"] for row in data)))
+        poses = dict.fromkeys(row["ego_pose_token"] for row in data)
+        self._add_all("ego_pose", [rows.one("ego_pose", token) for token in poses])
 
     def _add_annotations(self, rows: NuScenesRows, tokens: list[str]) -> None:
         if not rows.has_table("sample_annotation"):
