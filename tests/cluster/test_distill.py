@@ -78,7 +78,7 @@ def test_a_student_is_taught_a_broken_pair_is_counted_and_timm_loads_the_result(
     assert not torch.equal(model.blocks[1].mlp.fc1.weight, before)
 
 
-def test_a_network_of_convolutions_is_taught_and_timm_loads_its_stages(house: Path, head: Head, whole: Done):
+def test_a_network_of_convolutions_is_taught_and_timm_loads_its_stages(house: Path, head: Head):
     student = ("--student", f"timm:test_resnet@{house}/resnet.safetensors")
     arguments = options(house, "network", *student, "--blocks", "0,1,2,3", "--epochs", "1")
     done = call_job("distill_freqkd", *arguments, env=head.env)

@@ -10,6 +10,7 @@ import pytest
 import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
+from torchvision.ops import box_iou
 
 from system.backbones.cnn import build_cnn
 from system.backbones.vit import build_vit
@@ -107,8 +108,8 @@ def test_faster_rcnn_learns_where_things_are(backbone: str):
     assert {"objectness", "proposal_box", "classification", "box", "anchor", "total"} == losses[0].keys()
     assert losses[-1]["total"] < 0.5 * losses[0]["total"]
     for seed, found in enumerate(trainer.averaged().detect([scene(0).picture_HW, scene(1).picture_HW])):
-        best = [found.chosen(found.labels == label).boxes_xyxy[0] for label in (0, 1)]
-        np.testing.assert_allclose(best, scene(seed).truth.boxes_xyxy, atol=8)
+        best = torch.tensor(np.stack([found.chosen(found.labels == label).boxes_xyxy[0] for label in (0, 1)]))
+        assert (box_iou(best, torch.tensor(scene(seed).truth.boxes_xyxy)).diagonal() > 0.4).all()
 
 
 def test_fcos_learns_on_stages_of_a_network():
