@@ -76,9 +76,9 @@ def parent(uri: str) -> str:
     return posixpath.dirname(uri.rstrip("/")) or "/"
 
 
-def is_picture(uri: str) -> bool:
+def is_picture(uri: str, suffixes: tuple[str, ...] = PICTURE_SUFFIXES) -> bool:
     """By its suffix; hidden files (macOS writes ._NAME beside each picture) are none."""
-    return uri.lower().endswith(PICTURE_SUFFIXES) and not name(uri).startswith(".")
+    return uri.lower().endswith(suffixes) and not name(uri).startswith(".")
 
 
 def is_file(uri: str) -> bool:
@@ -125,9 +125,11 @@ def pictures_in(uri: str) -> list[str]:
     return [entry for entry in list_folder(uri) if is_picture(entry)]
 
 
-def list_pictures(uris: Sequence[str]) -> list[str]:
-    """Every picture named, or below a folder named, once.
+def list_pictures(uris: Sequence[str], suffixes: tuple[str, ...] = PICTURE_SUFFIXES) -> list[str]:
+    """Every file named, and every picture below a folder named, once.
 
+    Args:
+        suffixes: of what counts as a picture in a folder.
     Raises:
         DataError: a path that is neither, or a folder without pictures.
     """
@@ -136,36 +138,36 @@ def list_pictures(uris: Sequence[str]) -> list[str]:
         if is_file(uri):
             found[absolute(uri)] = None
         elif is_folder(uri):
-            below = pictures_below(absolute(uri))
+            below = pictures_below(absolute(uri), suffixes=suffixes)
             if not below:
-                raise DataError("no_pictures", f"{uri}: expected pictures ({', '.join(PICTURE_SUFFIXES)}) below it")
+                raise DataError("no_pictures", f"{uri}: expected pictures ({', '.join(suffixes)}) below it")
             found |= dict.fromkeys(below)
         else:
             raise DataError("missing_file", f"{uri}: expected a picture or a folder of pictures, found neither")
     return list(found)
 
 
-def pictures_below(uri: str, is_deep: bool = True) -> list[str]:
+def pictures_below(uri: str, is_deep: bool = True, suffixes: tuple[str, ...] = PICTURE_SUFFIXES) -> list[str]:
     """URIs of the pictures in a folder, and where `is_deep` in all folders below it; sorted folder by folder.
 
     Raises:
         DataError: `too_deep`: folders below folders without an end. Links back to a folder above are left out.
     """
-    return _pictures_below(uri, _MAX_DEPTH if is_deep else 0, frozenset({os.path.realpath(uri)}))
+    return _pictures_below(uri, _MAX_DEPTH if is_deep else 0, frozenset({os.path.realpath(uri)}), suffixes)
 
 
-def _pictures_below(uri: str, depth: int, above: frozenset[str]) -> list[str]:
+def _pictures_below(uri: str, depth: int, above: frozenset[str], suffixes: tuple[str, ...]) -> list[str]:
     found: list[str] = []
     for entry in list_folder(uri):
         folder = entry.rstrip("/")
         if not entry.endswith("/"):
-            found += [entry] if is_picture(entry) else []
+            found += [entry] if is_picture(entry, suffixes) else []
         elif depth and (real := os.path.realpath(folder)) not in above:
             if depth == 1:
                 raise DataError(
                     "too_deep", f"{folder}: {_MAX_DEPTH} folders deep; name a folder nearer to the pictures"
                 )
-            found += _pictures_below(folder, depth - 1, above | {real})
+            found += _pictures_below(folder, depth - 1, above | {real}, suffixes)
     return found
 
 

@@ -29,6 +29,7 @@ from system.store.detections import DETECTIONS, detected_ids, detections_schema,
 from system.store.ids import IdSet, quarantined_ids
 from system.store.lease import Lease
 from system.store.location import StoreLocation
+from system.store.maintain import tidy_detections
 from system.store.runs import new_run_id
 from system.store.schema import SCENES
 
@@ -78,6 +79,7 @@ def detect_scenes(
             for result in stream_detections(parts, settings, size_cluster_pool(pool)):
                 progress.advanced(*tally.add(result))
             tally.commit()
+            tidy_detections(location)
         if tally.coloured:
             progress.note(f"{tally.coloured} pictures are coloured: expected infrared; RGB pictures give poor boxes")
         quarantined = len(windows) - already - len(todo) + tally.quarantined

@@ -164,8 +164,9 @@ def predict_infrared(
 
 def _parts(looked: Looked) -> tuple[list[Part], list[BadLog]]:
     """Raises DataError, ConfigError: nothing is there."""
-    videos = [uri for uri in looked.images if uri.lower().endswith(VIDEO_SUFFIXES) and files.is_file(uri)]
-    pictures = files.list_pictures([uri for uri in looked.images if uri not in videos])
+    named = files.list_pictures(looked.images, files.PICTURE_SUFFIXES + VIDEO_SUFFIXES)
+    videos = [uri for uri in named if uri.lower().endswith(VIDEO_SUFFIXES)]
+    pictures = [uri for uri in named if not uri.lower().endswith(VIDEO_SUFFIXES)]
     parts, bad = picture_parts(pictures), []
     config = WindowConfig(keyframe_hz=looked.keyframe_hz)
     for uris, log_format, is_all in (

@@ -8,6 +8,8 @@ from typing import Self
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
 from pydantic import Field
 
 from system.config import FrozenConfig
@@ -97,9 +99,8 @@ def among_detected(location: StoreLocation, where: SceneFilter, wanted: Sequence
     columns = ["scene_id", "picture", "label", "score"]
     shown = " AND ".join(f"array_has(label, {literal(each.label)})" for each in wanted)
     for batch in location.dataset(DETECTIONS).scanner(columns=columns, filter=shown).to_batches():
-        for row in batch.to_pylist():
-            if all(_shows(row, each) for each in wanted):
-                passing.add(row["scene_id"])
+        is_passing = np.logical_and.reduce([_shows(batch, each) for each in wanted])
+        passing.update(batch["scene_id"].filter(pa.array(is_passing)).to_pylist())
     if where.scene_ids:
         passing &= set(where.scene_ids)
     if len(passing) > _MOST_SCENES:
@@ -110,10 +111,17 @@ def among_detected(location: StoreLocation, where: SceneFilter, wanted: Sequence
     return where.model_copy(update={"scene_ids": tuple(sorted(passing))}) if passing else None
 
 
-def _shows(row: dict[str, list[object]], wanted: Detected) -> bool:
-    is_one = (np.array(row["label"]) == wanted.label) & (np.array(row["score"], float) >= wanted.min_score)
-    counts = np.bincount(np.array(row["picture"], np.int64)[is_one]) if is_one.any() else np.zeros(1, int)
-    return bool(counts.max() >= wanted.count)
+def _shows(rows: pa.RecordBatch, wanted: Detected) -> NDArray[np.bool_]:
+    """Which scenes of a batch pass, bool [rows]. All boxes of the batch at once: a store may hold many millions."""
+    boxes = pc.list_flatten(rows["label"])
+    is_one = pc.and_(pc.equal(boxes, wanted.label), pc.greater_equal(pc.list_flatten(rows["score"]), wanted.min_score))
+    scene = pc.list_parent_indices(rows["label"]).filter(is_one).to_numpy().astype(np.int64)
+    picture = pc.list_flatten(rows["picture"]).filter(is_one).to_numpy().astype(np.int64)
+    most = int(picture.max(initial=0)) + 1
+    shown, counts = np.unique(scene * most + picture, return_counts=True)
+    is_passing = np.zeros(len(rows), np.bool_)
+    is_passing[shown[counts >= wanted.count] // most] = True
+    return is_passing
 
 
 def counts_of(location: StoreLocation, scene_ids: Sequence[str], min_score: float = 0.5) -> dict[str, dict[str, int]]:

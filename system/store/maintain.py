@@ -6,6 +6,7 @@ from datetime import timedelta
 from typing import Any
 
 from system.errors import StoreError
+from system.store.detections import DETECTIONS
 from system.store.location import StoreLocation
 from system.store.schema import PICTURES, QUARANTINE, RUNS, SCENES
 
@@ -31,10 +32,8 @@ def build_indices(location: StoreLocation, vector_from_rows: int = VECTOR_INDEX_
         "log_id": Bitmap(),
     }
     try:
+        _compact(location, SCENES)
         table = location.connect().open_table(SCENES)
-        if len(location.dataset(SCENES).get_fragments()) >= _COMPACT_FROM_FRAGMENTS:
-            location.dataset(SCENES).optimize.compact_files()
-            table.checkout_latest()
         if table.count_rows():
             for column, config in scalar_indices.items():
                 table.create_index(column, config=config, replace=True)
@@ -43,6 +42,23 @@ def build_indices(location: StoreLocation, vector_from_rows: int = VECTOR_INDEX_
         return int(table.version)
     except (OSError, RuntimeError, ValueError) as error:
         raise StoreError(f"{location.uri}: cannot build the indices: {error}") from error
+
+
+def tidy_detections(location: StoreLocation) -> None:
+    """Compact small fragments of the detections, of which a long run leaves thousands. Call with the lease held.
+
+    Raises:
+        StoreError: the disk is full or the store is read-only.
+    """
+    try:
+        _compact(location, DETECTIONS)
+    except (OSError, RuntimeError, ValueError) as error:
+        raise StoreError(f"{location.uri}: cannot compact {DETECTIONS!r}: {error}") from error
+
+
+def _compact(location: StoreLocation, table: str) -> None:
+    if len(location.dataset(table).get_fragments()) >= _COMPACT_FROM_FRAGMENTS:
+        location.dataset(table).optimize.compact_files()
 
 
 def tag_version(location: StoreLocation, tag: str) -> int:
@@ -72,7 +88,8 @@ def remove_orphans(location: StoreLocation, older_than_days: float) -> int:
     """
     freed = 0
     try:
-        for name in (SCENES, PICTURES, QUARANTINE, RUNS):
+        detections = (DETECTIONS,) if location.has_table(DETECTIONS) else ()
+        for name in (SCENES, PICTURES, QUARANTINE, RUNS, *detections):
             stats = location.dataset(name).cleanup_old_versions(
                 older_than=timedelta(days=older_than_days), delete_unverified=True, error_if_tagged_old_versions=False
             )
