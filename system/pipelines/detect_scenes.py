@@ -92,7 +92,7 @@ def detect_scenes(
     elif quarantined > config.max_bad_share * len(windows):
         problem = (
             f"{quarantined} of {len(windows)} scenes are in quarantine, more than --max-bad-share "
-            f"{config.max_bad_share:g}; jobs/show_run.py --store {location.uri} names each fault"
+            f"{config.max_bad_share:g}; jobs/show_run.py --store {location.uri} --all-quarantine names each fault"
         )
     return {
         "found": len(windows),
