@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import timm
@@ -18,8 +19,16 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from system.logs.windows import WindowConfig
+from system.pipelines.infrared_reading import windows_of
+from system.store.commits import append_rows
+from system.store.location import StoreLocation
+from system.store.runs import RunRecord, write_run
+from system.store.schema import SCENES, scenes_schema
+from system.store.tables import ModelRow, open_for_writing
 from tests.cluster.conftest import Head
 from tests.cluster.jobs import ROOT, Done, call_job, run_job
+from tests.plain_logs import write_plain_log
 
 PICTURES = 12
 # Each worker takes the mean over the objects of its own part of a batch.
@@ -134,6 +143,49 @@ def test_pictures_become_boxes_in_every_form_and_a_broken_one_is_written_down(ho
     assert len(list((house / "boxes" / "pictures").iterdir())) == PICTURES - 1
     again = call_job("predict_infrared", "--images", house / "train", *given, "--out", house / "boxes", env=head.env)
     assert again.code == 2 and "never overwritten" in again.stderr
+
+
+def test_the_scenes_of_a_store_are_looked_at_once_and_found_by_what_is_in_them(
+    house: Path, head: Head, whole: Done, tmp_path: Path
+):
+    store = store_of_scenes(tmp_path)
+    given = ("--store", store.uri, "--model", house / "whole", "--min-score", "0.02", "--max-bad-share", "0.5")
+    first = call_job("predict_infrared", *given, env=head.env)
+    assert first.code == 0, first.stderr
+    told = first.figures
+    assert (told["found"], told["committed"], told["already"], told["quarantined"]) == (4, 3, 0, 1)
+    assert told["without_infrared"] == 1 and told["images"] == 16 and told["detections"] > 0
+    again = call_job("predict_infrared", *given, env=head.env).figures
+    assert (again["committed"], again["already"], again["quarantined"], again["images"]) == (0, 3, 1, 0)
+    search = call_job("search_scenes", "--store", store.uri, "--detected", "warm:0.02")
+    assert search.code == 0, search.stderr
+    assert {row["log_id"] for row in search.figures["results"]} <= {"night"}
+    assert all(row["detections"]["warm"] >= 1 for row in search.figures["results"])
+
+
+def store_of_scenes(root: Path) -> StoreLocation:
+    """A mined store: two scenes with an infrared camera, one with a broken one, one with none."""
+    for name, camera in (("night", "NIGHT"), ("broken", "NIGHT"), ("day", "FRONT")):
+        log = write_plain_log(root / "fleet", name, seconds=8 if name == "night" else 4, cameras=(camera,))
+        described = json.loads((log / "log.json").read_text())
+        for image in described["images"]:
+            if camera == "NIGHT":
+                image["modality"] = "infrared"
+            if name == "broken":
+                (log / image["path"]).write_bytes(b"no picture")
+        (log / "log.json").write_text(json.dumps(described))
+    location = StoreLocation.parse(str(root / "store"))
+    open_for_writing(location, ModelRow("m1", "packaged", "tower-1", None, 4, (), "{}"))
+    windows, _ = windows_of([str(root / "fleet")], "auto", WindowConfig())
+    rows = [
+        {"scene_id": w.scene_id, "model_id": "m1", "run_id": "r1", "source": w.log.source, "log_id": w.log.log_id,
+         "log_uri": w.log.uri, "reader": w.log.reader, "t_start_ns": w.t_start_ns, "t_end_ns": w.t_end_ns,
+         "tags": [], "tag_probabilities": [], "hardness": 0.5}
+        for w in windows
+    ]  # fmt: skip
+    append_rows(location, SCENES, pa.Table.from_pylist(rows, schema=scenes_schema(4)))
+    write_run(location, RunRecord("r1", "m1", "finished", 1, 2, None, {}))
+    return location
 
 
 def test_a_detector_is_judged_as_after_its_last_epoch(house: Path, head: Head, whole: Done):
