@@ -24,6 +24,7 @@ DETECT_NAME, PICTURES_NAME = "training.json", "training_pictures.txt"
 class DetectRecord(FrozenConfig):
     """Where a detector or a segmenter comes from.
 
+    start, start_id: what it began with in place of chance, and its id where it is a model of ours.
     objects: of each class that it learnt from; pixels, for a segmenter. masks: what its masks are, "" for a detector.
     figures: of the last epoch. skipped: why, for each picture.
     """
@@ -33,6 +34,8 @@ class DetectRecord(FrozenConfig):
     train: tuple[str, ...]
     val: str | None
     licence: str
+    start: str | None = None
+    start_id: str | None = None
     objects: dict[str, int]
     masks: str = ""
     pictures: int
@@ -64,14 +67,17 @@ def write_model(
         raise ModelError(f"{folder}: cannot be written: {error.strerror or error}") from error
 
 
-def write_pictures(folder: Path, uris: Sequence[str]) -> None:
+def write_pictures(folder: Path, uris: Sequence[str], start: Path | None = None) -> None:
     """Hashes of the names of what was learnt from, so that it is not judged on later.
 
+    Args:
+        start: the model that the training went on from, whose pictures were learnt from too.
     Raises:
         ModelError: the folder cannot be written.
     """
     try:
-        (folder / PICTURES_NAME).write_text("".join(f"{_hashed(uri)}\n" for uri in sorted(uris)), "utf-8")
+        before = (start / PICTURES_NAME).read_text("utf-8").split() if start else []
+        (folder / PICTURES_NAME).write_text("".join(f"{h}\n" for h in sorted({*map(_hashed, uris), *before})), "utf-8")
     except OSError as error:
         raise ModelError(f"{folder}: cannot be written: {error.strerror or error}") from error
 
@@ -140,6 +146,7 @@ def _card(task: InfraredTask, record: DetectRecord) -> str:
             "",
             "## Training",
             "",
+            f"{f'Begun with `{Path(record.start).name}`. ' if record.start else ''}"
             f"{config.epochs} epochs in {record.seconds:.0f} s, batches of {config.batch_size}, seed {config.seed}, "
             f"{config.precision}, views `{config.augment}`, {record.trained_parameters} parameters; a moving average "
             f"of their values is what is kept. All settings and library versions: `{DETECT_NAME}`. Commit "

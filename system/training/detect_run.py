@@ -33,6 +33,7 @@ from system.infrared.augment import Example
 from system.infrared.detector import InfraredModel
 from system.infrared.detector_config import InfraredModelConfig
 from system.infrared.detector_trainer import DetectorTrainConfig, DetectorTrainer
+from system.infrared.start import begin, read_start
 from system.pairs.infrared_set import InfraredPicture, InfraredSet
 from system.pipelines.teacher_cache import TeacherCache, kept_as, key_of
 from system.training.detect_data import PictureReader, stream_views
@@ -85,6 +86,7 @@ class DetectSpec:
     train: tuple[InfraredPicture, ...]
     val: tuple[InfraredPicture, ...]
     folder: str
+    start: str | None = None
 
 
 def train_on_ray(
@@ -95,16 +97,20 @@ def train_on_ray(
     train: InfraredSet,
     val: InfraredSet | None,
     run_folder: Path,
+    start: str | None = None,
 ) -> tuple[dict[str, Tensor], DetectProgress]:
     """Train, or go on where an earlier call with the same folder was killed.
 
+    Args:
+        start: as of `new_model`.
     Returns:
         (state of the `DetectorTrainer`, progress) at the end.
     Raises:
         DataError: too many pictures cannot be read. ModelError: the loss became no number, or workers died more often
             than `max_failures`.
     """
-    spec = DetectSpec(task, model, config, run, train.pictures, val.pictures if val else (), str(run_folder.absolute()))
+    folder = str(run_folder.absolute())
+    spec = DetectSpec(task, model, config, run, train.pictures, val.pictures if val else (), folder, start)
     checkpoint = fit_on_ray(_train, spec, run_folder, run.workers, run.threads, run.use_gpu, run.max_failures)
     with checkpoint.as_directory() as folder:
         state, progress = _load(Path(folder))
@@ -113,13 +119,19 @@ def train_on_ray(
     return state, progress
 
 
-def new_model(task: InfraredTask, config: InfraredModelConfig, seed: int) -> InfraredModel:
+def new_model(task: InfraredTask, config: InfraredModelConfig, seed: int, start: str | None = None) -> InfraredModel:
     """At the start of a training, the same in every process.
 
+    Args:
+        start: what it begins with in place of chance, a name of `read_start`.
     Raises:
-        ConfigError, ModelError: as `load_backbone`.
+        ConfigError, ModelError: as `load_backbone`, `read_start` and `begin`.
     """
-    return task.model.untrained(config, load_backbone(config.backbone, config.merge), seed)
+    if start is None:
+        return task.model.untrained(config, load_backbone(config.backbone, config.merge), seed)
+    begun = read_start(start, task.model)
+    network = begun.network if begun.network is not None else load_backbone(config.backbone, config.merge)
+    return begin(task.model, config, begun, network, seed)
 
 
 class FeatureReader:
@@ -160,7 +172,7 @@ def _train(spec: DetectSpec) -> None:
     device = get_device()
     assert isinstance(device, torch.device)
     task = spec.task
-    model = new_model(task, spec.model, config.seed).to(device)
+    model = new_model(task, spec.model, config.seed, spec.start).to(device)
     epoch_steps = math.ceil(len(spec.train) / config.batch_size)
     trainer = DetectorTrainer(model, config, config.epochs * epoch_steps)
     keeps = spec.model.is_frozen and config.augment != "full"

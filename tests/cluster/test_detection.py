@@ -102,6 +102,18 @@ def test_a_detector_learns_and_says_where_it_comes_from(house: Path, whole: Done
     assert len(list((house / "whole" / "samples").iterdir())) == 4
 
 
+def test_a_training_goes_on_from_a_trained_detector(house: Path, head: Head, whole: Done):
+    given = ["--train", house / "val.json", "--start", house / "whole", "--out", house / "further"]
+    done = run_job("train_detector", *map(str, [*given, "--epochs", "1", "--cache", house / "cache"]), env=head.env)
+    assert done.code == 0, done.stderr
+    record = json.loads((house / "further" / "training.json").read_text())
+    assert record["start_id"] == whole.figures["detector_id"] and record["detector"]["height"] == 64
+    assert history(house / "further")[0]["train/total"] < history(house / "whole")[0]["train/total"]
+    judged = run_job("evaluate_detector", "--coco", str(house / "train.json"), "--model", str(house / "further"),
+                     "--out", str(house / "leaking"), env=head.env)  # fmt: skip
+    assert judged.code == 3 and "leak" in judged.stderr, judged.stderr
+
+
 # That a restored training goes on to the same bits is a unit test.
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", ["1", "2"])
