@@ -36,6 +36,11 @@ class SavedSet(FrozenConfig):
     search: dict[str, Any] | None = None
 
 
+def is_set_id(text: str) -> bool:
+    """16 hexadecimal digits."""
+    return _ID.fullmatch(text) is not None
+
+
 def save_set(location: StoreLocation, values: dict[str, Any]) -> SavedSet:
     """Write a new set; its id and time are made here.
 
@@ -96,6 +101,6 @@ def remove_set(location: StoreLocation, set_id: str) -> None:
 
 def _checked(set_id: str) -> str:
     """An id is a file name, so it is nothing but hexadecimal digits."""
-    if not _ID.fullmatch(set_id):
+    if not is_set_id(set_id):
         raise ConfigError(f"no set {set_id!r}")
     return set_id
