@@ -15,7 +15,7 @@ from pydantic import Field
 from system.config import FrozenConfig
 from system.errors import ConfigError
 from system.store.filters import SceneFilter, literal
-from system.store.ids import IdSet
+from system.store.ids import IdSet, ids_of
 from system.store.location import StoreLocation
 
 DETECTIONS = "detections"
@@ -81,8 +81,7 @@ def detected_ids(location: StoreLocation, detector_id: str) -> IdSet:
     """Scenes that a detector has looked at already."""
     if not location.has_table(DETECTIONS):
         return IdSet()
-    scanner = location.dataset(DETECTIONS).scanner(columns=["scene_id"], filter=f"detector_id = {literal(detector_id)}")
-    return IdSet(scene for batch in scanner.to_batches() for scene in batch.column(0).to_pylist())
+    return ids_of(location, DETECTIONS, f"detector_id = {literal(detector_id)}")
 
 
 def among_detected(location: StoreLocation, where: SceneFilter, wanted: Sequence[Detected]) -> SceneFilter | None:

@@ -93,6 +93,23 @@ def test_id_set_is_a_set(first: set[int], later: set[int]):
     assert len(ids) == len(first | later)
 
 
+def test_a_column_of_ids_is_the_same_set_and_others_are_refused():
+    shared = ["ab" * 8 + "00" * 8, "ab" * 8 + "ff" * 8]
+    texts = [scene_id("s", "l", k, 1) for k in range(500)] + shared
+    column = pa.array(["0" * 32, *texts, texts[0], shared[1]])
+    ids = IdSet.of_batches([column[1:200], column[200:], column[:0]])
+    assert len(ids) == len(texts) and all(text in ids for text in texts)
+    assert "0" * 32 not in ids and "ab" * 8 + "01" * 8 not in ids
+    for text in texts:
+        ids.add(text)
+    for k in range(9000):
+        ids.add(scene_id("other", "l", k, 1))
+    assert len(ids) == len(texts) + 9000 and all(text in ids for text in (*texts, scene_id("other", "l", 8999, 1)))
+    for odd in (["ab"], ["g" * 32], [None, "a" * 32]):
+        with pytest.raises(StoreError, match="is not 32 hexadecimal digits"):
+            IdSet.of_batches([pa.array(odd, pa.string())])
+
+
 def test_pictures_of_a_batch_that_no_scene_names_are_never_shown(location):
     rows = scene_rows(1)
     wanted = rows["scene_id"][0].as_py()
