@@ -12,19 +12,18 @@ from system.errors import ConfigError, StoreError
 from system.miner.identity import read_saved, untrained_model_id
 from system.miner.miner_config import SceneMinerConfig
 from system.miner.taxonomy import load_taxonomy
+from system.pipelines.committing import SceneCommitter
 from system.pipelines.config import MineConfig
 from system.pipelines.plan import MiningPlan, plan_mining
 from system.pipelines.quarantine import QuarantineWriter
 from system.pipelines.ray_environment import set_ray_environment
 from system.pipelines.result import MiningResult
 from system.pipelines.run_report import write_report
-from system.store.commits import commit_appended
 from system.store.ids import IdSet, committed_ids, quarantined_ids
 from system.store.lease import Lease
 from system.store.location import StoreLocation
 from system.store.maintain import remove_orphans, tag_version
 from system.store.runs import RunRecord, git_commit, new_run_id, write_run
-from system.store.schema import PICTURES, SCENES
 from system.store.tables import ModelRow, check_model, open_for_writing
 
 # What killed runs left is removed by a later one; versions that a search may still be reading are left alone.
@@ -79,7 +78,7 @@ def mine_fleet(config: MineConfig, progress: Progress, should_stop: Callable[[],
     """Mine every scene that the store does not hold for this model, rank the store and write the report.
 
     Args:
-        should_stop: asked after every commit; once true, nothing more is committed and the run ends as stopped.
+        should_stop: asked after every batch; once true, nothing more is committed and the run ends as stopped.
     Raises:
         ConfigError, FormatError: a path or value of the user's.
         LeaseError: another job writes to this store. SchemaError: the store was made by another tower or schema.
@@ -121,7 +120,6 @@ class _Run:
         self.result = MiningResult(run_id=run_id, model_id=model.model_id)
         self._committed: IdSet = committed_ids(location, model.model_id)
         self._held_before = len(self._committed)
-        self._bad = IdSet()
         self._quarantine = QuarantineWriter(location, model.model_id, run_id)
         self._plan = MiningPlan()
 
@@ -142,15 +140,24 @@ class _Run:
         self._progress.phase("starting Ray and the model")
         batches = self._stream()
         started_s, began_s = time.perf_counter(), time.time()
-        for batch in batches:
-            self._commit(batch)
-            # Clocks of two machines may differ; the figure is for one.
-            result.stages.first_forward = min(result.stages.first_forward, max(0.0, batch["forward_began_s"] - began_s))
+        committer = SceneCommitter(
+            self._location, self._lease, self._quarantine, self._committed, result, self._progress.advanced
+        )
+        try:
+            for batch in batches:
+                committer.add(batch)
+                # Clocks of two machines may differ; the figure is for one.
+                first_s = max(0.0, batch["forward_began_s"] - began_s)
+                result.stages.first_forward = min(result.stages.first_forward, first_s)
+                if result.remaining and self._should_stop():
+                    committer.flush()
+                    result.stopped = result.remaining > 0
+                    batches.close()
+                    break
+        finally:
+            # Whatever ended the stream, what was written is not computed again.
+            committer.flush()
             result.stages.stream = time.perf_counter() - started_s
-            if result.remaining and self._should_stop():
-                result.stopped = True
-                batches.close()
-                break
 
     def finish(self) -> None:
         """Rank, index, tag the version, report."""
@@ -229,40 +236,6 @@ class _Run:
         )
         write = WriteSettings(self._location, model.model_id, self.result.run_id, model.embedding_dim)
         return stream_batches(self._plan.chunks, read, forward, write, pool, config.pool)
-
-    def _commit(self, batch: dict[str, Any]) -> None:
-        """Make one written batch part of the store: faults, then pictures, then the scenes that name them."""
-        if batch["store_problem"] is not None:
-            raise StoreError(batch["store_problem"])
-        result, started_s = self.result, time.perf_counter()
-        ids = batch["scene_ids"]
-        repeated = [scene_id for scene_id in ids if scene_id in self._committed]
-        if repeated and len(repeated) == len(ids):
-            return  # Ray ran a task twice; its second batch stays an orphan
-        if repeated:
-            raise StoreError(f"batch holds {len(repeated)} scenes that are committed already, e.g. {repeated[0]}")
-        self._lease.check()
-        self._quarantine.add(batch["faults"])
-        if batch["picture_fragments"]:
-            commit_appended(self._location, PICTURES, batch["picture_fragments"])
-        if batch["scene_fragments"]:
-            commit_appended(self._location, SCENES, batch["scene_fragments"])
-        for scene_id in ids:
-            self._committed.add(scene_id)
-        bad = 0
-        for fault in batch["faults"]:
-            if fault["level"] == "scene" and fault["scene_id"] not in self._bad:
-                self._bad.add(fault["scene_id"])
-                bad += 1
-        result.committed += len(ids)
-        result.quarantined += bad
-        result.remaining -= len(ids) + bad
-        result.images += batch["images"]
-        result.stages.read += batch["read_s"]
-        result.stages.forward += batch["forward_s"]
-        result.stages.write += batch["write_s"]
-        result.stages.commit += time.perf_counter() - started_s
-        self._progress.advanced(len(ids), bad, batch["images"])
 
     def _rank(self) -> None:
         from system.store.ranking import num_unranked
