@@ -48,7 +48,7 @@ def test_nodes_whose_cpus_cannot_feed_the_gpus_are_said_so():
         ({"nights": 1}, {"id_bytes": 1_000_000}, "memory of the driver"),
         ({}, {"listed_per_s": 1}, "listing before the first picture"),
         ({}, {"bucket_gib_per_s": 0.001}, "reading from the bucket"),
-        ({"deadline_hours": 0.1001, "nights": 1, "picture_kb": 1}, {}, "nodes"),
+        ({"deadline_hours": 0.1001, "nights": 1, "picture_kb": 1}, {"commits_per_s": 9}, "nodes"),
     ],
 )
 def test_the_part_that_gives_out_first_is_named(night, borne, part):
