@@ -93,3 +93,11 @@ def storage_errors() -> tuple[type[Exception], ...]:
     """What a file system raises when it cannot be reached or read. botocore's count where it is in use."""
     botocore = sys.modules.get("botocore.exceptions")
     return (OSError, botocore.BotoCoreError, botocore.ClientError) if botocore else (OSError,)
+
+
+def reason_of(error: Exception) -> str:
+    """What a storage error says, and what to look at where an object store hides why it refused."""
+    text = " ".join(str(error).split())
+    # The answer to a HEAD request has no room for a reason.
+    is_refused = isinstance(error, PermissionError) or any(word in text for word in ("Bad Request", "Forbidden"))
+    return f"{text} (are the credentials there, still valid, and allowed to?)" if is_refused else text

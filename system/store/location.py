@@ -13,7 +13,7 @@ import lance
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
-from system.errors import ConfigError, SchemaError, StoreError, storage_errors
+from system.errors import ConfigError, SchemaError, StoreError, reason_of, storage_errors
 
 if TYPE_CHECKING:
     import lancedb
@@ -110,7 +110,9 @@ class StoreLocation:
         except Exception as error:
             if not isinstance(error, storage_errors()):
                 raise
-            raise StoreError(f"{self.uri}: cannot read {name}; expected a folder or object store: {error}") from error
+            raise StoreError(
+                f"{self.uri}: cannot read {name}; expected a folder or object store: {reason_of(error)}"
+            ) from error
 
     def write_text(self, name: str, text: str) -> str:
         """Write a small file below the root and return its URI.
@@ -132,7 +134,7 @@ class StoreLocation:
         except Exception as error:
             if not isinstance(error, storage_errors()):
                 raise
-            raise StoreError(f"{self.uri}: cannot write {name}: {error}") from error
+            raise StoreError(f"{self.uri}: cannot write {name}: {reason_of(error)}") from error
         return f"{self.uri}/{name}"
 
     def marker(self) -> dict[str, Any] | None:
