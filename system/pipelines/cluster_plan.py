@@ -59,7 +59,7 @@ class Borne(FrozenConfig):
     commits_per_s: transactions of the driver, assumed for an object store. scenes_per_commit: most that one takes
     together; what waits is bounded by SceneCommitter. head_gib: memory of the head node. id_bytes: of a scene in the
     driver's sets; planned_bytes: of one that is still to be mined; log_bytes: of a listed log. listed_per_s: logs.
-    rank_bytes: of a scene, beside its embedding, while everything is ranked. bucket_gib_per_s: read by all nodes.
+    rank_bytes: of a scene, while everything is ranked. bucket_gib_per_s: read by all nodes.
     """
 
     commits_per_s: float = Field(default=2.0, gt=0)
@@ -69,7 +69,7 @@ class Borne(FrozenConfig):
     planned_bytes: float = Field(default=450, gt=0)
     log_bytes: float = Field(default=500, gt=0)
     listed_per_s: float = Field(default=20_000, gt=0)
-    rank_bytes: float = Field(default=200, gt=0)
+    rank_bytes: float = Field(default=80, gt=0)
     bucket_gib_per_s: float = Field(default=50, gt=0)
 
 
@@ -129,7 +129,7 @@ def plan_cluster(night: Night, machine: Machine, borne: Borne | None = None) -> 
     per_scene = 4 * night.embedding_dim + 1000 * night.thumbnail_kb * night.pictures_per_scene + 2000
     driver = borne.id_bytes * (held + night.scenes) + borne.planned_bytes * night.scenes
     driver += borne.log_bytes * night.scenes / night.scenes_per_log
-    rank = (4 * night.embedding_dim + borne.rank_bytes) * held
+    rank = borne.rank_bytes * held
     most_scenes = borne.commits_per_s * borne.scenes_per_commit
     parts = (
         _part("commits", scenes_per_s, most_scenes, "scenes/s"),

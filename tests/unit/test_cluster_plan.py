@@ -44,7 +44,7 @@ def test_nodes_whose_cpus_cannot_feed_the_gpus_are_said_so():
     ("night", "borne", "part"),
     [
         ({}, {"commits_per_s": 0.001}, "commits"),
-        ({"nights": 10_000}, {"rank_bytes": 1}, "memory of ranking"),
+        ({"nights": 10_000}, {"id_bytes": 1}, "memory of ranking"),
         ({"nights": 1}, {"id_bytes": 1_000_000}, "memory of the driver"),
         ({}, {"listed_per_s": 1}, "listing before the first picture"),
         ({}, {"bucket_gib_per_s": 0.001}, "reading from the bucket"),

@@ -20,7 +20,7 @@ from system.store.lease import Lease, current_holder
 from system.store.location import MARKER, StoreLocation
 from system.store.maintain import build_indices, remove_orphans, tag_version
 from system.store.pictures import read_pictures
-from system.store.ranking import nearest_distance, num_unranked, read_signals, write_ranks
+from system.store.ranking import nearest_distance, num_unranked, read_signals, read_vectors, write_ranks
 from system.store.runs import RunRecord, read_run, read_runs, write_run
 from system.store.schema import PICTURES, SCENES, pictures_schema, scenes_schema
 from system.store.search import SearchConfig, embedding_of, search_scenes
@@ -139,14 +139,13 @@ def test_ranks_are_rewritten_in_place(location):
     append_rows(location, SCENES, scene_rows(3, first=10, model_id="m2"))
     assert num_unranked(location, "m1") == 15
     signals = read_signals(location, "m1")
-    assert signals.embedding_NE.shape == (15, DIM)
-    assert np.isnan(signals.embedding_NE[4]).all()
-    assert np.isnan(signals.risk[0])
+    assert len(signals.risk) == 15 and np.isnan(signals.risk[0]) and np.isnan(signals.rarity).all()
     assert signals.risk[7] == pytest.approx(0.07)
-    values = pa.array(np.linspace(0, 1, 15), pa.float32())
+    vectors = read_vectors(location, "m1")
+    assert vectors.embedding_NE.shape == (12, DIM) and len(set(vectors.log.tolist())) == 4
+    values = np.linspace(0, 1, 15)
     names = ("rarity", "risk_rank", "ambiguity_rank", "rarity_rank", "hardness")
-    ranks = pa.table(dict.fromkeys(names, values) | {"ranked_among": pa.array([15] * 15)})
-    fragments, fields = write_ranks(location, signals.row_address, ranks)
+    fragments, fields = write_ranks(location, signals.row_address, lambda rows: dict.fromkeys(names, values[rows]))
     assert num_unranked(location, "m1") == 15
     commit_updated(location, SCENES, fragments, fields)
     assert num_unranked(location, "m1") == 0
@@ -179,7 +178,7 @@ def test_the_same_search_with_a_vector_index_gives_the_same_best(location):
     build_indices(location, vector_from_rows=100)
     found = [row["scene_id"] for row in search_scenes(location, query, SceneFilter(), SearchConfig(top=10))]
     assert len(set(exact) & set(found)) >= 9
-    distances = nearest_distance(location, query[None], ["log1"], 3)
+    distances = nearest_distance(location, "m1", query[None], ["log1"], 3)
     assert 0 < distances[0] < 1
 
 

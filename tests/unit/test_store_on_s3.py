@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
-import pyarrow as pa
 import pytest
 
 from system.errors import DataError, StoreError
@@ -56,9 +55,9 @@ def store(bucket: str, faults: Faults) -> StoreLocation:
             lease.check()
             append_rows(location, SCENES, scene_rows(OF_BATCH, OF_BATCH * k))
         signals = read_signals(location, "m1")
-        ranks = {name: pa.array(np.linspace(0, 1, len(signals.risk)), pa.float32()) for name in RANKING_COLUMNS}
-        ranks["ranked_among"] = pa.array([len(signals.risk)] * len(signals.risk), pa.int64())
-        fragments, fields = write_ranks(location, signals.row_address, pa.table(ranks))
+        names = [name for name in RANKING_COLUMNS if name != "ranked_among"]
+        ranks = np.linspace(0, 1, len(signals.risk))
+        fragments, fields = write_ranks(location, signals.row_address, lambda rows: dict.fromkeys(names, ranks[rows]))
         commit_updated(location, SCENES, fragments, fields)
         tag_version(location, "run-r1")
     for name in ("unavailable", "slow", "cut", "lost"):
