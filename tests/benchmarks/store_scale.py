@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pyarrow as pa
 
 from system.pipelines.committing import SceneCommitter
@@ -46,6 +47,11 @@ _ROWS_AT_ONCE = 500_000
 
 
 def main() -> None:
+    print(json.dumps(measure(parser().parse_args())))
+
+
+def parser() -> argparse.ArgumentParser:
+    """Options of a whole measurement."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=4000, help="scenes that are committed")
     parser.add_argument("--batch", type=int, default=8, help="scenes that a worker writes at once")
@@ -54,7 +60,11 @@ def main() -> None:
     parser.add_argument("--held", type=int, default=10_000_000, help="scenes that the store holds")
     parser.add_argument("--new", type=int, default=1_000_000, help="scenes that are looked up")
     parser.add_argument("--logs", type=int, default=1_000_000, help="logs that are listed")
-    arguments = parser.parse_args()
+    return parser
+
+
+def measure(arguments: argparse.Namespace) -> dict[str, Any]:
+    """All figures."""
     figures: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
         figures |= commit_rates(f"{folder}/store", arguments, "")
@@ -63,7 +73,7 @@ def main() -> None:
                 figures |= commit_rates(f"{bucket}/store", arguments, "_s3")
         figures |= antijoin(f"{folder}/held", arguments.held, arguments.new)
         figures |= listing(Path(folder) / "logs", arguments.logs)
-    print(json.dumps(figures))
+    return figures
 
 
 def commit_rates(uri: str, arguments: argparse.Namespace, suffix: str) -> dict[str, Any]:
@@ -205,7 +215,7 @@ def random_ids(seed: int, count: int) -> pa.Array:
 
 def _look_up(location: StoreLocation, new: int) -> dict[str, float]:
     ids = random_ids(10**9, new).to_pylist()
-    before = _peak_gib()
+    before = _held_gib()
     began_s = time.perf_counter()
     known = committed_ids(location, "m1")
     read_s = time.perf_counter() - began_s
@@ -234,7 +244,7 @@ def listing(folder: Path, logs: int) -> dict[str, Any]:
 
 
 def _plan(folder: str) -> dict[str, float]:
-    before, began_s = _peak_gib(), time.perf_counter()
+    before, began_s = _held_gib(), time.perf_counter()
     plan = plan_mining(MineConfig(logs=(folder,), store="unused"), IdSet(), IdSet())
     return {"logs": plan.todo, "seconds": time.perf_counter() - began_s, "gib": _peak_gib() - before}
 
@@ -246,6 +256,10 @@ def _in_a_process(work: Callable[..., dict[str, float]], *arguments: Any) -> dic
 
 def _peak_gib() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2
+
+
+def _held_gib() -> float:
+    return psutil.Process().memory_info().rss / 1024**3
 
 
 if __name__ == "__main__":
