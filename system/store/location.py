@@ -137,6 +137,22 @@ class StoreLocation:
             raise StoreError(f"{self.uri}: cannot write {name}: {reason_of(error)}") from error
         return f"{self.uri}/{name}"
 
+    def remove(self, name: str) -> None:
+        """Remove a small file below the root, where it is there.
+
+        Raises:
+            StoreError: the store is read-only or not reachable.
+        """
+        fs, path = self.filesystem()
+        try:
+            fs.rm_file(f"{path}/{name}")
+        except FileNotFoundError:
+            return
+        except Exception as error:
+            if not isinstance(error, storage_errors()):
+                raise
+            raise StoreError(f"{self.uri}: cannot remove {name}: {reason_of(error)}") from error
+
     def marker(self) -> dict[str, Any] | None:
         """What the store says of itself, or None for a new one.
 

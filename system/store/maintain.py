@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
 from datetime import timedelta
 from typing import Any
 
-from system.errors import StoreError
+import lance
+from pydantic import Field
+
+from system.config import FrozenConfig
+from system.errors import LeaseError, StoreError
 from system.store.detections import DETECTIONS
+from system.store.lease import Lease, current_holder
 from system.store.location import StoreLocation
 from system.store.schema import PICTURES, QUARANTINE, RUNS, SCENES
+from system.store.tables import table_names
 
 # Below this an exact scan answers in milliseconds and an index would only cost recall.
 VECTOR_INDEX_FROM_ROWS = 100_000
@@ -42,6 +51,109 @@ def build_indices(location: StoreLocation, vector_from_rows: int = VECTOR_INDEX_
         return int(table.version)
     except (OSError, RuntimeError, ValueError) as error:
         raise StoreError(f"{location.uri}: cannot build the indices: {error}") from error
+
+
+class MaintainConfig(FrozenConfig):
+    """keep_days: versions that are younger stay, as do tagged ones. orphan_days: files that no version names stay so
+    long, for a run that is alive may be about to commit them.
+    """
+
+    keep_days: float = Field(default=7.0, ge=0)
+    orphan_days: float = Field(default=1.0, ge=0)
+
+
+@dataclass
+class MaintainReport:
+    """bytes, fragments, versions: of all tables. unindexed_share: of the scenes, that a search compares one by one.
+
+    held_by: who writes to the store; what nobody names is left alone then. conflicts: steps that a writer overtook and
+    that the next call does.
+    """
+
+    bytes_before: int = 0
+    bytes_after: int = 0
+    fragments_before: int = 0
+    fragments_after: int = 0
+    versions_before: int = 0
+    versions_after: int = 0
+    tags: int = 0
+    unindexed_share: float = 0.0
+    held_by: str | None = None
+    conflicts: list[str] = field(default_factory=list)
+
+    def figures(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def maintain_store(location: StoreLocation, config: MaintainConfig, run_id: str) -> MaintainReport:
+    """Compact, bring indices up to date, remove old versions and orphans, while others read and one may write.
+
+    Where a writer holds the store, only what it cannot miss is done: orphans stay, for they may be its own.
+
+    Raises:
+        StoreError: the store cannot be read or written.
+    """
+    report = MaintainReport()
+    report.bytes_before, report.fragments_before, report.versions_before = _sizes(location)
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(Lease(location, run_id))
+        except LeaseError as error:
+            report.held_by = str(current_holder(location) or error)
+        for name in table_names(location):
+            if name != SCENES:  # its turn comes with its indices
+                _attempt(report, f"compact {name}", lambda name=name: _compact(location, name))  # type: ignore[misc]
+        _attempt(report, "indices", lambda: build_indices(location))
+        for name in table_names(location):
+            _clean(location, name, config, report)
+    report.bytes_after, report.fragments_after, report.versions_after = _sizes(location)
+    dataset = location.dataset(SCENES)
+    report.tags = len(dataset.tags.list())
+    report.unindexed_share = unindexed_share(dataset)
+    return report
+
+
+def unindexed_share(dataset: lance.LanceDataset) -> float:
+    """Of the rows, that an index does not know yet; the largest over all indices, 0 where there are none."""
+    rows = dataset.count_rows()
+    if not rows:
+        return 0.0
+    shares = [
+        dataset.stats.index_stats(index.name)["num_unindexed_rows"] / rows for index in dataset.describe_indices()
+    ]
+    return round(max(shares, default=0.0), 4)
+
+
+def _attempt(report: MaintainReport, step: str, work: Callable[[], Any]) -> None:
+    """A writer may overtake it; nothing is lost then, and the next call does it."""
+    try:
+        work()
+    except (StoreError, OSError, RuntimeError, ValueError) as error:
+        if report.held_by is None or "conflict" not in str(error).lower():
+            if isinstance(error, StoreError):
+                raise
+            raise StoreError(f"{step}: {error}") from error
+        report.conflicts.append(step)
+
+
+def _clean(location: StoreLocation, name: str, config: MaintainConfig, report: MaintainReport) -> None:
+    try:
+        # Twice, since what is unverified may be of a run that is about to commit it, and so stays longer.
+        dataset = location.dataset(name)
+        dataset.cleanup_old_versions(older_than=timedelta(days=config.keep_days), error_if_tagged_old_versions=False)
+        if report.held_by is None:
+            older = timedelta(days=max(config.keep_days, config.orphan_days))
+            dataset.cleanup_old_versions(older_than=older, delete_unverified=True, error_if_tagged_old_versions=False)
+    except (OSError, RuntimeError, ValueError) as error:
+        raise StoreError(f"{location.uri}: cannot remove old versions of {name!r}: {error}") from error
+
+
+def _sizes(location: StoreLocation) -> tuple[int, int, int]:
+    """Bytes below the root; fragments and versions of all tables."""
+    fs, root = location.filesystem()
+    datasets = [location.dataset(name) for name in table_names(location)]
+    fragments = sum(len(dataset.get_fragments()) for dataset in datasets)
+    return int(fs.du(root)), fragments, sum(len(dataset.versions()) for dataset in datasets)
 
 
 def tidy_detections(location: StoreLocation) -> None:

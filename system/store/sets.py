@@ -52,6 +52,15 @@ def save_set(location: StoreLocation, values: dict[str, Any]) -> SavedSet:
     return saved
 
 
+def replace_set(location: StoreLocation, saved: SavedSet) -> None:
+    """Write a set again under its id.
+
+    Raises:
+        StoreError: the store cannot be written.
+    """
+    location.write_text(f"{FOLDER}/{_checked(saved.set_id)}.json", saved.model_dump_json())
+
+
 def read_set(location: StoreLocation, set_id: str) -> SavedSet:
     """
     Raises:
