@@ -67,6 +67,10 @@ class LeaseError(StoreError):
     """Another writer holds the store."""
 
 
+class ConflictError(StoreError):
+    """Another commit, of maintenance for instance, came between reading and committing; reading again may do."""
+
+
 class SchemaError(StoreError):
     """The store was written by another schema version or with another model."""
 

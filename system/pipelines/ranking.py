@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TypeAlias
 
+import lance
 import numpy as np
 import ray
 from numpy.typing import NDArray
 
+from system.errors import ConflictError
 from system.miner.hardness import HardnessWeights, Percentiles, fuse, knn_rarity
 from system.store.commits import commit_updated
 from system.store.lease import Lease
@@ -32,6 +34,7 @@ Floats: TypeAlias = NDArray[np.float32]
 EXACT_RARITY_UP_TO = 50_000
 # Its multiples modulo 1 leave no large gap, however many there are.
 _GOLDEN = (5**0.5 - 1) / 2
+_ATTEMPTS = 3
 
 
 def rank_store(
@@ -51,19 +54,34 @@ def rank_store(
     """
     if not num_unranked(location, model_id):
         return False
-    if num_scenes(location, model_id) <= exact_up_to:
-        found = [_exact.remote(location, model_id, neighbours)]
-    else:
-        # New scenes are looked up, and others near them: both through the index.
-        ray.get(_index.remote(location))
-        parts = max(1, int(ray.cluster_resources().get("CPU", 1)))
-        old_run = run_to_refresh([run.run_id for run in read_runs(location) if run.model_id == model_id])
-        found = [_look_up.remote(location, model_id, old_run, neighbours, part, parts) for part in range(parts)]
-    fragments, fields = ray.get(_rank.remote(location, model_id, weights, *found))
-    lease.check()
-    commit_updated(location, SCENES, fragments, fields)
+    for attempt in range(_ATTEMPTS):
+        try:
+            _rank_once(location, model_id, weights, neighbours, lease, exact_up_to)
+            break
+        except ConflictError:  # maintenance rewrote fragments meanwhile
+            if attempt + 1 == _ATTEMPTS:
+                raise
     ray.get(_index.remote(location))
     return True
+
+
+def _rank_once(
+    location: StoreLocation, model_id: str, weights: HardnessWeights, neighbours: int, lease: Lease, exact_up_to: int
+) -> None:
+    version = int(location.dataset(SCENES).version)
+    if num_scenes(location.dataset(SCENES, version), model_id) <= exact_up_to:
+        found = [_exact.remote(location, version, model_id, neighbours)]
+    else:
+        # New scenes are looked up, and others near them: both through the index.
+        version = ray.get(_index.remote(location))
+        parts = max(1, int(ray.cluster_resources().get("CPU", 1)))
+        old_run = run_to_refresh([run.run_id for run in read_runs(location) if run.model_id == model_id])
+        found = [
+            _look_up.remote(location, version, model_id, old_run, neighbours, part, parts) for part in range(parts)
+        ]
+    fragments, fields = ray.get(_rank.remote(location, version, model_id, weights, *found))
+    lease.check()
+    commit_updated(location, SCENES, fragments, fields, version)
 
 
 def run_to_refresh(run_ids: Sequence[str]) -> str | None:
@@ -74,21 +92,21 @@ def run_to_refresh(run_ids: Sequence[str]) -> str | None:
 
 @ray.remote(num_cpus=1)
 def _rank(
-    location: StoreLocation, model_id: str, weights: HardnessWeights, *found: tuple[Addresses, Floats]
+    location: StoreLocation, version: int, model_id: str, weights: HardnessWeights, *found: tuple[Addresses, Floats]
 ) -> tuple[list[str], list[int]]:
-    return rank_rows(location, model_id, weights, found)
+    return rank_rows(location.dataset(SCENES, version), model_id, weights, found)
 
 
 @ray.remote(num_cpus=1)
-def _exact(location: StoreLocation, model_id: str, neighbours: int) -> tuple[Addresses, Floats]:
-    return exact_rarity(location, model_id, neighbours)
+def _exact(location: StoreLocation, version: int, model_id: str, neighbours: int) -> tuple[Addresses, Floats]:
+    return exact_rarity(location.dataset(SCENES, version), model_id, neighbours)
 
 
 @ray.remote(num_cpus=1)
 def _look_up(
-    location: StoreLocation, model_id: str, old_run: str | None, neighbours: int, part: int, parts: int
+    location: StoreLocation, version: int, model_id: str, old_run: str | None, neighbours: int, part: int, parts: int
 ) -> tuple[Addresses, Floats]:
-    return rarity_of_part(location, model_id, old_run, neighbours, part, parts)
+    return rarity_of_part(location, version, model_id, old_run, neighbours, part, parts)
 
 
 @ray.remote(num_cpus=1)
@@ -96,21 +114,22 @@ def _index(location: StoreLocation) -> int:
     return build_indices(location)
 
 
-def exact_rarity(location: StoreLocation, model_id: str, neighbours: int) -> tuple[Addresses, Floats]:
+def exact_rarity(dataset: lance.LanceDataset, model_id: str, neighbours: int) -> tuple[Addresses, Floats]:
     """(row address, rarity) of every scene with an embedding, by comparing all with all."""
-    vectors = read_vectors(location, model_id)
+    vectors = read_vectors(dataset, model_id)
     return vectors.row_address, knn_rarity(vectors.embedding_NE, vectors.log, neighbours)
 
 
 def rank_rows(
-    location: StoreLocation, model_id: str, weights: HardnessWeights, found: Sequence[tuple[Addresses, Floats]]
+    dataset: lance.LanceDataset, model_id: str, weights: HardnessWeights, found: Sequence[tuple[Addresses, Floats]]
 ) -> tuple[list[str], list[int]]:
     """Compute all ranks and write them, uncommitted; as `system.store.ranking.write_ranks` returns them.
 
     Args:
+        dataset: the version that all row addresses are of.
         found: (row address, rarity) of scenes whose rarity is new; the others keep theirs. About 40 bytes a scene.
     """
-    signals = read_signals(location, model_id)
+    signals = read_signals(dataset, model_id)
     rarity, order = signals.rarity.copy(), np.argsort(signals.row_address)
     for addresses, values in found:
         rarity[order[np.searchsorted(signals.row_address, addresses, sorter=order)]] = values
@@ -122,4 +141,4 @@ def rank_rows(
         columns = {"risk_rank": ranks[0], "ambiguity_rank": ranks[1], "rarity_rank": ranks[2]}
         return {"rarity": rarity[rows], **columns, "hardness": fuse(*ranks, weights)}
 
-    return write_ranks(location, signals.row_address, ranks_of)
+    return write_ranks(dataset, signals.row_address, ranks_of)

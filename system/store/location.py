@@ -75,14 +75,14 @@ class StoreLocation:
             self.uri, storage_options=self.storage_options(), read_consistency_interval=timedelta(seconds=0)
         )
 
-    def dataset(self, table: str) -> lance.LanceDataset:
-        """The newest version of a table.
+    def dataset(self, table: str, version: int | None = None) -> lance.LanceDataset:
+        """A version of a table, the newest if none is named.
 
         Raises:
             StoreError: there is no such table.
         """
         try:
-            return lance.dataset(self.table_uri(table), storage_options=self.storage_options())
+            return lance.dataset(self.table_uri(table), version=version, storage_options=self.storage_options())
         except (ValueError, OSError) as error:
             if self.marker() is None:
                 told = f"{self.uri}: no Nightminer store is here; jobs/mine_fleet.py --store makes one"

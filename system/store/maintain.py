@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, field
 from datetime import timedelta
 from typing import Any
@@ -150,10 +151,21 @@ def _clean(location: StoreLocation, name: str, config: MaintainConfig, report: M
 
 def _sizes(location: StoreLocation) -> tuple[int, int, int]:
     """Bytes below the root; fragments and versions of all tables."""
-    fs, root = location.filesystem()
     datasets = [location.dataset(name) for name in table_names(location)]
     fragments = sum(len(dataset.get_fragments()) for dataset in datasets)
-    return int(fs.du(root)), fragments, sum(len(dataset.versions()) for dataset in datasets)
+    return _bytes(location), fragments, sum(len(dataset.versions()) for dataset in datasets)
+
+
+def _bytes(location: StoreLocation) -> int:
+    fs, root = location.filesystem()
+    if not location.is_local:
+        return sum(int(info["size"]) for info in fs.find(root, detail=True).values())
+    found = 0
+    for path in fs.find(root):
+        # What a writer has just renamed is counted under its new name, or the next time.
+        with suppress(FileNotFoundError):
+            found += os.stat(path).st_size
+    return found
 
 
 def tidy_detections(location: StoreLocation) -> None:

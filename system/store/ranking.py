@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import lance
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
@@ -54,22 +55,21 @@ def num_unranked(location: StoreLocation, model_id: str) -> int:
     return int(location.dataset(SCENES).count_rows(filter=f"{_of(model_id)} AND ranked_among IS NULL"))
 
 
-def num_scenes(location: StoreLocation, model_id: str) -> int:
+def num_scenes(dataset: lance.LanceDataset, model_id: str) -> int:
     """Scenes of a model."""
-    return int(location.dataset(SCENES).count_rows(filter=_of(model_id)))
+    return int(dataset.count_rows(filter=_of(model_id)))
 
 
-def read_signals(location: StoreLocation, model_id: str) -> Signals:
+def read_signals(dataset: lance.LanceDataset, model_id: str) -> Signals:
     """All scenes of a model."""
     names = ["risk", "ambiguity", "rarity"]
-    scanner = location.dataset(SCENES).scanner(columns=names, filter=_of(model_id), with_row_address=True)
-    table = scanner.to_table()
+    table = dataset.scanner(columns=names, filter=_of(model_id), with_row_address=True).to_table()
     return Signals(table["_rowaddr"].to_numpy(), *(_with_nan(table[name]) for name in names))
 
 
-def read_vectors(location: StoreLocation, model_id: str) -> Vectors:
+def read_vectors(dataset: lance.LanceDataset, model_id: str) -> Vectors:
     """All embeddings of a model: 4 E + 16 bytes a scene."""
-    dataset, where = location.dataset(SCENES), f"{_of(model_id)} AND embedding IS NOT NULL"
+    where = f"{_of(model_id)} AND embedding IS NOT NULL"
     table = dataset.scanner(columns=["log_id", "source", "embedding"], filter=where, with_row_address=True).to_table()
     logs = [f"{s}\x1f{log}" for s, log in zip(table["source"].to_pylist(), table["log_id"].to_pylist(), strict=True)]
     number = np.unique(logs, return_inverse=True)[1] if logs else np.zeros(0)
@@ -77,16 +77,23 @@ def read_vectors(location: StoreLocation, model_id: str) -> Vectors:
 
 
 def rarity_of_part(
-    location: StoreLocation, model_id: str, old_run: str | None, num_neighbours: int, part: int, parts: int
+    location: StoreLocation,
+    version: int,
+    model_id: str,
+    old_run: str | None,
+    num_neighbours: int,
+    part: int,
+    parts: int,
 ) -> tuple[NDArray[np.uint64], NDArray[np.float32]]:
     """Rarity of the scenes that are not ranked yet, and of an old run's, by the store's own vector index.
 
     Args:
+        version: of the table, whose row addresses are meant.
         part, parts: which of how many shares of the table's fragments is looked at here.
     Returns:
         (row address, mean cosine distance to the nearest scenes of other logs) of each.
     """
-    dataset = location.dataset(SCENES)
+    dataset = location.dataset(SCENES, version)
     fragments = dataset.get_fragments()[part::parts]
     wanted = "ranked_among IS NULL" + (f" OR run_id = {literal(old_run)}" if old_run is not None else "")
     where = f"{_of(model_id)} AND embedding IS NOT NULL AND ({wanted})"
@@ -104,14 +111,14 @@ def rarity_of_part(
 
 
 def write_ranks(
-    location: StoreLocation,
+    dataset: lance.LanceDataset,
     row_address: NDArray[np.uint64],
     ranks_of: Callable[[NDArray[np.intp]], Mapping[str, NDArray[np.floating]]],
 ) -> tuple[list[str], list[int]]:
     """Rewrite the ranking columns of some rows, uncommitted, one fragment in memory at a time.
 
     Args:
-        row_address: uint64 [N] of the rows.
+        dataset: the version that the addresses are of. row_address: uint64 [N] of the rows.
         ranks_of: values of each of RANKING_COLUMNS but `ranked_among`, which is N, for places in row_address.
     Returns:
         (JSON of the fragments, Lance ids of the rewritten fields) for `commits.commit_updated`.
@@ -124,7 +131,7 @@ def write_ranks(
     fields: set[int] = set()
     fragments = []
     try:
-        for fragment in location.dataset(SCENES).get_fragments():
+        for fragment in dataset.get_fragments():
             if fragment.fragment_id + 1 >= len(bounds):
                 continue
             rows = order[bounds[fragment.fragment_id] : bounds[fragment.fragment_id + 1]]
@@ -134,7 +141,7 @@ def write_ranks(
                 fragments.append(json.dumps(metadata.to_json()))
                 fields.update(modified)
     except (OSError, RuntimeError, ValueError) as error:
-        raise StoreError(f"{location.uri}: cannot write the ranking: {error}") from error
+        raise StoreError(f"{dataset.uri}: cannot write the ranking: {error}") from error
     return fragments, sorted(fields)
 
 

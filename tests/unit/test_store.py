@@ -138,16 +138,17 @@ def test_ranks_are_rewritten_in_place(location):
     append_rows(location, SCENES, scene_rows(5, first=10))
     append_rows(location, SCENES, scene_rows(3, first=10, model_id="m2"))
     assert num_unranked(location, "m1") == 15
-    signals = read_signals(location, "m1")
+    dataset = location.dataset(SCENES)
+    signals = read_signals(dataset, "m1")
     assert len(signals.risk) == 15 and np.isnan(signals.risk[0]) and np.isnan(signals.rarity).all()
     assert signals.risk[7] == pytest.approx(0.07)
-    vectors = read_vectors(location, "m1")
+    vectors = read_vectors(dataset, "m1")
     assert vectors.embedding_NE.shape == (12, DIM) and len(set(vectors.log.tolist())) == 4
     values = np.linspace(0, 1, 15)
     names = ("rarity", "risk_rank", "ambiguity_rank", "rarity_rank", "hardness")
-    fragments, fields = write_ranks(location, signals.row_address, lambda rows: dict.fromkeys(names, values[rows]))
+    fragments, fields = write_ranks(dataset, signals.row_address, lambda rows: dict.fromkeys(names, values[rows]))
     assert num_unranked(location, "m1") == 15
-    commit_updated(location, SCENES, fragments, fields)
+    commit_updated(location, SCENES, fragments, fields, dataset.version)
     assert num_unranked(location, "m1") == 0
     assert num_unranked(location, "m2") == 3
     build_indices(location)

@@ -54,11 +54,12 @@ def store(bucket: str, faults: Faults) -> StoreLocation:
         for k in range(BATCHES):
             lease.check()
             append_rows(location, SCENES, scene_rows(OF_BATCH, OF_BATCH * k))
-        signals = read_signals(location, "m1")
+        dataset = location.dataset(SCENES)
+        signals = read_signals(dataset, "m1")
         names = [name for name in RANKING_COLUMNS if name != "ranked_among"]
         ranks = np.linspace(0, 1, len(signals.risk))
-        fragments, fields = write_ranks(location, signals.row_address, lambda rows: dict.fromkeys(names, ranks[rows]))
-        commit_updated(location, SCENES, fragments, fields)
+        fragments, fields = write_ranks(dataset, signals.row_address, lambda rows: dict.fromkeys(names, ranks[rows]))
+        commit_updated(location, SCENES, fragments, fields, dataset.version)
         tag_version(location, "run-r1")
     for name in ("unavailable", "slow", "cut", "lost"):
         assert faults.seen[name] >= 2, f"{name} was not tried: {faults.seen}"
