@@ -9,19 +9,18 @@ from system.errors import StoreError
 from system.store.detections import DETECTIONS
 from system.store.location import StoreLocation
 from system.store.schema import PICTURES, QUARANTINE, RUNS, SCENES
+from system.store.vector_index import VectorIndexConfig, refresh_vector_index
 
-# Below this an exact scan answers in milliseconds and an index would only cost recall.
-VECTOR_INDEX_FROM_ROWS = 100_000
 _COMPACT_FROM_FRAGMENTS = 64
 
 
-def build_indices(location: StoreLocation, vector_from_rows: int = VECTOR_INDEX_FROM_ROWS) -> int:
+def build_indices(location: StoreLocation, vector: VectorIndexConfig | None = None) -> int:
     """Compact small fragments and bring every index up to date; returns the table's version.
 
     Raises:
         StoreError: the disk is full or the store is read-only.
     """
-    from lancedb.index import Bitmap, BTree, HnswSq, LabelList
+    from lancedb.index import Bitmap, BTree, LabelList
 
     scalar_indices: dict[str, Any] = {
         "scene_id": BTree(),
@@ -37,9 +36,8 @@ def build_indices(location: StoreLocation, vector_from_rows: int = VECTOR_INDEX_
         if table.count_rows():
             for column, config in scalar_indices.items():
                 table.create_index(column, config=config, replace=True)
-            if table.count_rows("embedding IS NOT NULL") >= vector_from_rows:
-                table.create_index("embedding", config=HnswSq(distance_type="cosine"), replace=True)
-        return int(table.version)
+            refresh_vector_index(location, vector)
+        return int(location.dataset(SCENES).version)
     except (OSError, RuntimeError, ValueError) as error:
         raise StoreError(f"{location.uri}: cannot build the indices: {error}") from error
 
