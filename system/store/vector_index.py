@@ -14,7 +14,7 @@ from system.store.schema import SCENES
 
 
 class VectorIndexConfig(FrozenConfig):
-    """from_rows: with fewer vectors nothing is built. target_recall: of the ten nearest, by which the search is tuned."""
+    """from_rows: with fewer vectors nothing is built. target_recall: share of the ten nearest that is to be found."""
 
     from_rows: int = Field(default=100_000, ge=1)
     target_recall: float = Field(default=0.95, gt=0, le=1)
