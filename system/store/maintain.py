@@ -26,9 +26,15 @@ def build_indices(location: StoreLocation, vector: VectorIndexConfig | None = No
         "scene_id": BTree(),
         "risk": BTree(),
         "hardness": BTree(),
+        "min_ttc_s": BTree(),
         "t_start_ns": BTree(),
+        "t_end_ns": BTree(),
         "tags": LabelList(),
+        "cameras": LabelList(),
         "log_id": Bitmap(),
+        "source": Bitmap(),
+        "model_id": Bitmap(),
+        "num_pictures": Bitmap(),
     }
     try:
         _compact(location, SCENES)

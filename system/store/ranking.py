@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 from system.errors import StoreError
 from system.store.filters import SceneFilter
 from system.store.location import StoreLocation
+from system.store.nearest import nearest_rows
 from system.store.schema import RANKING_COLUMNS, SCENES
 
 _SIGNALS = ("log_id", "source", "embedding", "risk", "ambiguity")
@@ -101,12 +101,10 @@ def nearest_distance(
     Args:
         log_ids: N, the log of each query, whose own scenes do not count.
     """
-    table: Any = location.connect().open_table(SCENES)
+    dataset = location.dataset(SCENES)
     means = np.full(len(embeddings_NE), np.nan, np.float32)
     for k, (row, log_id) in enumerate(zip(embeddings_NE, log_ids, strict=True)):
-        other_logs = SceneFilter(not_log_ids=(log_id,), with_embedding=True).to_sql()
-        query = table.search(row, vector_column_name="embedding").distance_type("cosine").where(other_logs)
-        found = query.refine_factor(4).limit(num_neighbours).select(["_distance"]).to_arrow()
+        found = nearest_rows(dataset, row, SceneFilter(not_log_ids=(log_id,)).to_sql(), num_neighbours, ())
         if len(found):
             means[k] = found["_distance"].to_numpy().mean()
     return means

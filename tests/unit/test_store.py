@@ -50,6 +50,7 @@ def scene_rows(count: int, first: int = 0, batch: str = "b1", model_id: str = "m
                 "embedding": None if k % 5 == 4 else embedding / np.linalg.norm(embedding),
                 "tags": ["night"] if k % 2 else ["rain", "it's"],
                 "risk": k / 100 if k % 3 else None,
+                "num_pictures": 0 if k % 5 == 4 else 3,
                 "picture_batch": batch,
             }
         )
