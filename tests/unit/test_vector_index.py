@@ -26,7 +26,7 @@ CENTRES = np.random.default_rng(5).normal(size=(CLUSTERS, DIM))
 
 
 def add(location: StoreLocation, count: int, first: int = 0) -> None:
-    """Scenes around a few centres, one in ten without pictures; tags are the clusters, risk has nothing to do with them."""
+    """Scenes around a few centres, one in ten without pictures. Tags are the clusters; risk knows nothing of them."""
     rng = np.random.default_rng(first)
     numbers = np.arange(first, first + count)
     cluster = rng.integers(CLUSTERS, size=count)
