@@ -13,6 +13,7 @@ from system.store.lease import Lease
 from system.store.location import StoreLocation
 from system.store.maintain import build_indices
 from system.store.ranking import Signals, nearest_distance, num_unranked, read_signals, write_ranks
+from system.store.vector_index import refresh_vector_index
 
 # Up to here comparing everything with everything is faster than asking an index for each scene.
 EXACT_RARITY_UP_TO = 50_000
@@ -79,6 +80,8 @@ def _rarity(location: StoreLocation, signals: Signals, neighbours: int, exact_up
     if len(known) <= exact_up_to:
         rarity[known] = knn_rarity(signals.embedding_NE[known], signals.log[known], neighbours)
     else:
+        # The first ranking of so many would otherwise compare each of them with all.
+        refresh_vector_index(location)
         log_ids = [signals.log_ids[k] for k in known]
         rarity[known] = nearest_distance(location, signals.embedding_NE[known], log_ids, neighbours)
     return rarity

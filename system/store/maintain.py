@@ -15,14 +15,17 @@ _COMPACT_FROM_FRAGMENTS = 64
 
 
 def build_indices(location: StoreLocation, vector: VectorIndexConfig | None = None) -> int:
-    """Compact small fragments and bring every index up to date; returns the table's version.
+    """Compact small fragments and bring every index up to date; returns the table's version. Call with the lease held.
+
+    Each column that a filter names has an index, which also counts what passes before a search by vector; pictures are
+    found by their scene.
 
     Raises:
         StoreError: the disk is full or the store is read-only.
     """
     from lancedb.index import Bitmap, BTree, LabelList
 
-    scalar_indices: dict[str, Any] = {
+    of_scenes: dict[str, Any] = {
         "scene_id": BTree(),
         "risk": BTree(),
         "hardness": BTree(),
@@ -38,14 +41,15 @@ def build_indices(location: StoreLocation, vector: VectorIndexConfig | None = No
     }
     try:
         _compact(location, SCENES)
-        table = location.connect().open_table(SCENES)
-        if table.count_rows():
-            for column, config in scalar_indices.items():
-                table.create_index(column, config=config, replace=True)
-            refresh_vector_index(location, vector)
-        return int(location.dataset(SCENES).version)
+        for name, indices in ((SCENES, of_scenes), (PICTURES, {"scene_id": BTree()})):
+            table = location.connect().open_table(name)
+            if table.count_rows():
+                for column, config in indices.items():
+                    table.create_index(column, config=config, replace=True)
     except (OSError, RuntimeError, ValueError) as error:
         raise StoreError(f"{location.uri}: cannot build the indices: {error}") from error
+    refresh_vector_index(location, vector)
+    return int(location.dataset(SCENES).version)
 
 
 def tidy_detections(location: StoreLocation) -> None:

@@ -27,6 +27,8 @@ SHARES = (0.1, 0.01, 0.001)
 _TAG_SHARES = (0.5, 0.1, 0.02)
 _REFINES = (1, 2, 4, 8, 16, 32)
 _IDS_DRAWN = 8192
+# A query costs its fixed part and the full vectors that it fetches; partitions cost little, so steps are wide.
+_FIRST_PROBES, _STEP = 64, 4
 # One-sided, 95 %: what is measured on a few queries holds for others too.
 _DEVIATIONS = 1.645
 
@@ -57,7 +59,7 @@ def tune(
     tunings = []
     for depth, share_of_queries in DEPTHS.items():
         queries = queries_QE[: max(1, round(share_of_queries * len(queries_QE)))]
-        refine, probes = _REFINES[-1], 1
+        refine, probes = _REFINES[-1], max(1, partitions // _FIRST_PROBES)
         for place, draw in enumerate(draws):
             if draw.rows_QK.shape[1] < depth:
                 continue
@@ -70,7 +72,7 @@ def tune(
                 at_least = hits_Q.mean() - _DEVIATIONS * hits_Q.std() / np.sqrt(len(hits_Q))
                 if at_least >= target_recall or probes >= partitions:
                     break
-                probes = min(2 * probes, partitions)
+                probes = min(_STEP * probes, partitions)
             tunings.append(Tuning(depth, draw.share, probes, refine, round(float(hits_Q.mean()), 4)))
     return tuple(tunings)
 
