@@ -25,6 +25,7 @@ from system.store.location import StoreLocation
 from system.store.maintain import remove_orphans, tag_version
 from system.store.runs import RunRecord, git_commit, new_run_id, write_run
 from system.store.tables import ModelRow, check_model, open_for_writing
+from system.store.vector_index import vector_index_of
 
 # What killed runs left is removed by a later one; versions that a search may still be reading are left alone.
 _ORPHANS_OLDER_THAN_DAYS = 1.0
@@ -250,7 +251,7 @@ class _Run:
         rank_store(self._location, self._model.model_id, self._config.hardness, self._config.neighbours, self._lease)
 
     def _write_record(self, status: str, error: str | None = None) -> None:
-        result, plan = self.result, self._plan
+        result, plan, index = self.result, self._plan, vector_index_of(self._location)
         report = {
             "figures": result.as_json(),
             "config": self._config.model_dump(mode="json"),
@@ -260,6 +261,7 @@ class _Run:
             "skipped": [f"{skipped.uri}: {skipped.why}" for skipped in plan.skipped],
             "repeated_logs": plan.repeated_logs,
             "logs_by_source": dict(plan.logs_by_source),
+            "vector_index": None if index is None else index.as_json(),
         }
         ended_ns = None if status == "running" else time.time_ns()
         run = RunRecord(

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TypeAlias
 
-import lance
 import numpy as np
 import ray
 from numpy.typing import NDArray
@@ -94,12 +93,12 @@ def run_to_refresh(run_ids: Sequence[str]) -> str | None:
 def _rank(
     location: StoreLocation, version: int, model_id: str, weights: HardnessWeights, *found: tuple[Addresses, Floats]
 ) -> tuple[list[str], list[int]]:
-    return rank_rows(location.dataset(SCENES, version), model_id, weights, found)
+    return rank_rows(location, version, model_id, weights, found)
 
 
 @ray.remote(num_cpus=1)
 def _exact(location: StoreLocation, version: int, model_id: str, neighbours: int) -> tuple[Addresses, Floats]:
-    return exact_rarity(location.dataset(SCENES, version), model_id, neighbours)
+    return exact_rarity(location, version, model_id, neighbours)
 
 
 @ray.remote(num_cpus=1)
@@ -114,21 +113,26 @@ def _index(location: StoreLocation) -> int:
     return build_indices(location)
 
 
-def exact_rarity(dataset: lance.LanceDataset, model_id: str, neighbours: int) -> tuple[Addresses, Floats]:
+def exact_rarity(location: StoreLocation, version: int, model_id: str, neighbours: int) -> tuple[Addresses, Floats]:
     """(row address, rarity) of every scene with an embedding, by comparing all with all."""
-    vectors = read_vectors(dataset, model_id)
+    vectors = read_vectors(location.dataset(SCENES, version), model_id)
     return vectors.row_address, knn_rarity(vectors.embedding_NE, vectors.log, neighbours)
 
 
 def rank_rows(
-    dataset: lance.LanceDataset, model_id: str, weights: HardnessWeights, found: Sequence[tuple[Addresses, Floats]]
+    location: StoreLocation,
+    version: int,
+    model_id: str,
+    weights: HardnessWeights,
+    found: Sequence[tuple[Addresses, Floats]],
 ) -> tuple[list[str], list[int]]:
     """Compute all ranks and write them, uncommitted; as `system.store.ranking.write_ranks` returns them.
 
     Args:
-        dataset: the version that all row addresses are of.
+        version: of the table, that all row addresses are of.
         found: (row address, rarity) of scenes whose rarity is new; the others keep theirs. About 40 bytes a scene.
     """
+    dataset = location.dataset(SCENES, version)
     signals = read_signals(dataset, model_id)
     rarity, order = signals.rarity.copy(), np.argsort(signals.row_address)
     for addresses, values in found:

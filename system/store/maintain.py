@@ -17,41 +17,52 @@ from system.errors import LeaseError, StoreError
 from system.store.detections import DETECTIONS
 from system.store.lease import Lease, current_holder
 from system.store.location import StoreLocation
+from system.store.nearest import read_vector_index
 from system.store.schema import PICTURES, QUARANTINE, RUNS, SCENES
 from system.store.tables import table_names
+from system.store.vector_index import VectorIndexConfig, refresh_vector_index
 
-# Below this an exact scan answers in milliseconds and an index would only cost recall.
-VECTOR_INDEX_FROM_ROWS = 100_000
 _COMPACT_FROM_FRAGMENTS = 64
+# What Lance says when other commits came first.
+_OVERTAKEN = ("conflict", "concurrent writers")
 
 
-def build_indices(location: StoreLocation, vector_from_rows: int = VECTOR_INDEX_FROM_ROWS) -> int:
-    """Compact small fragments and bring every index up to date; returns the table's version.
+def build_indices(location: StoreLocation, vector: VectorIndexConfig | None = None) -> int:
+    """Compact small fragments and bring every index up to date; returns the table's version. Call with the lease held.
+
+    Each column that a filter names has an index, which also counts what passes before a search by vector; pictures are
+    found by their scene.
 
     Raises:
         StoreError: the disk is full or the store is read-only.
     """
-    from lancedb.index import Bitmap, BTree, HnswSq, LabelList
+    from lancedb.index import Bitmap, BTree, LabelList
 
-    scalar_indices: dict[str, Any] = {
+    of_scenes: dict[str, Any] = {
         "scene_id": BTree(),
         "risk": BTree(),
         "hardness": BTree(),
+        "min_ttc_s": BTree(),
         "t_start_ns": BTree(),
+        "t_end_ns": BTree(),
         "tags": LabelList(),
+        "cameras": LabelList(),
         "log_id": Bitmap(),
+        "source": Bitmap(),
+        "model_id": Bitmap(),
+        "num_pictures": Bitmap(),
     }
     try:
         _compact(location, SCENES)
-        table = location.connect().open_table(SCENES)
-        if table.count_rows():
-            for column, config in scalar_indices.items():
-                table.create_index(column, config=config, replace=True)
-            if table.count_rows("embedding IS NOT NULL") >= vector_from_rows:
-                table.create_index("embedding", config=HnswSq(distance_type="cosine"), replace=True)
-        return int(table.version)
+        for name, indices in ((SCENES, of_scenes), (PICTURES, {"scene_id": BTree()})):
+            table = location.connect().open_table(name)
+            if table.count_rows():
+                for column, config in indices.items():
+                    table.create_index(column, config=config, replace=True)
     except (OSError, RuntimeError, ValueError) as error:
         raise StoreError(f"{location.uri}: cannot build the indices: {error}") from error
+    refresh_vector_index(location, vector)
+    return int(location.dataset(SCENES).version)
 
 
 class MaintainConfig(FrozenConfig):
@@ -67,6 +78,7 @@ class MaintainConfig(FrozenConfig):
 class MaintainReport:
     """bytes, fragments, versions: of all tables. unindexed_share: of the scenes, that a search compares one by one.
 
+    recall_at_10: of the vector index, as it was measured when it was brought up to date; None where there is none.
     held_by: who writes to the store; what nobody names is left alone then. conflicts: steps that a writer overtook and
     that the next call does.
     """
@@ -79,6 +91,7 @@ class MaintainReport:
     versions_after: int = 0
     tags: int = 0
     unindexed_share: float = 0.0
+    recall_at_10: float | None = None
     held_by: str | None = None
     conflicts: list[str] = field(default_factory=list)
 
@@ -111,6 +124,8 @@ def maintain_store(location: StoreLocation, config: MaintainConfig, run_id: str)
     dataset = location.dataset(SCENES)
     report.tags = len(dataset.tags.list())
     report.unindexed_share = unindexed_share(dataset)
+    index = read_vector_index(dataset)
+    report.recall_at_10 = None if index is None else index.recall_at_10
     return report
 
 
@@ -130,7 +145,7 @@ def _attempt(report: MaintainReport, step: str, work: Callable[[], Any]) -> None
     try:
         work()
     except (StoreError, OSError, RuntimeError, ValueError) as error:
-        if report.held_by is None or "conflict" not in str(error).lower():
+        if report.held_by is None or not any(word in str(error).lower() for word in _OVERTAKEN):
             if isinstance(error, StoreError):
                 raise
             raise StoreError(f"{step}: {error}") from error

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import lance
 import numpy as np
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 from system.errors import StoreError
 from system.store.filters import SceneFilter, literal
 from system.store.location import StoreLocation
+from system.store.nearest import read_vector_index, search_exactly, search_index
 from system.store.schema import RANKING_COLUMNS, SCENES
 
 # Rows whose vectors are in memory while the index is asked for the neighbours of each.
@@ -163,12 +163,17 @@ def nearest_distance(
     Args:
         log_ids: N, the log of each query, whose own scenes do not count.
     """
-    table: Any = location.connect().open_table(SCENES)
+    dataset = location.dataset(SCENES)
+    index = read_vector_index(dataset)
+    # A log is a small part of a store that has an index: what passes is counted once, and not for each query.
+    tuning = None if index is None else index.tuning(num_neighbours, num_scenes(dataset, model_id) / index.rows)
     means = np.full(len(embeddings_NE), np.nan, np.float32)
     for k, (row, log_id) in enumerate(zip(embeddings_NE, log_ids, strict=True)):
-        other_logs = SceneFilter(model_id=model_id, not_log_ids=(log_id,), with_embedding=True).to_sql()
-        query = table.search(row, vector_column_name="embedding").distance_type("cosine").where(other_logs)
-        found = query.refine_factor(4).limit(num_neighbours).select(["_distance"]).to_arrow()
+        others = SceneFilter(model_id=model_id, not_log_ids=(log_id,)).to_sql()
+        if tuning is None:
+            found = search_exactly(dataset, row, others, num_neighbours, ())
+        else:
+            found = search_index(dataset, row, others, num_neighbours, (), tuning)
         if len(found):
             means[k] = found["_distance"].to_numpy().mean()
     return means

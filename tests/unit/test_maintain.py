@@ -48,7 +48,7 @@ def in_a_thread(work: Callable[[], object], until: threading.Event) -> Loop:
 
     def run() -> None:
         try:
-            while not until.is_set():
+            while not until.wait(0.02):
                 found.append(work())
         except BaseException as error:  # noqa: BLE001 - told to the test
             errors.append(error)

@@ -25,6 +25,7 @@ from system.store.runs import RunRecord, read_run, read_runs, write_run
 from system.store.schema import PICTURES, SCENES, pictures_schema, scenes_schema
 from system.store.search import SearchConfig, embedding_of, search_scenes
 from system.store.tables import ModelRow, check_model, open_for_writing
+from system.store.vector_index import VectorIndexConfig
 
 DIM = 8
 MODEL = ModelRow("m1", "packaged", "tower-1", None, DIM, ("night", "rain"), "{}")
@@ -49,6 +50,7 @@ def scene_rows(count: int, first: int = 0, batch: str = "b1", model_id: str = "m
                 "embedding": None if k % 5 == 4 else embedding / np.linalg.norm(embedding),
                 "tags": ["night"] if k % 2 else ["rain", "it's"],
                 "risk": k / 100 if k % 3 else None,
+                "num_pictures": 0 if k % 5 == 4 else 3,
                 "picture_batch": batch,
             }
         )
@@ -176,7 +178,7 @@ def test_the_same_search_with_a_vector_index_gives_the_same_best(location):
     append_rows(location, SCENES, scene_rows(600))
     query = embedding_of(location, scene_id("fleet", "log1", 6, 4), "m1")
     exact = [row["scene_id"] for row in search_scenes(location, query, SceneFilter(), SearchConfig(top=10))]
-    build_indices(location, vector_from_rows=100)
+    build_indices(location, VectorIndexConfig(from_rows=100))
     found = [row["scene_id"] for row in search_scenes(location, query, SceneFilter(), SearchConfig(top=10))]
     assert len(set(exact) & set(found)) >= 9
     distances = nearest_distance(location, "m1", query[None], ["log1"], 3)
