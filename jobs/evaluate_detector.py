@@ -33,7 +33,8 @@ def main(
     """COCO's AP of a detector with intervals, or KAIST's log-average miss rates of a result file.
 
     The last line of stdout is one JSON object. With --coco: ap50 and ap {value, low, high}, classes, coco (AP, AP50,
-    AP75, AR, by size), parity (the same on pictures with objects only, as FreqKD's paper does), calibration, counts.
+    AP75, AR, by size), parity (the same on pictures with objects only, as FreqKD's paper does), calibration, counts,
+    seen_in_training (pictures that it or its backbone learnt from as copies or without labels; null: not known).
     With --kaist-results: mr_all, mr_day, mr_night and other subsets, ap50, intervals, counts, parity. In points of 100.
 
     Exit codes: 0 done; 2 a wrong option; 3 unreadable input; 5 the model.

@@ -23,9 +23,16 @@ from system.report.console import ConsoleProgress
 from system.store.runs import git_commit
 from system.training.certificate import library_versions, now
 from system.training.detect_data import sha256_of
-from system.training.detect_publish import DetectRecord, write_model, write_pictures
+from system.training.detect_publish import DetectRecord, write_model
 from system.training.detect_run import SAMPLES, DetectRun, new_model, train_on_ray
 from system.training.infrared_task import DetectionTask, InfraredTask
+from system.training.learnt import (
+    BACKBONE_NAME,
+    learnt_by_backbone,
+    marks_of,
+    tell_seen,
+    write_learnt,
+)
 from system.training.position import shown
 from system.training.probe import named_backbone
 from system.training.run import discard_run
@@ -152,6 +159,12 @@ def train_model(
         progress.note(f"{'left out' if fault.is_skipped else 'mended'}: {fault}")
     connect_to_ray()
     check_workers(run.workers, run.threads, run.use_gpu, progress.note)
+    learnt, of_backbone = marks_of([picture.uri for picture in train.pictures]), learnt_by_backbone(values["backbone"])
+    if val is not None:
+        judged = [picture.uri for picture in val.pictures]
+        marks = marks_of(judged)
+        tell_seen("this training (from copies)", judged, marks, learnt, progress.note)
+        tell_seen(f"the backbone {values['backbone']}", judged, marks, of_backbone, progress.note)
     logging.getLogger("ray.train").setLevel(logging.ERROR)
     per_epoch = math.ceil(len(train.pictures) / config.batch_size)
     progress.expect(config.epochs * per_epoch)
@@ -184,7 +197,9 @@ def train_model(
     )
     folder = new_draft(out)
     write_model(folder, task, fresh, record, trained.history)
-    write_pictures(folder, [picture.uri for picture in train.pictures])
+    write_learnt(folder, learnt)
+    if of_backbone is not None:
+        write_learnt(folder, of_backbone, BACKBONE_NAME)
     shutil.copytree(run_folder / SAMPLES, folder / SAMPLES, dirs_exist_ok=True)
     publish_draft(folder, out)
     discard_run(run_folder)

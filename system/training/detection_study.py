@@ -39,6 +39,7 @@ from system.training.detection_summary import DetectionFigures, summarise_detect
 from system.training.freqkd_arms import parse_arms
 from system.training.freqkd_run import write_json
 from system.training.infrared_task import DetectionTask, InfraredTask
+from system.training.learnt import marks_of, read_learnt, tell_seen
 
 _SETTINGS, _RESULT, _TABLES = "settings.json", "study.json", "study.md"
 _RETRIES = 3
@@ -109,7 +110,8 @@ def run_study(
         sets: of `study_sets`. values: of the task's configuration without classes and backbone; None where the backbone
             decides.
     Returns:
-        What lies in study.json: for each test set the arms' figures and their differences, and the budget.
+        What lies in study.json: for each test set the arms' figures and their differences, how many of its pictures the
+        students have learnt from without labels (None where that is not known), and the budget.
     Raises:
         ConfigError: students that are missing, or `out` holds a study with other settings. DataError, ModelError.
     """
@@ -140,6 +142,7 @@ def run_study(
     _refuse_other_settings(out, settings)
     missing = [cell for cell in cells if not (out / f"{cell.name}.json").is_file()]
     connect_to_ray()
+    seen = {name: _seen(students, name, found, progress) for name, found in tests.items()}
     budget = {
         "runs": len(cells),
         "runs_done": len(cells) - len(missing),
@@ -165,6 +168,7 @@ def run_study(
         "figures": list(task.figures),
         "masks": train.masks,
         "pseudo": train.masks.startswith(PSEUDO),
+        "seen_in_training": seen,
         "sets": {},
     }
     for name in tests:
@@ -207,6 +211,14 @@ def study_sets(
         if unsized := [p.uri for p in judged.pictures if not judged.masks and not (p.width and p.height)]:
             raise DataError("no_size", f"{name}: {unsized[0]}: expected width and height in its annotations")
     return train, tests
+
+
+def _seen(students: Path, name: str, test: InfraredSet, progress: ConsoleProgress) -> int | None:
+    """How many pictures of a test set the students have learnt from."""
+    uris = [picture.uri for picture in test.pictures]
+    return tell_seen(
+        f"the students of {students} (set {name})", uris, marks_of(uris), read_learnt(students), progress.note
+    )
 
 
 def _students(folder: Path) -> dict[str, Any]:

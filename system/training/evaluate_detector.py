@@ -22,11 +22,12 @@ from system.pairs.pixels import InfraredMapping, read_infrared
 from system.pipelines.config import PoolConfig
 from system.pipelines.infrared_stream import PictureResult
 from system.pipelines.predict_infrared import detect_all
+from system.pipelines.resources import connect_to_ray
 from system.report.console import ConsoleProgress
 from system.report.detection_curves import detection_curves
 from system.report.detection_sheet import DetectionCell, detection_sheet
 from system.training.detect import JUDGED_SPLITS, refuse_left_out
-from system.training.detect_publish import learnt_from
+from system.training.learnt import judge_unseen
 
 FIGURES_NAME, CURVES_NAME, ERRORS_NAME = "figures.json", "curves.png", "worst_errors.jpg"
 _KAIST_CURVES = ("all", "day", "night")
@@ -72,9 +73,12 @@ def judge_detector(
     """Detect in every picture of a labelled set, and judge.
 
     Returns:
-        ap50, ap {value, low, high}, classes, coco, parity (pictures with objects only), calibration, counts.
+        ap50, ap {value, low, high}, classes, coco, parity (pictures with objects only), calibration, counts,
+        seen_in_training (how many it or its backbone learnt from as copies or without labels; None where
+        that is not known).
     Raises:
-        ConfigError: the set and the detector share no class. DataError: too much cannot be read. ModelError.
+        ConfigError: the set and the detector share no class. DataError: pictures that the detector was trained on, or
+            too much that cannot be read. ModelError.
     """
     classes = read_detector_config(Path(model)).config.classes
     labelled = read_infrared_set(uri, images, JUDGED_SPLITS)
@@ -85,14 +89,12 @@ def judge_detector(
             f"{uri} knows {', '.join(labelled.classes)}; the detector finds {', '.join(classes)}: no class to judge"
         )
     judged_set = labelled.of_classes(classes)
-    if known := learnt_from(Path(model), [picture.uri for picture in judged_set.pictures]):
-        raise DataError(
-            "leak",
-            f"{model} was trained on {len(known)} of the {len(judged_set.pictures)} pictures of {uri}, e.g. {known[0]}",
-        )
+    connect_to_ray()
+    uris = [picture.uri for picture in judged_set.pictures]
+    seen = judge_unseen(Path(model), uri, uris, "detector", progress.note)
     progress.phase(f"detecting in {len(judged_set.pictures)} pictures")
     progress.expect(len(judged_set.pictures))
-    results = detect_all([picture.uri for picture in judged_set.pictures], model, pool, progress)
+    results = detect_all(uris, model, pool, progress)
     pictures, found, faults = _readable(judged_set, results, classes, shared)
     if len(faults) > config.max_bad_share * len(judged_set.pictures):
         raise DataError(
@@ -116,6 +118,7 @@ def judge_detector(
         "unreadable": len(faults),
         "faults": len(labelled.faults),
     }
+    told["seen_in_training"] = seen
     told |= {"model": model, "detector_id": detector_id(model), "data": uri, "not_judged": _others(classes, shared)}
     told["faults"] = [*faults, *map(str, labelled.faults)][:20]
     if out is not None:

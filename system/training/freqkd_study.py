@@ -40,6 +40,7 @@ from system.training.freqkd_run import (
     write_json,
 )
 from system.training.freqkd_summary import RunFigures, summarise
+from system.training.learnt import marks_of, write_learnt
 from system.training.probe_set import ProbeSet, read_set, refuse_shared, shared_classes
 
 _SETTINGS, _RESULT, _PLOT, _TABLES = "settings.json", "study.json", "study.png", "study.md"
@@ -117,6 +118,7 @@ def study_freqkd(
     if is_dry:
         return {"budget": budget}
     _write_settings(out, settings)
+    write_learnt(out, marks_of([pair.infrared_uri for pair in train.pairs]))
     if missing:
         _run(bench, config, missing, blocks, progress)
     seconds = [json.loads((out / f"{cell.name}.json").read_text("utf-8"))["seconds"] for cell in cells]

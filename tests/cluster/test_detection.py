@@ -196,7 +196,7 @@ def test_a_detector_is_judged_as_after_its_last_epoch(house: Path, head: Head, w
     # Boxes are judged at the pictures' own size here, at the detector's there.
     assert figures["ap50"]["value"] == pytest.approx(history(house / "whole")[-1]["val/ap50"], abs=3)
     assert figures["coco"]["ap50"] == pytest.approx(figures["ap50"]["value"], abs=0.01)
-    assert {"parity", "calibration", "counts", "classes"} <= figures.keys()
+    assert {"parity", "calibration", "counts", "classes"} <= figures.keys() and figures["seen_in_training"] == 0
     assert {f.name for f in (house / "judged").iterdir()} == {"figures.json", "curves.png", "worst_errors.jpg"}
 
 
