@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from system.errors import ConfigError, DataError
 from system.infrared.detector import detector_id, read_detector
+from system.pairs.coloured import tell_coloured
 from system.pipelines.config import PoolConfig
 from system.pipelines.infrared_reading import NO_INFRARED, UNREACHABLE, window_parts
 from system.pipelines.infrared_stream import PictureResult, detect_settings, stream_detections
@@ -80,8 +81,7 @@ def detect_scenes(
                 progress.advanced(*tally.add(result))
             tally.commit()
             tidy_detections(location)
-        if tally.coloured:
-            progress.note(f"{tally.coloured} pictures are coloured: expected infrared; RGB pictures give poor boxes")
+        tell_coloured(tally.coloured, tally.images, progress.note)
         quarantined = len(windows) - already - len(todo) + tally.quarantined
     problem = None
     nowhere = len(windows) - tally.committed - already - quarantined - tally.unreachable

@@ -31,6 +31,7 @@ from system.logs.video import SUFFIXES as VIDEO_SUFFIXES
 from system.logs.video import VideoReader
 from system.logs.windows import WindowConfig
 from system.pairs import files
+from system.pairs.coloured import tell_coloured
 from system.pipelines.config import PoolConfig
 from system.pipelines.infrared_reading import (
     NO_INFRARED,
@@ -143,10 +144,7 @@ def predict_infrared(
             "the camera so (ir, lwir, thermal), or take --all-cameras where all of them are infrared",
         )
     publish_draft(draft, out)
-    if writer.coloured:
-        progress.note(
-            f"{writer.coloured} pictures are coloured: expected infrared; RGB pictures or false colours give poor boxes"
-        )
+    tell_coloured(writer.coloured, writer.images, progress.note)
     return {
         "images": writer.images,
         "detections": sum(writer.objects.values()),

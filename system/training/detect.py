@@ -17,6 +17,7 @@ from system.errors import ConfigError, DataError
 from system.infrared.detector import InfraredModel, count, model_id
 from system.infrared.detector_config import InfraredModelConfig, sizes_for
 from system.infrared.detector_trainer import DetectorTrainConfig
+from system.pairs.coloured import count_coloured
 from system.pairs.infrared_set import InfraredSet, read_infrared_set
 from system.pipelines.resources import check_workers, connect_to_ray
 from system.report.console import ConsoleProgress
@@ -134,7 +135,8 @@ def train_model(
         objects: of each class that is learnt, for the record. values: of the task's configuration without classes.
     Returns:
         Keys of the job's last line: checkpoint, <noun>_id, classes, trained_parameters, images, seconds, epochs, loss,
-        the task's figures (of the last epoch on `val`, in points), skipped, left_out, resumed_from.
+        the task's figures (of the last epoch on `val`, in points), skipped, left_out, coloured (of at most 64
+        pictures that were looked at), resumed_from.
     Raises:
         ConfigError, DataError, ModelError.
     """
@@ -157,6 +159,9 @@ def train_model(
     )
     for fault in train.faults[:5]:
         progress.note(f"{'left out' if fault.is_skipped else 'mended'}: {fault}")
+    coloured = count_coloured(train.pictures, train.name, progress.note)
+    if val is not None:
+        count_coloured(val.pictures, val.name, progress.note)
     connect_to_ray()
     check_workers(run.workers, run.threads, run.use_gpu, progress.note)
     learnt, of_backbone = marks_of([picture.uri for picture in train.pictures]), learnt_by_backbone(values["backbone"])
@@ -215,6 +220,7 @@ def train_model(
         **{name: last.get(f"val/{name}") for name in task.figures},
         "skipped": len(trained.skipped),
         "left_out": record.left_out,
+        "coloured": coloured,
         "resumed_from": trained.resumed_from,
     }
 

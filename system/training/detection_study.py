@@ -21,6 +21,7 @@ from system.config import FrozenConfig
 from system.errors import ConfigError, DataError, NightminerError
 from system.infrared.detector_config import sizes_for
 from system.infrared.detector_trainer import DetectorTrainConfig
+from system.pairs.coloured import count_coloured
 from system.pairs.infrared_set import InfraredSet, read_infrared_set
 from system.pairs.masks import PSEUDO
 from system.pipelines.resources import connect_to_ray
@@ -142,6 +143,8 @@ def run_study(
     _refuse_other_settings(out, settings)
     missing = [cell for cell in cells if not (out / f"{cell.name}.json").is_file()]
     connect_to_ray()
+    for name, found in {"train": train, **tests}.items():
+        count_coloured(found.pictures, f"{found.name} ({name})", progress.note)
     seen = {name: _seen(students, name, found, progress) for name, found in tests.items()}
     budget = {
         "runs": len(cells),

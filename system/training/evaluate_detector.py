@@ -17,6 +17,7 @@ from system.infrared.detector import detector_id, read_detector_config
 from system.infrared.judge import Judged, calibration, figures, worst_errors
 from system.infrared.kaist import read_kaist_annotations, read_kaist_results
 from system.infrared.kaist_judge import kaist_figures, kaist_matches
+from system.pairs.coloured import tell_coloured
 from system.pairs.infrared_set import InfraredPicture, InfraredSet, read_infrared_set
 from system.pairs.pixels import InfraredMapping, read_infrared
 from system.pipelines.config import PoolConfig
@@ -75,7 +76,7 @@ def judge_detector(
     Returns:
         ap50, ap {value, low, high}, classes, coco, parity (pictures with objects only), calibration, counts,
         seen_in_training (how many it or its backbone learnt from as copies or without labels; None where
-        that is not known).
+        that is not known), coloured (as no infrared pictures are).
     Raises:
         ConfigError: the set and the detector share no class. DataError: pictures that the detector was trained on, or
             too much that cannot be read. ModelError.
@@ -100,6 +101,8 @@ def judge_detector(
         raise DataError(
             "too_many_bad", f"{len(faults)} of {len(judged_set.pictures)} pictures cannot be judged, e.g. {faults[0]}"
         )
+    coloured = sum(result.is_coloured for result in results.values())
+    tell_coloured(coloured, len(results) - len(faults), progress.note)
     truths = [_truth(picture, classes, shared) for picture in pictures]
     with_objects = [n for n, truth in enumerate(truths) if not truth.is_ignored.all()]
     if not with_objects:
@@ -118,7 +121,7 @@ def judge_detector(
         "unreadable": len(faults),
         "faults": len(labelled.faults),
     }
-    told["seen_in_training"] = seen
+    told |= {"seen_in_training": seen, "coloured": coloured}
     told |= {"model": model, "detector_id": detector_id(model), "data": uri, "not_judged": _others(classes, shared)}
     told["faults"] = [*faults, *map(str, labelled.faults)][:20]
     if out is not None:

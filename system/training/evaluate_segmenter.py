@@ -20,6 +20,7 @@ from system.freqkd.probe import draw_pictures
 from system.infrared.detector import model_id, read_model_config
 from system.infrared.segment_judge import Counts, confusion, picture_scores, segment_figures
 from system.infrared.segmenter import Segmenter
+from system.pairs.coloured import count_coloured
 from system.pairs.infrared_set import InfraredPicture
 from system.pairs.mask_set import MaskSource, of_mask_classes, read_mask_set
 from system.pairs.masks import BACKGROUND, PSEUDO
@@ -73,6 +74,7 @@ def judge_segmenter(
     connect_to_ray()
     seen = judge_unseen(folder, uri, [picture.uri for picture in judged.pictures], "segmenter", progress.note)
     tell_masks(judged.masks, progress)
+    coloured = count_coloured(judged.pictures, uri, progress.note)
     progress.phase(f"segmenting {len(judged.pictures)} pictures")
     progress.expect(len(judged.pictures))
     rows = _confusions(str(folder), judged.pictures, shared, threads, progress)
@@ -88,7 +90,7 @@ def judge_segmenter(
     told |= {"masks": judged.masks, "pseudo": judged.masks.startswith(PSEUDO)}
     told["model_masks"] = getattr(read_model_config(folder, Segmenter).config, "masks", "")
     told["counts"] = {"pictures": len(pictures), "unreadable": len(faults), "faults": len(judged.faults)}
-    told["seen_in_training"] = seen
+    told |= {"seen_in_training": seen, "coloured": coloured}
     told |= {"model": model, "segmenter_id": model_id(folder, Segmenter), "data": uri}
     told["not_judged"] = [name for name in classes if name not in shared]
     told["faults"] = [*faults, *map(str, judged.faults)][:20]
