@@ -26,7 +26,7 @@ from system.pipelines.resources import connect_to_ray, size_cluster_pool
 from system.records import LogRef, WindowRef
 from system.report.console import ConsoleProgress
 from system.store.commits import append_rows
-from system.store.detections import DETECTIONS, detected_ids, detections_schema, open_detections
+from system.store.detections import DETECTIONS, detected_ids, detections_schema, note_classes, open_detections
 from system.store.ids import IdSet, quarantined_ids
 from system.store.lease import Lease
 from system.store.location import StoreLocation
@@ -66,6 +66,7 @@ def detect_scenes(
     started_s = time.monotonic()
     with Lease(location, run_id) as lease:
         open_detections(location)
+        note_classes(location, identity, saved.config.classes)
         done = detected_ids(location, identity)
         bad = IdSet() if retry_quarantined else quarantined_ids(location, identity)
         todo = [w for w in windows if w.scene_id not in done and w.scene_id not in bad]
