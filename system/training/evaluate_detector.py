@@ -1,4 +1,4 @@
-"""Judge a detector on a labelled set, or anybody's result file by KAIST's rules; figures, curves and worst errors."""
+"""Judge a detector on a labelled set: figures, curves and worst errors."""
 
 from __future__ import annotations
 
@@ -9,14 +9,12 @@ from typing import Any
 import numpy as np
 from pydantic import Field
 
+from system.bootstrap import draw_pictures
 from system.config import FrozenConfig
 from system.errors import ConfigError, DataError
-from system.freqkd.probe import draw_pictures
 from system.infrared.detections import Detections, Truth
 from system.infrared.detector import detector_id, read_detector_config
 from system.infrared.judge import Judged, calibration, figures, worst_errors
-from system.infrared.kaist import read_kaist_annotations, read_kaist_results
-from system.infrared.kaist_judge import kaist_figures, kaist_matches
 from system.pairs.coloured import tell_coloured
 from system.pairs.infrared_set import InfraredPicture, InfraredSet, read_infrared_set
 from system.pairs.pixels import InfraredMapping, read_infrared
@@ -31,7 +29,6 @@ from system.training.detect import JUDGED_SPLITS, refuse_left_out
 from system.training.learnt import judge_unseen
 
 FIGURES_NAME, CURVES_NAME, ERRORS_NAME = "figures.json", "curves.png", "worst_errors.jpg"
-_KAIST_CURVES = ("all", "day", "night")
 
 
 class JudgeConfig(FrozenConfig):
@@ -42,24 +39,6 @@ class JudgeConfig(FrozenConfig):
     sure_score: float = Field(default=0.3, ge=0, le=1)
     errors: int = Field(default=12, ge=0, le=120)
     max_bad_share: float = Field(default=0.05, ge=0, le=1)
-
-
-def judge_kaist(annotations: Path, results: Path, out: Path | None, config: JudgeConfig) -> dict[str, Any]:
-    """KAIST's miss rates of a result file, of all pictures and, as `parity`, of those with people only.
-
-    Raises:
-        DataError: a file is not of its form.
-    """
-    images = read_kaist_annotations(annotations)
-    found = read_kaist_results(results, images)
-    matched = kaist_matches(images, found)
-    told = kaist_figures(matched, config.rounds)
-    told["parity"] = kaist_figures(kaist_matches(images, found, only_with_people=True), config.rounds)
-    if out is not None:
-        make_folder(out)
-        detection_curves({name: matched[name] for name in _KAIST_CURVES}, None, out / CURVES_NAME)
-        (out / FIGURES_NAME).write_text(json.dumps(told, indent=1) + "\n", "utf-8")
-    return told
 
 
 def judge_detector(

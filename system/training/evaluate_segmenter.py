@@ -15,8 +15,8 @@ import numpy as np
 import ray
 import torch
 
+from system.bootstrap import draw_pictures
 from system.errors import ConfigError, DataError, storage_errors
-from system.freqkd.probe import draw_pictures
 from system.infrared.detector import model_id, read_model_config
 from system.infrared.segment_judge import Counts, confusion, picture_scores, segment_figures
 from system.infrared.segmenter import Segmenter

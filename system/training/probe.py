@@ -22,6 +22,7 @@ from torch import Tensor
 from system.backbones.cnn import is_cnn, load_network
 from system.backbones.loading import DINOV2, TIMM
 from system.backbones.vit import vit_hash
+from system.bootstrap import draw_pictures
 from system.config import FrozenConfig
 from system.errors import ConfigError, ModelError
 from system.freqkd.probe import (
@@ -30,7 +31,6 @@ from system.freqkd.probe import (
     Floats,
     LinearProbe,
     average_precision,
-    draw_pictures,
     drawn_average_precision,
     fit_probe,
     retrieval_ranks,
