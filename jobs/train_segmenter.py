@@ -88,7 +88,7 @@ def main(
     TensorBoard events, painted pictures after each epoch, and a model card.
 
     The last line of stdout is one JSON object: checkpoint, segmenter_id, classes, trained_parameters, images, seconds,
-    epochs, loss, miou (of --val), skipped, left_out, resumed_from, masks, pseudo.
+    epochs, loss, miou (of --val), skipped, left_out, coloured, resumed_from, masks, pseudo.
 
     Exit codes: 0 done; 2 a wrong option; 3 unreadable input; 5 the backbone, or a loss that became no number.
     """

@@ -9,7 +9,8 @@
     │   └── SchemaError the store was written by another schema or with another model
     ├── ModelError      weights are missing, damaged or of the wrong shape
     │   └── GuardError  an upgrade would move, or has moved, another head's answer
-    └── ReconcileError  scenes found != committed + already there + quarantined
+    ├── ReconcileError  scenes found != committed + already there + quarantined
+    └── StoppedError    the job was asked to end before it had anything whole to leave
 
 A job turns any of them into one line on stderr and `exit_code`; anything else is a bug and keeps its traceback.
 """
@@ -91,6 +92,12 @@ class ReconcileError(NightminerError):
     """The counts of a run do not add up, or too many scenes were bad."""
 
     exit_code = 6
+
+
+class StoppedError(NightminerError):
+    """The job was asked to end (SIGTERM) before it had anything whole to leave. 128 and the signal, as shells count."""
+
+    exit_code = 143
 
 
 def storage_errors() -> tuple[type[Exception], ...]:

@@ -19,15 +19,24 @@ from system.infrared.detector import Detector, InfraredModel, count, model_id, r
 from system.infrared.detector_config import InfraredModelConfig, sizes_for
 from system.infrared.detector_trainer import DetectorTrainConfig
 from system.infrared.start import is_folder, read_start
+from system.pairs.coloured import count_coloured
 from system.pairs.infrared_set import InfraredSet, read_infrared_set
 from system.pipelines.resources import check_workers, connect_to_ray
 from system.report.console import ConsoleProgress
 from system.store.runs import git_commit
 from system.training.certificate import library_versions, now
 from system.training.detect_data import sha256_of
-from system.training.detect_publish import DetectRecord, write_model, write_pictures
+from system.training.detect_publish import DetectRecord, write_model
 from system.training.detect_run import SAMPLES, DetectRun, new_model, train_on_ray
 from system.training.infrared_task import DetectionTask, InfraredTask
+from system.training.learnt import (
+    BACKBONE_NAME,
+    learnt_by_backbone,
+    marks_of,
+    read_learnt,
+    tell_seen,
+    write_learnt,
+)
 from system.training.position import shown
 from system.training.probe import named_backbone
 from system.training.run import discard_run
@@ -164,7 +173,8 @@ def train_model(
         objects: of each class that is learnt, for the record. values: of the task's configuration without classes.
     Returns:
         Keys of the job's last line: checkpoint, <noun>_id, classes, trained_parameters, images, seconds, epochs, loss,
-        the task's figures (of the last epoch on `val`, in points), skipped, left_out, resumed_from.
+        the task's figures (of the last epoch on `val`, in points), skipped, left_out, coloured (of at most 64
+        pictures that were looked at), resumed_from.
     Raises:
         ConfigError, DataError, ModelError.
     """
@@ -188,8 +198,23 @@ def train_model(
     )
     for fault in train.faults[:5]:
         progress.note(f"{'left out' if fault.is_skipped else 'mended'}: {fault}")
+    coloured = count_coloured(train.pictures, train.name, progress.note)
+    if val is not None:
+        count_coloured(val.pictures, val.name, progress.note)
     connect_to_ray()
     check_workers(run.workers, run.threads, run.use_gpu, progress.note)
+    learnt, of_backbone = (
+        marks_of([picture.uri for picture in train.pictures]),
+        learnt_by_backbone(model_config.backbone),
+    )
+    if source.start and begun:
+        learnt += read_learnt(Path(source.start)) or []
+        of_backbone = read_learnt(Path(source.start), BACKBONE_NAME)
+    if val is not None:
+        judged = [picture.uri for picture in val.pictures]
+        marks = marks_of(judged)
+        tell_seen("this training (from copies)", judged, marks, learnt, progress.note)
+        tell_seen(f"the backbone {model_config.backbone}", judged, marks, of_backbone, progress.note)
     logging.getLogger("ray.train").setLevel(logging.ERROR)
     per_epoch = math.ceil(len(train.pictures) / config.batch_size)
     progress.expect(config.epochs * per_epoch)
@@ -224,8 +249,9 @@ def train_model(
     )
     folder = new_draft(out)
     write_model(folder, task, fresh, record, trained.history)
-    before = Path(source.start) if source.start and begun else None
-    write_pictures(folder, [picture.uri for picture in train.pictures], before)
+    write_learnt(folder, learnt)
+    if of_backbone is not None:
+        write_learnt(folder, of_backbone, BACKBONE_NAME)
     shutil.copytree(run_folder / SAMPLES, folder / SAMPLES, dirs_exist_ok=True)
     publish_draft(folder, out)
     discard_run(run_folder)
@@ -241,6 +267,7 @@ def train_model(
         **{name: last.get(f"val/{name}") for name in task.figures},
         "skipped": len(trained.skipped),
         "left_out": record.left_out,
+        "coloured": coloured,
         "resumed_from": trained.resumed_from,
     }
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,7 +17,7 @@ from system.pairs.masks import PSEUDO
 from system.training.infrared_task import InfraredTask
 from system.training.publish import CARD_NAME, CURVES_NAME, HISTORY_NAME, TENSORBOARD_NAME
 
-DETECT_NAME, PICTURES_NAME = "training.json", "training_pictures.txt"
+DETECT_NAME = "training.json"
 
 
 class DetectRecord(FrozenConfig):
@@ -65,34 +64,6 @@ def write_model(
         (folder / CARD_NAME).write_text(_card(task, record), "utf-8")
     except OSError as error:
         raise ModelError(f"{folder}: cannot be written: {error.strerror or error}") from error
-
-
-def write_pictures(folder: Path, uris: Sequence[str], start: Path | None = None) -> None:
-    """Hashes of the names of what was learnt from, so that it is not judged on later.
-
-    Args:
-        start: the model that the training went on from, whose pictures were learnt from too.
-    Raises:
-        ModelError: the folder cannot be written.
-    """
-    try:
-        before = (start / PICTURES_NAME).read_text("utf-8").split() if start else []
-        (folder / PICTURES_NAME).write_text("".join(f"{h}\n" for h in sorted({*map(_hashed, uris), *before})), "utf-8")
-    except OSError as error:
-        raise ModelError(f"{folder}: cannot be written: {error.strerror or error}") from error
-
-
-def learnt_from(folder: Path, uris: Sequence[str]) -> list[str]:
-    """Those of some pictures that a detector was trained on; none where its folder does not say."""
-    try:
-        known = set((folder / PICTURES_NAME).read_text("utf-8").split())
-    except OSError:
-        return []
-    return [uri for uri in uris if _hashed(uri) in known]
-
-
-def _hashed(uri: str) -> str:
-    return hashlib.sha256(uri.encode()).hexdigest()[:16]
 
 
 def _write_history(folder: Path, history: Sequence[Mapping[str, float]]) -> None:

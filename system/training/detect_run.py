@@ -7,9 +7,7 @@ Legend: N pictures, H x W pixels.
 
 from __future__ import annotations
 
-import json
 import math
-import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -22,7 +20,6 @@ import torch
 import torch.distributed
 from pydantic import Field
 from ray.train.torch import get_device
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from system.backbones.vit import vit_hash
@@ -39,10 +36,9 @@ from system.pipelines.teacher_cache import TeacherCache, kept_as, key_of
 from system.training.detect_data import PictureReader, stream_views
 from system.training.infrared_task import InfraredTask, mean_points
 from system.training.position import note_position
-from system.training.ray_trainer import fit_on_ray
+from system.training.ray_trainer import fit_on_ray, load_checkpoint, refuse_bad, report_checkpoint
 from system.training.student import load_backbone
 
-_TENSORS, _PROGRESS = "state.safetensors", "progress.json"
 SAMPLES = "samples"
 _SAMPLE_PICTURES, _LOOKED_AT = 6, 500
 
@@ -113,7 +109,7 @@ def train_on_ray(
     spec = DetectSpec(task, model, config, run, train.pictures, val.pictures if val else (), folder, start)
     checkpoint = fit_on_ray(_train, spec, run_folder, run.workers, run.threads, run.use_gpu, run.max_failures)
     with checkpoint.as_directory() as folder:
-        state, progress = _load(Path(folder))
+        state, progress = load_checkpoint(Path(folder), DetectProgress)
     if progress.epoch < config.epochs:
         raise ModelError(f"{run_folder}: the training ended in epoch {progress.epoch + 1}, before its time")
     return state, progress
@@ -181,7 +177,7 @@ def _train(spec: DetectSpec) -> None:
     progress = DetectProgress()
     if (saved := ray.train.get_checkpoint()) is not None:
         with saved.as_directory() as folder:
-            state, progress = _load(Path(folder))
+            state, progress = load_checkpoint(Path(folder), DetectProgress)
         trainer.restore(state)
         progress.resumed_from = progress.epoch
     sum_up = torch.distributed.all_reduce if world > 1 else None
@@ -200,7 +196,7 @@ def _train(spec: DetectSpec) -> None:
                 sum_up(counts)
             count, bad = counts.tolist()
             bad_of_epoch += bad
-            _refuse_bad(bad_of_epoch, len(spec.train), spec.run.max_bad_share, progress.skipped)
+            refuse_bad(bad_of_epoch, len(spec.train), "pictures", spec.run.max_bad_share, progress.skipped.values())
             if not count:
                 trainer.steps_done += 1
                 continue
@@ -221,7 +217,7 @@ def _train(spec: DetectSpec) -> None:
         if rank == 0:
             row |= _look(trainer.averaged(), spec, progress.epoch, features)
         progress.history.append(row)
-        _report(trainer, progress, rank, world)
+        report_checkpoint(row, trainer.state, progress)
 
 
 def _spread(pictures: Sequence[InfraredPicture], count: int) -> Sequence[InfraredPicture]:
@@ -269,33 +265,3 @@ def answer(task: InfraredTask, model: InfraredModel, example: Example, features:
     else:
         maps = features([example], device)
     return task.answer(model, maps)
-
-
-def _refuse_bad(bad: int, pictures: int, max_share: float, skipped: dict[str, str]) -> None:
-    if bad > max_share * pictures:
-        example = f", e.g. {next(iter(skipped.values()))}" if skipped else ""
-        raise DataError(
-            "too_many_bad",
-            f"{bad} of {pictures} pictures could not be read, more than --max-bad-share {max_share:g}{example}; mend "
-            "them or their storage and repeat the command",
-        )
-
-
-def _report(trainer: DetectorTrainer, progress: DetectProgress, rank: int, world: int) -> None:
-    if world > 1:
-        everybody: list[dict[str, str]] = [{}] * world
-        torch.distributed.all_gather_object(everybody, progress.skipped)
-        if rank == 0:
-            for skipped in everybody:
-                progress.skipped |= skipped
-    if rank:
-        ray.train.report({"epoch": progress.epoch})
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        save_file(trainer.state(), Path(folder) / _TENSORS)
-        (Path(folder) / _PROGRESS).write_text(json.dumps(vars(progress)), "utf-8")
-        ray.train.report(progress.history[-1], checkpoint=ray.train.Checkpoint.from_directory(folder))
-
-
-def _load(folder: Path) -> tuple[dict[str, Tensor], DetectProgress]:
-    return load_file(folder / _TENSORS), DetectProgress(**json.loads((folder / _PROGRESS).read_text("utf-8")))

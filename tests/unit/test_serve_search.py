@@ -125,6 +125,13 @@ def test_what_a_detector_found_is_a_filter(tmp_path):
     tags = ask(server, "GET", "/v1/tags?detected=person:0.5:2").json()
     assert tags["total"] == 1
     assert ask(server, "GET", "/v1/hard?detected=person:2").status_code == 422
+    assert ask(server, "GET", "/v1/tags?detected=Person&detector=d").json()["total"] == 1
+    for where, words in (
+        ("detected=elk", "finds person"),
+        ("detected=person&detector=x", "knows, the newest first: d"),
+    ):
+        told = ask(server, "GET", f"/v1/hard?{where}")
+        assert told.status_code == 409 and words in told.json()["detail"] and str(tmp_path) not in told.text
 
 
 @pytest.mark.parametrize("text", ["' OR 1=1 --", "x') OR true --", "%", "a\x00b", "𝔘𝔫𝔦", "\\", "'; DROP TABLE scenes"])

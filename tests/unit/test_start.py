@@ -14,7 +14,6 @@ from system.infrared.detector import Detector
 from system.infrared.segmenter import Segmenter, SegmenterConfig
 from system.infrared.start import begin, read_start
 from system.training.detect import DetectSource, model_values, start_classes
-from system.training.detect_publish import learnt_from, write_pictures
 from system.training.detect_run import new_model
 from system.training.infrared_task import DetectionTask
 from tests.unit.test_detector import config, scene, tiny_vit, trained
@@ -71,14 +70,6 @@ def test_the_start_decides_its_own_values_and_no_others(earlier):
         ConfigError, match="brings its own backbone and head, but was given architecture rf_detr in place"
     ):
         model_values(DetectionTask(), source, {"architecture": "rf_detr"})
-
-
-def test_pictures_of_the_start_were_learnt_from_too(tmp_path):
-    for name in ("first", "second"):
-        (tmp_path / name).mkdir()
-    write_pictures(tmp_path / "first", ["a.png"])
-    write_pictures(tmp_path / "second", ["b.png"], tmp_path / "first")
-    assert learnt_from(tmp_path / "second", ["a.png", "b.png", "c.png"]) == ["a.png", "b.png"]
 
 
 def published(folder: Path, **saved: object) -> str:
