@@ -1,0 +1,68 @@
+"""The nights that have been: kept in the records of their mining runs, under "night"."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import date
+from typing import Any
+
+from system.pipelines.nightly.figures import NightFigures
+from system.store.location import StoreLocation
+from system.store.runs import RunRecord, read_run, read_runs, write_run
+
+KEY = "night"
+
+
+@dataclass(frozen=True)
+class NightRecord:
+    """A run that was a whole night. left: scenes that it left for the next."""
+
+    day: date
+    run_id: str
+    model_id: str
+    left: int
+    figures: NightFigures
+
+
+def past_nights(runs: Sequence[RunRecord]) -> list[NightRecord]:
+    """Runs that were nights and came to their end, newest first. A night that was killed has no record."""
+    nights = [run for run in runs if KEY in run.report]
+    return [
+        NightRecord(
+            day=date.fromisoformat(run.report[KEY]["day"]),
+            run_id=run.run_id,
+            model_id=run.model_id,
+            left=int(run.report[KEY]["left"]),
+            figures=NightFigures.from_json(run.report[KEY]["figures"]),
+        )
+        for run in nights
+    ]
+
+
+def read_nights(location: StoreLocation) -> tuple[list[RunRecord], list[NightRecord]]:
+    """(all runs, the nights among them), newest first; none of a store that is not there yet."""
+    if location.marker() is None:
+        return [], []
+    runs = read_runs(location)
+    return runs, past_nights(runs)
+
+
+def write_night(location: StoreLocation, run_id: str, day: date, left: int, more: dict[str, Any]) -> None:
+    """Make a run a night; call it last, with the lease held.
+
+    Raises:
+        StoreError: the store cannot be written.
+    """
+    run = read_run(location, run_id)
+    night = {"day": day.isoformat(), "left": left, **more}
+    write_run(location, replace(run, report={**run.report, KEY: night}))
+
+
+def one_a_day(nights: Sequence[NightRecord], model_id: str, before: date, most: int) -> list[NightRecord]:
+    """The newest record of each of the last days before a night, of one model, newest first."""
+    by_day: dict[date, NightRecord] = {}
+    for night in nights:
+        if night.day < before and night.model_id == model_id:
+            by_day.setdefault(night.day, night)
+    return [by_day[day] for day in sorted(by_day, reverse=True)[:most]]
