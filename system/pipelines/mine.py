@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import resource
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from system.backbones.loading import describe_tower
@@ -81,12 +81,14 @@ def mine_fleet(
     progress: Progress,
     should_stop: Callable[[], bool] = lambda: False,
     listing: Listing | None = None,
+    remarks: Mapping[str, Any] | None = None,
 ) -> MiningResult:
     """Mine every scene that the store does not hold for this model, rank the store and write the report.
 
     Args:
         should_stop: asked after every commit; once true, nothing more is committed and the run ends as stopped.
         listing: the logs, where the caller has listed them already; it may be empty.
+        remarks: stand in the run's record from its start on, so that a killed run has them too.
     Raises:
         ConfigError, FormatError: a path or value of the user's.
         LeaseError: another job writes to this store. SchemaError: the store was made by another tower or schema.
@@ -99,7 +101,7 @@ def mine_fleet(
     run_id = new_run_id()
     with Lease(location, run_id) as lease:
         open_for_writing(location, model)
-        run = _Run(config, location, model, run_id, lease, progress, should_stop, listing)
+        run = _Run(config, location, model, run_id, lease, progress, should_stop, listing, remarks or {})
         try:
             run.mine()
             run.finish()
@@ -140,8 +142,10 @@ class _Run:
         progress: Progress,
         should_stop: Callable[[], bool],
         listing: Listing | None,
+        remarks: Mapping[str, Any],
     ) -> None:
-        self._config, self._location, self._model, self._listing = config, location, model, listing
+        self._config, self._location, self._model = config, location, model
+        self._listing, self._remarks = listing, remarks
         self._lease, self._progress, self._should_stop = lease, progress, should_stop
         self._started_s, self._started_ns = time.perf_counter(), time.time_ns()
         self.result = MiningResult(run_id=run_id, model_id=model.model_id)
@@ -294,6 +298,7 @@ class _Run:
     def _write_record(self, status: str, error: str | None = None) -> None:
         result, plan = self.result, self._plan
         report = {
+            **self._remarks,
             "figures": result.as_json(),
             "config": self._config.model_dump(mode="json"),
             "git_commit": git_commit(),

@@ -84,7 +84,7 @@ def bars_svg(values: Sequence[tuple[str, float]], label: str) -> Markup:
     width, height = 300, 90
     step = width / max(1, len(values))
     bars = "".join(
-        f'<rect class="{"" if k == len(values) - 1 else "past"}" x="{k * step + 1:.1f}" '
+        f'<rect class="{"" if k == len(values) - 1 else "past"}" x="{(k + 0.5) * step - min(step - 2, 40) / 2:.1f}" '
         f'y="{height - 14 - 72 * value / top:.1f}" width="{min(step - 2, 40):.1f}" height="{72 * value / top:.1f}">'
         f"<title>{escape(name)}: {value:g}</title></rect>"
         for k, (name, value) in enumerate(values)

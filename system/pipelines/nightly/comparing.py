@@ -71,7 +71,7 @@ class Comparison:
             told.append(f"The mean embedding moved by a cosine distance of {self.embedding_drift:.3f}.")
         for tag in self.tags[:_MOST_TAGS]:
             if abs(tag.change) >= _LEAST_CHANGE:
-                told.append(f"{tag.tag}: {tag.share:.0%} of the scenes, {tag.before:.0%} before.")
+                told.append(f"{tag.tag.replace('_', ' ')}: {tag.share:.0%} of the scenes, {tag.before:.0%} before.")
         return told
 
 
@@ -142,8 +142,11 @@ def _alert_changes(compared: Comparison, alerts: AlertConfig) -> list[Alert]:
         found.append(Alert("embedding_drift", told, drift, alerts.embedding_drift))
     if risk is not None and alerts.risk_change is not None and abs(risk) > alerts.risk_change:
         found.append(Alert("risk", f"the mean risk moved by {risk:+.3f}", risk, alerts.risk_change))
-    for tag in compared.tags:
-        if alerts.tag_share_change is not None and abs(tag.change) > alerts.tag_share_change:
-            told = f"{tag.tag}: {tag.share:.0%} of the scenes, {tag.before:.0%} before"
-            found.append(Alert("tag_share", told, tag.change, alerts.tag_share_change))
+    least = alerts.tag_share_change
+    moved = [tag for tag in compared.tags if least is not None and abs(tag.change) > least]
+    if moved:
+        told = "; ".join(
+            f"{tag.tag} {tag.share:.0%} of the scenes, {tag.before:.0%} before" for tag in moved[:_MOST_TAGS]
+        )
+        found.append(Alert("tag_share", told, moved[0].change, least))
     return found

@@ -18,11 +18,16 @@ _CLOCK_TOLERANCE_S = 600
 
 @dataclass(frozen=True)
 class Due:
-    """What a night is to do, decided before anything is written. newest: the newest night before it."""
+    """What a night is to do, decided before anything is written.
+
+    days: whose logs are looked at. newest: the newest night before it. runs, past: of the store, and the nights among
+    them.
+    """
 
     day: date
     days: list[date]
     missed: list[date]
+    runs: list[RunRecord]
     past: list[NightRecord]
     newest: date | None
 
@@ -55,18 +60,19 @@ def due(config: NightlyConfig, night: date | None, since: date | None, now_ns: i
         )
     if config.since is not None and day < config.since:
         raise ConfigError(f"--night {day} is before `since` = {config.since} of the configuration")
-    complete = max((record.day for record in past if not record.left), default=None)
+    # A second run of a night stands where the first one stood.
+    earlier = [record for record in past if record.day < day]
+    complete = max((record.day for record in earlier if not record.left), default=None)
     if since is not None:
         days = days_to_look_at(day, None, since, 0)
     else:
         days = days_to_look_at(day, complete, config.since, config.late_days)
-    # A second run of a night stands where the first one stood.
-    earlier = [record.day for record in past if record.day < day]
-    return Due(day, days, missed_nights(day, earlier), past, max(earlier, default=None))
+    nights = [record.day for record in earlier]
+    return Due(day, days, missed_nights(day, nights), runs, past, max(nights, default=None))
 
 
 def _check_clock(location: StoreLocation, runs: list[RunRecord], now_ns: int) -> None:
-    """Raises StoreError: a run began after now, so that one of two clocks is wrong, and nights cannot be told by days."""
+    """Raises StoreError: a run began after now: one of two clocks is wrong, and nights cannot be told by their days."""
     newest = max(runs, key=lambda run: run.started_ns, default=None)
     ahead_s = 0.0 if newest is None else (newest.started_ns - now_ns) / 1e9
     if newest is not None and ahead_s > _CLOCK_TOLERANCE_S:

@@ -52,7 +52,7 @@ def find_logs(templates: tuple[str, ...], days: list[date], log_format: str) -> 
     """List every log of the days, and of places without days.
 
     Raises:
-        DataError: a bucket or folder is not there, or may not be listed. FormatError: no log is at a place without days.
+        DataError: a bucket or folder is not there or may not be listed. FormatError: no log is at a place without days.
     """
     night = NightLogs()
     day_of: dict[int, date | None] = {}
@@ -86,9 +86,17 @@ def find_logs(templates: tuple[str, ...], days: list[date], log_format: str) -> 
 def _check_above(template: str) -> None:
     """A partition that is not there has not come yet; where the folder of all of them is missing, the name is wrong."""
     root = fixed_part(template)
-    if root and not files.is_folder(files.absolute(root)):
+    try:
+        is_there = not root or files.is_folder(files.absolute(root))
+    except DataError as error:
+        raise _with_advice(error) from error
+    if not is_there:
         told = f"{root}: expected the folder or bucket that holds the partitions of {template}, found nothing"
         raise DataError("missing_path", f"{told}; mend `logs`, or make it")
+
+
+def _with_advice(error: DataError) -> DataError:
+    return DataError(error.code, f"{error.message}. Look at the credentials, and whether they may list this place")
 
 
 def _discover(uri: str, day: date | None, log_format: str, night: NightLogs) -> None:
@@ -96,8 +104,7 @@ def _discover(uri: str, day: date | None, log_format: str, night: NightLogs) -> 
         recognised, skipped = discover(uri, log_format)
     except DataError as error:
         if error.code == "unreachable":
-            told = f"{error.message}. Look at the credentials, and whether they may list this place"
-            raise DataError(error.code, told) from error
+            raise _with_advice(error) from error
         if day is None:
             raise
         if error.code in ("missing_path", "empty_folder"):

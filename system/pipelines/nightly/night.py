@@ -1,8 +1,7 @@
 """One night: find, mine, label, rank, tag, maintain, compare.
 
 Every step may be repeated. What is mined is decided by the scenes that the store holds, which night is due by the
-records of the runs, and which content a log had by the table `logs`; a night that dies anywhere leaves less for the next
-start.
+records of the runs, and which content a log had by the table `logs`. A night that dies anywhere leaves less for the next.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from system.pipelines.nightly.finding import Arrival, NightLogs, find_logs
 from system.pipelines.nightly.judging import Judged, judge_logs
 from system.pipelines.nightly.label_night import label_night
 from system.pipelines.nightly.outcome import NightResult, night_alerts
-from system.pipelines.nightly.records import one_a_day, write_night
+from system.pipelines.nightly.records import NIGHT_OF, one_a_day, runs_of_night, write_night
 from system.pipelines.plan import Listing
 from system.store.lease import Lease, wait_for_dead_holder
 from system.store.location import StoreLocation
@@ -89,6 +88,7 @@ def run_night(
         progress,
         lambda: bool(meter.is_spent()) | should_stop(),
         _listing(logs, judged.current),
+        {NIGHT_OF: todo.day.isoformat()},
     )
     meter.is_spent()
     result = NightResult(
@@ -99,8 +99,7 @@ def run_night(
     if mined.deferred and config.budget.scenes is not None:
         result.budget_spent = f"{config.budget.scenes} scenes"
     result.before = one_a_day(todo.past, model.model_id, todo.day, config.compare.nights)
-    same_night = [past for past in todo.past if past.day == todo.day and past.model_id == model.model_id]
-    run_ids = result.run_ids = [*(past.run_id for past in same_night), mined.run_id]
+    run_ids = result.run_ids = [*runs_of_night(todo.runs, model.model_id, todo.day), mined.run_id]
     if config.labels.enabled and not is_asked_to_stop:
         progress.phase("labelling")
         result.labels, result.label_faults = label_night(config, location, todo.day, run_ids, judged.current)

@@ -69,7 +69,7 @@ class NightResult:
             "seconds": round(self.seconds, 3),
             "version_tag": self.version_tag,
             "alerts": [alert.as_json() for alert in self.alerts],
-            "new_logs": len(self.arrived),
+            "new_logs": len(self.arrivals("new")) + len(self.arrivals("late")),
             "late_logs": len(self.arrivals("late")),
             "reuploaded_logs": len(self.arrivals("reuploaded")),
             "missed_nights": [day.isoformat() for day in self.missed],

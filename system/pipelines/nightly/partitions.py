@@ -34,8 +34,10 @@ def partition(template: str, day: date) -> str:
 
 
 def fixed_part(template: str) -> str:
-    """The folder above the first part of a template that depends on the day."""
-    return template[: _FIELD.search(template).start()].rpartition("/")[0] if is_dated(template) else template  # type: ignore[union-attr]
+    """The folder above the first part of a template that depends on the day; "" where that is a bucket or the root."""
+    field = _FIELD.search(template)
+    folder = template if field is None else template[: field.start()].rpartition("/")[0]
+    return "" if folder.endswith(":/") else folder
 
 
 def days_to_look_at(tonight: date, last_complete: date | None, since: date | None, late_days: int) -> list[date]:

@@ -12,6 +12,8 @@ from system.store.location import StoreLocation
 from system.store.runs import RunRecord, read_run, read_runs, write_run
 
 KEY = "night"
+# In the record of every run of a night, also of one that was killed: its day.
+NIGHT_OF = "night_of"
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,11 @@ def past_nights(runs: Sequence[RunRecord]) -> list[NightRecord]:
         )
         for run in nights
     ]
+
+
+def runs_of_night(runs: Sequence[RunRecord], model_id: str, day: date) -> list[str]:
+    """Ids of all runs that mined for a night, whether or not they came to their end."""
+    return [run.run_id for run in runs if run.model_id == model_id and run.report.get(NIGHT_OF) == day.isoformat()]
 
 
 def read_nights(location: StoreLocation) -> tuple[list[RunRecord], list[NightRecord]]:
