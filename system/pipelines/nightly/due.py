@@ -8,7 +8,7 @@ from datetime import date, datetime
 from system.errors import ConfigError, StoreError
 from system.pipelines.nightly.config import NightlyConfig
 from system.pipelines.nightly.partitions import days_to_look_at, missed_nights
-from system.pipelines.nightly.records import NightRecord, read_nights
+from system.pipelines.nightly.records import NightRecord, left_from, read_nights
 from system.store.location import StoreLocation
 from system.store.runs import RunRecord
 
@@ -66,7 +66,7 @@ def due(config: NightlyConfig, night: date | None, since: date | None, now_ns: i
     if since is not None:
         days = days_to_look_at(day, None, since, 0)
     else:
-        days = days_to_look_at(day, complete, config.since, config.late_days)
+        days = days_to_look_at(day, complete, config.since, config.late_days, left_from(past))
     nights = [record.day for record in earlier]
     return Due(day, days, missed_nights(day, nights), runs, past, max(nights, default=None))
 

@@ -57,6 +57,7 @@ def find_logs(templates: tuple[str, ...], days: list[date], log_format: str) -> 
     night = NightLogs()
     day_of: dict[int, date | None] = {}
     for template in templates:
+        files.filesystem(template)[0].invalidate_cache()  # what was listed before says nothing of tonight
         if is_dated(template):
             _check_above(template)
         # A partition may hold a month: it is listed once, and counts as its last day.

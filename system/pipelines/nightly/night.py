@@ -1,7 +1,7 @@
 """One night: find, mine, label, rank, tag, maintain, compare.
 
 Every step may be repeated. What is mined is decided by the scenes that the store holds, which night is due by the
-records of the runs, and which content a log had by the table `logs`. A night that dies anywhere leaves less for the next.
+records of the runs, and which content a log had by the table `logs`. What dies anywhere leaves less for the next start.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ def run_night(
         result.alerts = [*night_alerts(config, result, judged, now_ns), *result.compared.alerts]
         result.cost, result.seconds = meter.cost, time.perf_counter() - started_s
         lease.check()
-        write_night(location, mined.run_id, todo.day, result.left, {"figures": result.figures.as_json()})
+        write_night(location, mined.run_id, todo.days, result.left, result.figures)
     return result
 
 

@@ -40,12 +40,15 @@ def fixed_part(template: str) -> str:
     return "" if folder.endswith(":/") else folder
 
 
-def days_to_look_at(tonight: date, last_complete: date | None, since: date | None, late_days: int) -> list[date]:
+def days_to_look_at(
+    tonight: date, last_complete: date | None, since: date | None, late_days: int, left_from: date | None = None
+) -> list[date]:
     """Every day whose logs may not have been mined, up to tonight's own, in order.
 
     Args:
         last_complete: the last night that left nothing over; None before the first.
         since: no day before this; on a first night, all from this on.
+        left_from: the first day of which an earlier night has left something, however long ago that is.
     Raises:
         ConfigError: `since` is after tonight, or so long ago that it must be a mistake.
     """
@@ -55,6 +58,7 @@ def days_to_look_at(tonight: date, last_complete: date | None, since: date | Non
         first = since or tonight - late_days * _ONE_DAY
     else:
         first = max(min(last_complete, tonight) - late_days * _ONE_DAY, since or date.min)
+    first = min(first, left_from or first)
     count = (tonight - first).days + 1
     if count > MOST_DAYS:
         raise ConfigError(

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import date
-from typing import Any
 
 from system.pipelines.nightly.figures import NightFigures
 from system.store.location import StoreLocation
@@ -18,11 +17,12 @@ NIGHT_OF = "night_of"
 
 @dataclass(frozen=True)
 class NightRecord:
-    """A run that was a whole night. left: scenes that it left for the next."""
+    """A run that was a whole night. first_day: that it looked at. left: scenes that it left for the next."""
 
     day: date
     run_id: str
     model_id: str
+    first_day: date
     left: int
     figures: NightFigures
 
@@ -35,6 +35,7 @@ def past_nights(runs: Sequence[RunRecord]) -> list[NightRecord]:
             day=date.fromisoformat(run.report[KEY]["day"]),
             run_id=run.run_id,
             model_id=run.model_id,
+            first_day=date.fromisoformat(run.report[KEY]["first_day"]),
             left=int(run.report[KEY]["left"]),
             figures=NightFigures.from_json(run.report[KEY]["figures"]),
         )
@@ -55,14 +56,37 @@ def read_nights(location: StoreLocation) -> tuple[list[RunRecord], list[NightRec
     return runs, past_nights(runs)
 
 
-def write_night(location: StoreLocation, run_id: str, day: date, left: int, more: dict[str, Any]) -> None:
+def left_from(nights: Sequence[NightRecord]) -> date | None:
+    """The first day of which nights have left something that no later night has made up for, or None.
+
+    Args:
+        nights: newest first.
+    """
+    pending: date | None = None
+    for night in reversed(nights):
+        if night.left:
+            pending = min(pending or night.first_day, night.first_day)
+        elif pending is not None and night.first_day <= pending:
+            pending = None
+    return pending
+
+
+def write_night(location: StoreLocation, run_id: str, days: Sequence[date], left: int, figures: NightFigures) -> None:
     """Make a run a night; call it last, with the lease held.
+
+    Args:
+        days: that it looked at; the last is its own.
 
     Raises:
         StoreError: the store cannot be written.
     """
     run = read_run(location, run_id)
-    night = {"day": day.isoformat(), "left": left, **more}
+    night = {
+        "day": days[-1].isoformat(),
+        "first_day": days[0].isoformat(),
+        "left": left,
+        "figures": figures.as_json(),
+    }
     write_run(location, replace(run, report={**run.report, KEY: night}))
 
 
