@@ -190,12 +190,14 @@ def test_a_night_without_logs_is_a_night(tmp_path, night: Night):
     assert not night(NEXT).missed
 
 
-def test_a_webhook_that_fails_harms_no_night_and_one_without_a_secret_begins_none(tmp_path, night: Night, monkeypatch):
+def test_a_webhook_that_fails_harms_no_night_and_what_is_missing_is_told_before_it(tmp_path, night: Night, monkeypatch):
     upload(tmp_path, "a")
     hook = {"url": "http://127.0.0.1:9/x", "secret_env": "HOOK_SECRET", "attempts": 1}
     monkeypatch.delenv("HOOK_SECRET", raising=False)
     with pytest.raises(ConfigError, match="HOOK_SECRET"):
         night(webhook=hook)
+    with pytest.raises(ConfigError, match=r"/nowhere\.toml"):
+        night(labels={"rules": "/nowhere.toml"})
     assert not (tmp_path / "store").exists()
     monkeypatch.setenv("HOOK_SECRET", "0123456789abcdef")
     result = night(webhook=hook)

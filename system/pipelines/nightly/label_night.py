@@ -8,9 +8,9 @@ from datetime import date
 
 import pyarrow.parquet as pq
 
-from system.labels.rules import load_rules
+from system.labels.rules import LabelRules, load_rules
 from system.labels.table import label_table
-from system.miner.taxonomy import load_taxonomy
+from system.miner.taxonomy import Taxonomy, load_taxonomy
 from system.pipelines.config import MineConfig
 from system.pipelines.labelling import label_planned
 from system.pipelines.nightly.config import NightlyConfig
@@ -20,6 +20,16 @@ from system.store.filters import literal
 from system.store.ids import IdSet
 from system.store.location import StoreLocation
 from system.store.schema import SCENES
+
+
+def load_label_rules(config: NightlyConfig) -> tuple[Taxonomy, LabelRules]:
+    """What labels are made by.
+
+    Raises:
+        ConfigError: the rules or the taxonomy are wrong.
+    """
+    taxonomy = load_taxonomy(config.mine.taxonomy)
+    return taxonomy, load_rules(config.labels.rules, taxonomy)
 
 
 def label_night(
@@ -32,10 +42,9 @@ def label_night(
     Returns:
         (where they lie, or None where the night mined nothing; scenes that could not be labelled).
     Raises:
-        ConfigError: the rules or the taxonomy are wrong. StoreError: the labels cannot be written.
+        ConfigError: as `load_label_rules`. StoreError: the labels cannot be written.
     """
-    taxonomy = load_taxonomy(config.mine.taxonomy)
-    rules = load_rules(config.labels.rules, taxonomy)
+    taxonomy, rules = load_label_rules(config)
     where = f"run_id IN ({', '.join(map(literal, run_ids))})"
     mined = set()
     for batch in location.dataset(SCENES).scanner(columns=["source", "log_id"], filter=where).to_batches():

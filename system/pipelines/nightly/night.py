@@ -21,7 +21,7 @@ from system.pipelines.nightly.due import Due, due
 from system.pipelines.nightly.figures import night_figures
 from system.pipelines.nightly.finding import Arrival, NightLogs, find_logs
 from system.pipelines.nightly.judging import Judged, judge_logs
-from system.pipelines.nightly.label_night import label_night
+from system.pipelines.nightly.label_night import label_night, load_label_rules
 from system.pipelines.nightly.outcome import NightResult, night_alerts
 from system.pipelines.nightly.records import NIGHT_OF, one_a_day, runs_of_night, write_night
 from system.pipelines.plan import Listing
@@ -72,6 +72,8 @@ def run_night(
     meter = BudgetMeter(config.budget)
     location, model = StoreLocation.parse(config.store), _model(config)
     check_model(location, model)
+    if config.labels.enabled:
+        load_label_rules(config)  # a wrong file is told now and not after hours of mining
     wait_for_dead_holder(location)
     todo = due(config, night, since, now_ns)
     progress.phase(f"night {todo.day}: looking at {todo.days[0]} to {todo.days[-1]}")
