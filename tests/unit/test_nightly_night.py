@@ -32,6 +32,7 @@ from system.store.location import StoreLocation
 from system.store.runs import RunRecord, write_run
 from system.store.schema import SCENES, scenes_schema
 from tests.plain_logs import write_plain_log
+from tests.unit.test_pixels_on_s3 import bucket  # noqa: F401 - a fixture
 
 TODAY = datetime.now(UTC).date()
 DAY, NEXT = TODAY - timedelta(days=2), TODAY - timedelta(days=1)
@@ -204,3 +205,15 @@ def test_a_webhook_that_fails_harms_no_night_and_what_is_missing_is_told_before_
     assert result.mined.committed == 2 and [alert.code for alert in result.alerts] == ["webhook"]
     # A night without alerts is not told where only alerts are.
     assert not night(webhook={**hook, "only_alerts": True}).alerts
+
+
+def test_a_night_runs_on_an_object_store_alone(bucket, tmp_path, night: Night):  # noqa: F811
+    folder = upload(tmp_path, "a")
+    bucket.put(str(folder), f"logs/drives/{DAY}/a", recursive=True)
+    places = {"logs": ["s3://logs/drives/{date}"], "store": "s3://logs/store"}
+    first = night(**places)
+    assert (first.mined.committed, first.report) == (2, f"s3://logs/store/reports/night-{DAY}.html")
+    assert bucket.exists(f"logs/store/labels/night-{DAY}.parquet")
+    bucket.pipe_file(f"logs/drives/{DAY}/a/ego.csv", (folder / "ego.csv").read_bytes().replace(b"10.0", b"11.0"))
+    again = night(**places)
+    assert (again.mined.committed, len(again.arrivals("reuploaded")), again.figures.scenes) == (2, 1, 2)

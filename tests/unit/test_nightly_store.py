@@ -11,6 +11,7 @@ from datetime import UTC, date, datetime
 import pyarrow as pa
 import pytest
 
+from serve.search_store import SearchStore
 from system.errors import ConfigError, LeaseError, StoreError
 from system.pipelines.nightly.config import NightlyConfig
 from system.pipelines.nightly.due import due
@@ -26,6 +27,7 @@ from system.store.log_versions import (
     versions_of_night,
     write_log_versions,
 )
+from system.store.maintain import tag_version
 from system.store.runs import RunRecord, write_run
 from system.store.schema import QUARANTINE, SCENES, quarantine_schema
 from system.store.search import scenes_version
@@ -98,6 +100,16 @@ def test_a_killed_run_belongs_to_its_night_and_makes_no_night(location):
     assert set(runs_of_night(runs, "m1", date(2026, 11, 26))) == {"20261126T0100", "20261126T0200"}
     assert runs_of_night(runs, "m2", date(2026, 11, 26)) == []
     assert past_nights(runs)[0].figures.scenes == 3
+
+
+def test_a_night_is_asked_for_again_with_the_model_that_mined_it(location):
+    add_run(location, "a", "2026-11-24")
+    tag_version(location, "night-2026-11-24")
+    open_for_writing(location, replace(MODEL, model_id="m2"))
+    write_run(location, RunRecord("b", "m2", "finished", 1, 2, None, {}))
+    server = SearchStore(location)
+    assert server.view().model["model_id"] == "m2"
+    assert server.view("night-2026-11-24").model["model_id"] == "m1"
 
 
 def test_nights_are_compared_by_day_the_newest_run_of_each(location):
