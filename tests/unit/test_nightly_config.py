@@ -30,7 +30,8 @@ def test_two_keys_are_enough_and_every_table_is_typed(tmp_path):
     assert (config.reuploaded, config.late_days, config.labels.enabled, config.webhook) == ("mine_again", 3, True, None)
     more = 'since = 2026-11-01\n[mine]\ntower = "packaged"\nwindows = {length_s = 2.0}\n[budget]\nscenes = 9\n'
     config = parse(tmp_path, more)
-    assert config.since == date(2026, 11, 1) and config.mine.windows.length_s == 2.0 and config.budget.scenes == 9
+    assert config.since == date(2026, 11, 1) and config.budget.scenes == 9
+    assert (config.mine.windows.length_s, config.mine.windows.stride_s) == (2.0, 2.0)  # no gaps between windows
     assert config.zone is UTC
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from datetime import UTC, date, tzinfo
-from typing import Literal
+from typing import Any, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import Field, field_validator, model_validator
@@ -32,8 +32,8 @@ class BudgetConfig(FrozenConfig):
     """What a night may cost; whichever is used up first ends the mining, and the next night goes on. None: no bound.
 
     hours: of wall clock since the start. scenes: mined tonight. money: of any currency, counted as the time that nodes
-    of the cluster were alive, at `price_per_hour` for each. Ranking, labels and the report follow in every case, and
-    the batch in hand is finished, so a night takes a little more than this.
+    of the cluster were alive, at `price_per_hour` for each, looked at after every commit. Ranking, labels and the
+    report follow in every case, and the batch in hand is finished, so a night takes a little more than this.
     """
 
     hours: float | None = Field(default=None, gt=0)
@@ -136,6 +136,15 @@ class NightlyConfig(FrozenConfig):
         for template in logs:
             check_template(template)
         return logs
+
+    @field_validator("mine", mode="before")
+    @classmethod
+    def _windows_follow_each_other(cls, mine: Any) -> Any:
+        """As of jobs/mine_fleet.py: without a stride, that of the length."""
+        windows = mine.get("windows") if isinstance(mine, dict) else None
+        if isinstance(windows, dict) and "length_s" in windows:
+            return mine | {"windows": {"stride_s": windows["length_s"], **windows}}
+        return mine
 
     @field_validator("timezone")
     @classmethod
