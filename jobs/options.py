@@ -61,7 +61,9 @@ LogIds = Annotated[list[str] | None, typer.Option(help="Log id.")]
 HardnessWeight = Annotated[
     float, typer.Option(help="Share of hardness in the score, in [0, 1]; the rest is similarity.")
 ]
-Version = Annotated[str | None, typer.Option(help="Answer as after an earlier run: `run-<run id>`.")]
+Version = Annotated[
+    str | None, typer.Option(help="Answer as after an earlier run, `run-<run id>`, or night, `night-<date>`.")
+]
 
 Masks = Annotated[
     str,

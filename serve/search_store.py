@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from serve.models import Cursor
 from system.errors import ConfigError, StoreError
 from system.pipelines.explained import explained
+from system.pipelines.nightly.records import NIGHT_OF
 from system.store.filters import SceneFilter
 from system.store.location import StoreLocation
 from system.store.pictures import StoredPicture, read_pictures
@@ -89,9 +90,10 @@ class SearchStore:
         if as_of is None:
             return View(self._newest_snapshot(), self._newest_model())
         snapshot = self._snapshots.get(as_of, lambda: Snapshot.tagged(self.location, as_of))
-        run_id = as_of.removeprefix("run-")
         runs, models = self._runs_and_models()
-        of_run = [run.model_id for run in runs if run.run_id == run_id]
+        # The newest run of a night speaks for it.
+        tags = ((run.model_id, f"run-{run.run_id}", f"night-{run.report.get(NIGHT_OF)}") for run in runs)
+        of_run = [model_id for model_id, *names in tags if as_of in names][:1]
         model = next((m for m in models if m["model_id"] in of_run), None)
         return View(snapshot, model or self._newest_model())
 

@@ -95,13 +95,18 @@ def write_labels(path: str | Path, rows: Iterable[SceneLabels], taxonomy: Taxono
     Raises:
         ConfigError: it cannot be written there.
     """
-    about = {"taxonomy": taxonomy_hash(taxonomy), "tags": list(taxonomy.names), "rules": rules.model_dump(mode="json")}
-    table = _table(rows).replace_schema_metadata({"nightminer.labels": json.dumps(about)})
+    table = label_table(rows, taxonomy, rules)
     try:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         pq.write_table(table, path)
     except OSError as error:
         raise ConfigError(f"{path}: cannot be written: {error.strerror or error}") from error
+
+
+def label_table(rows: Iterable[SceneLabels], taxonomy: Taxonomy, rules: LabelRules) -> pa.Table:
+    """Rows of SCHEMA, with what made them as metadata."""
+    about = {"taxonomy": taxonomy_hash(taxonomy), "tags": list(taxonomy.names), "rules": rules.model_dump(mode="json")}
+    return _table(rows).replace_schema_metadata({"nightminer.labels": json.dumps(about)})
 
 
 def read_labels(path: str | Path, taxonomy: Taxonomy) -> Labels:

@@ -36,25 +36,20 @@ class PoolConfig(FrozenConfig):
     write_scenes: int = Field(default=32, ge=1, le=65536)
 
 
-class MineConfig(FrozenConfig):
-    """A mining run.
+class MiningOptions(FrozenConfig):
+    """How logs are mined, whichever they are and wherever the scenes go.
 
-    logs: folders, files or object-store URIs. store: where the tables lie. log_format: a reader's name, or "auto".
-    tower: as `system.backbones.loading.load_tower` names them. model: folder of a trained SceneMiner, or None.
-    limit: at most so many scenes that the store does not hold yet. max_bad_share: of quarantined among found scenes.
+    log_format: a reader's name, or "auto". tower: as `system.backbones.loading.load_tower` names them.
+    model: folder of a trained SceneMiner, or None. max_bad_share: of quarantined among found scenes.
     tag_threshold: probability from which the model's tag counts as present.
     """
 
-    logs: tuple[str, ...] = Field(min_length=1)
-    store: str
     log_format: str = "auto"
     tower: str = "packaged"
     model: str | None = None
     taxonomy: str | None = None
-    limit: int | None = Field(default=None, ge=0)
     max_bad_share: float = Field(default=0.1, ge=0, le=1)
     retry_quarantined: bool = False
-    report: str | None = None
     report_scenes: int = Field(default=30, ge=1, le=500)
     tag_threshold: float = Field(default=0.5, gt=0, lt=1)
     neighbours: int = Field(default=5, ge=1, le=100)
@@ -65,6 +60,20 @@ class MineConfig(FrozenConfig):
     kinematics: KinematicConfig = KinematicConfig()
     hardness: HardnessWeights = HardnessWeights()
     pool: PoolConfig = PoolConfig()
+
+
+class MineConfig(MiningOptions):
+    """A mining run.
+
+    logs: folders, files or object-store URIs. store: where the tables lie. report: where the page goes; into the store
+    if None. limit: at most so many scenes that the store does not hold yet. rank: bring the ranking up to date.
+    """
+
+    logs: tuple[str, ...] = Field(min_length=1)
+    store: str
+    report: str | None = None
+    limit: int | None = Field(default=None, ge=0)
+    rank: bool = True
 
     @field_validator("logs")
     @classmethod

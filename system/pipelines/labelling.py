@@ -43,6 +43,19 @@ def label_logs(
         ConfigError, FormatError: as `plan_mining`. DataError: `given` names an id that is in none of the logs.
     """
     plan = plan_mining(MineConfig(logs=logs, store="unused", windows=windows), IdSet(), IdSet())
+    return label_planned(plan, windows, rules, taxonomy, given, given_by, progress)
+
+
+def label_planned(
+    plan: MiningPlan,
+    windows: WindowConfig,
+    rules: LabelRules,
+    taxonomy: Taxonomy,
+    given: Mapping[str, Mapping[str, bool]],
+    given_by: str = "given",
+    progress: ConsoleProgress | None = None,
+) -> LabelledLogs:
+    """Label the scenes that a plan has to do. Arguments and errors as of `label_logs`."""
     done, tags = LabelledLogs(plan=plan), frozenset(taxonomy.names)
     done.faults += [(bad.uri, f"{bad.code}: {bad.message}") for bad in plan.bad_logs]
     unused = set(given)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import resource
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from system.backbones.loading import describe_tower
@@ -13,8 +13,8 @@ from system.miner.identity import read_saved, untrained_model_id
 from system.miner.miner_config import SceneMinerConfig
 from system.miner.taxonomy import load_taxonomy
 from system.pipelines.committing import SceneCommitter
-from system.pipelines.config import MineConfig
-from system.pipelines.plan import MiningPlan, plan_mining
+from system.pipelines.config import MineConfig, MiningOptions
+from system.pipelines.plan import Listing, MiningPlan, plan_mining
 from system.pipelines.quarantine import QuarantineWriter
 from system.pipelines.ray_environment import set_ray_environment
 from system.pipelines.result import MiningResult
@@ -68,18 +68,27 @@ def describe_model(config: MineConfig) -> ModelRow:
     )
 
 
-def plan_only(config: MineConfig) -> MiningPlan:
+def plan_only(config: MineConfig, listing: Listing | None = None) -> MiningPlan:
     """What `mine_fleet` would do. Writes nothing; raises as it."""
     location, model = StoreLocation.parse(config.store), describe_model(config)
     check_model(location, model)
-    return plan_mining(config, committed_ids(location, model.model_id), quarantined_ids(location, model.model_id))
+    settled = committed_ids(location, model.model_id), quarantined_ids(location, model.model_id)
+    return plan_mining(config, *settled, listing)
 
 
-def mine_fleet(config: MineConfig, progress: Progress, should_stop: Callable[[], bool] = lambda: False) -> MiningResult:
+def mine_fleet(
+    config: MineConfig,
+    progress: Progress,
+    should_stop: Callable[[], bool] = lambda: False,
+    listing: Listing | None = None,
+    remarks: Mapping[str, Any] | None = None,
+) -> MiningResult:
     """Mine every scene that the store does not hold for this model, rank the store and write the report.
 
     Args:
         should_stop: asked after every batch; once true, nothing more is committed and the run ends as stopped.
+        listing: the logs, where the caller has listed them already; it may be empty.
+        remarks: stand in the run's record from its start on, so that a killed run has them too.
     Raises:
         ConfigError, FormatError: a path or value of the user's.
         LeaseError: another job writes to this store. SchemaError: the store was made by another tower or schema.
@@ -92,7 +101,7 @@ def mine_fleet(config: MineConfig, progress: Progress, should_stop: Callable[[],
     run_id = new_run_id()
     with Lease(location, run_id) as lease:
         open_for_writing(location, model)
-        run = _Run(config, location, model, run_id, lease, progress, should_stop)
+        run = _Run(config, location, model, run_id, lease, progress, should_stop, listing, remarks or {})
         try:
             run.mine()
             run.finish()
@@ -100,6 +109,24 @@ def mine_fleet(config: MineConfig, progress: Progress, should_stop: Callable[[],
             run.record_failure(error)
             raise
     return run.result
+
+
+def rank_new(location: StoreLocation, model_id: str, config: MiningOptions, lease: Lease) -> None:
+    """Rank all scenes of a model where some are unranked. Ray is imported, and started, only then.
+
+    Raises:
+        StoreError: the store cannot be written. LeaseError: the lease was lost.
+    """
+    from system.store.ranking import num_unranked
+
+    if not num_unranked(location, model_id):
+        return
+    set_ray_environment()
+    from system.pipelines.ranking import rank_store
+    from system.pipelines.resources import connect_to_ray
+
+    connect_to_ray()
+    rank_store(location, model_id, config.hardness, config.neighbours, lease)
 
 
 class _Run:
@@ -114,8 +141,11 @@ class _Run:
         lease: Lease,
         progress: Progress,
         should_stop: Callable[[], bool],
+        listing: Listing | None,
+        remarks: Mapping[str, Any],
     ) -> None:
         self._config, self._location, self._model = config, location, model
+        self._listing, self._remarks = listing, remarks
         self._lease, self._progress, self._should_stop = lease, progress, should_stop
         self._started_s, self._started_ns = time.perf_counter(), time.time_ns()
         self.result = MiningResult(run_id=run_id, model_id=model.model_id)
@@ -128,7 +158,8 @@ class _Run:
         """Plan, then read, infer, write and commit what is missing."""
         result, started_s = self.result, time.perf_counter()
         self._progress.phase("listing logs")
-        self._plan = plan_mining(self._config, self._committed, quarantined_ids(self._location, self._model.model_id))
+        quarantined = quarantined_ids(self._location, self._model.model_id)
+        self._plan = plan_mining(self._config, self._committed, quarantined, self._listing)
         result.stages.plan = time.perf_counter() - started_s
         self._progress.planned(self._plan)
         result.found, result.already, result.deferred = self._plan.found, self._plan.already, self._plan.deferred
@@ -163,9 +194,9 @@ class _Run:
     def finish(self) -> None:
         """Rank, index, tag the version, report."""
         result, started_s = self.result, time.perf_counter()
-        if not result.stopped:
+        if self._config.rank and not result.stopped:
             self._progress.phase("ranking")
-            self._rank()
+            rank_new(self._location, self._model.model_id, self._config, self._lease)
             result.stages.rank = time.perf_counter() - started_s
         self._lease.check()
         if result.committed:
@@ -238,21 +269,10 @@ class _Run:
         write = WriteSettings(self._location, model.model_id, self.result.run_id, model.embedding_dim)
         return stream_batches(self._plan.chunks, read, forward, write, pool, config.pool)
 
-    def _rank(self) -> None:
-        from system.store.ranking import num_unranked
-
-        if not num_unranked(self._location, self._model.model_id):
-            return
-        set_ray_environment()
-        from system.pipelines.ranking import rank_store
-        from system.pipelines.resources import connect_to_ray
-
-        connect_to_ray()
-        rank_store(self._location, self._model.model_id, self._config.hardness, self._config.neighbours, self._lease)
-
     def _write_record(self, status: str, error: str | None = None) -> None:
         result, plan, index = self.result, self._plan, vector_index_of(self._location)
         report = {
+            **self._remarks,
             "figures": result.as_json(),
             "config": self._config.model_dump(mode="json"),
             "git_commit": git_commit(),

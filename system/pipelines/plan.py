@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import astuple, dataclass, field
 from typing import Any
@@ -44,6 +44,15 @@ class Chunk:
         return cls(tuple(WindowRef(i, logs[log], start, end) for i, log, start, end in values["windows"]))
 
 
+@dataclass(frozen=True)
+class Listing:
+    """What lies below some paths. logs: each log once, read from while it is planned."""
+
+    recognised: list[Found]
+    skipped: list[Skipped]
+    logs: Iterable[LogRef | BadLog]
+
+
 @dataclass
 class MiningPlan:
     """Counted before anything is mined, so that the reconciliation at the end compares two independent counts.
@@ -78,23 +87,36 @@ class MiningPlan:
         }
 
 
-def plan_mining(config: MineConfig, committed: IdSet, quarantined: IdSet) -> MiningPlan:
-    """List every scene below `config.logs` and drop those that are settled.
+def list_fleet(config: MineConfig) -> Listing:
+    """Every log below `config.logs`.
 
     Raises:
         ConfigError, FormatError: a path that no reader knows, so that a typing error does not mine nothing in silence.
     """
-    plan = MiningPlan()
+    recognised: list[Found] = []
+    skipped: list[Skipped] = []
     for uri in config.logs:
-        recognised, skipped = discover(uri, config.log_format)
-        plan.recognised += recognised
-        plan.skipped += skipped
-    if not plan.recognised:
+        below = discover(uri, config.log_format)
+        recognised += below[0]
+        skipped += below[1]
+    if not recognised:
         raise ConfigError(f"no log was recognised below {', '.join(config.logs)}")
+    return Listing(recognised, skipped, (log for logs in list_each(recognised) for log in logs))
+
+
+def plan_mining(config: MineConfig, committed: IdSet, quarantined: IdSet, listing: Listing | None = None) -> MiningPlan:
+    """List every scene below `config.logs`, or of a listing that was made before, and drop those that are settled.
+
+    Raises:
+        ConfigError, FormatError: as `list_fleet`.
+    """
+    if listing is None:
+        listing = list_fleet(config)
+    plan = MiningPlan(recognised=list(listing.recognised), skipped=list(listing.skipped))
     seen = plan.scene_ids
     pending: list[WindowRef] = []
     weight = 0
-    for log in _list_all(plan.recognised):
+    for log in listing.logs:
         if isinstance(log, BadLog):
             plan.found += 1
             plan.bad_logs.append(log)
@@ -128,9 +150,8 @@ def plan_mining(config: MineConfig, committed: IdSet, quarantined: IdSet) -> Min
     return plan
 
 
-def _list_all(recognised: list[Found]) -> Iterator[LogRef | BadLog]:
-    """Logs of all roots in their order, the roots listed side by side."""
+def list_each(recognised: list[Found]) -> Iterator[list[LogRef | BadLog]]:
+    """The logs of each root, in the order of the roots, which are listed side by side."""
     with ThreadPoolExecutor(_LISTING_THREADS, thread_name_prefix="list-logs") as threads:
         # Lists and not generators: a thread has to do the listing. One log reference is about 1 kB.
-        for logs in threads.map(lambda found: list(list_logs(found)), recognised):
-            yield from logs
+        yield from threads.map(lambda found: list(list_logs(found)), recognised)

@@ -33,14 +33,23 @@ def write_report(location: StoreLocation, run_id: str, target: str | None, num_s
         StoreError: it cannot be written there.
     """
     page = render_report(gather_report(location, run_id, num_scenes))
+    return write_page(location, f"reports/{run_id}.html", page, target)
+
+
+def write_page(location: StoreLocation, name: str, text: str, target: str | None) -> str:
+    """Write a text to a path or URI, or below the store's root where there is none; returns where it lies.
+
+    Raises:
+        StoreError: it cannot be written there.
+    """
     if target is None:
-        return location.write_text(f"reports/{run_id}.html", page)
+        return location.write_text(name, text)
     path = target if "://" in target else os.path.abspath(os.path.expanduser(target))
     try:
         with fsspec.open(path, "w", encoding="utf-8", auto_mkdir=True) as file:
-            file.write(page)
+            file.write(text)
     except (OSError, ValueError) as error:
-        raise StoreError(f"--report {target}: cannot be written: {error}") from error
+        raise StoreError(f"report {target}: cannot be written: {error}") from error
     return path
 
 
@@ -81,9 +90,12 @@ def hardest_cards(store: str, run_id: str, num_scenes: int) -> list[SceneCard]:
     return scene_cards(location, read_run(location, run_id), num_scenes, with_pictures=False)
 
 
-def scene_cards(location: StoreLocation, run: RunRecord, num_scenes: int, with_pictures: bool) -> list[SceneCard]:
-    """The hardest scenes of a run's model, hardest first."""
-    rows = search_scenes(location, None, SceneFilter(model_id=run.model_id), SearchConfig(top=num_scenes))
+def scene_cards(
+    location: StoreLocation, run: RunRecord, num_scenes: int, with_pictures: bool, where: SceneFilter | None = None
+) -> list[SceneCard]:
+    """The hardest scenes of a run's model, or of those the ones that pass a filter, hardest first."""
+    where = SceneFilter(model_id=run.model_id) if where is None else where
+    rows = search_scenes(location, None, where, SearchConfig(top=num_scenes))
     names = next(model["tag_names"] for model in read_models(location) if model["model_id"] == run.model_id)
     ids = [row["scene_id"] for row in rows]
     pictures = read_pictures(location, ids, run.model_id) if with_pictures else {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from system.report.birds_eye import BirdsEye, PlottedTrack
 
@@ -75,4 +75,23 @@ def histogram_svg(values: Sequence[float], label: str, bins: int = 25) -> Markup
     return Markup(
         f'<svg class="histogram" viewBox="0 0 {width} {height}" role="img" '
         f'aria-label="Histogram of {label} over {len(values)} scenes">{bars}{axis}</svg>'
+    )
+
+
+def bars_svg(values: Sequence[tuple[str, float]], label: str) -> Markup:
+    """One bar a name, in their order, the last one standing out; at least 0 each."""
+    top = max([value for _, value in values] + [1.0])
+    width, height = 300, 90
+    step = width / max(1, len(values))
+    bars = "".join(
+        f'<rect class="{"" if k == len(values) - 1 else "past"}" x="{(k + 0.5) * step - min(step - 2, 40) / 2:.1f}" '
+        f'y="{height - 14 - 72 * value / top:.1f}" width="{min(step - 2, 40):.1f}" height="{72 * value / top:.1f}">'
+        f"<title>{escape(name)}: {value:g}</title></rect>"
+        for k, (name, value) in enumerate(values)
+    )
+    ends = [(0, values[0][0], "start"), (width, values[-1][0], "end")] if len(values) > 1 else []
+    axis = "".join(f'<text x="{x}" y="{height - 2}" text-anchor="{at}">{escape(name)}</text>' for x, name, at in ends)
+    return Markup(
+        f'<svg class="histogram" viewBox="0 0 {width} {height}" role="img" '
+        f'aria-label="{escape(label)} of {len(values)} nights">{bars}{axis}</svg>'
     )

@@ -6,8 +6,10 @@ import base64
 import hashlib
 import re
 from collections import Counter
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 
@@ -35,8 +37,8 @@ _RISK_SOURCES = {
 _INFRARED = {"ir", "lwir", "infrared", "thermal"}
 
 
-def render_report(report: RunReport) -> str:
-    """The page. Every text is escaped; a Content-Security-Policy allows this file's own script and style only."""
+def page_environment() -> Environment:
+    """Where templates are rendered: every text is escaped, a name that is not given is an error."""
     environment = Environment(
         loader=FileSystemLoader(_TEMPLATES),
         autoescape=select_autoescape(default=True, default_for_string=True),
@@ -49,21 +51,41 @@ def render_report(report: RunReport) -> str:
     environment.filters["clock"] = _clock
     environment.filters["percent"] = lambda value: "not known" if value is None else f"{100 * value:.0f} %"
     environment.filters["flag"] = lambda flag: _FLAG_WORDS.get(flag, flag.replace("_", " "))
-    style = (_TEMPLATES / "report.css").read_text(encoding="utf-8")
+    return environment
+
+
+def style_sheet() -> str:
+    return (_TEMPLATES / "report.css").read_text(encoding="utf-8")
+
+
+def card_functions() -> dict[str, Callable[..., Any]]:
+    """What scene_card.html.j2 calls."""
+    return {
+        "components": _components,
+        "risk_source": lambda card: _RISK_SOURCES.get(card.risk_source or "", "not known"),
+    }
+
+
+def render_report(report: RunReport) -> str:
+    """The page. Every text is escaped; a Content-Security-Policy allows this file's own script and style only."""
+    style = style_sheet()
     script = (_TEMPLATES / "report.js").read_text(encoding="utf-8")
-    return environment.get_template("report.html.j2").render(
-        report=report,
-        style=style,
-        script=script,
-        style_hash=_csp_hash(style),
-        script_hash=_csp_hash(script),
-        birds_eye=birds_eye_svg,
-        histogram=histogram_svg,
-        components=_components,
-        risk_source=lambda card: _RISK_SOURCES.get(card.risk_source or "", "not known"),
-        by_code=Counter(row.code for row in report.quarantine).most_common(),
-        tag_counts=Counter(tag for card in report.cards for tag, _ in card.tags).most_common(),
-        slowest=max((stage.seconds for stage in report.stages), default=1.0) or 1.0,
+    return (
+        page_environment()
+        .get_template("report.html.j2")
+        .render(
+            report=report,
+            style=style,
+            script=script,
+            style_hash=csp_hash(style),
+            script_hash=csp_hash(script),
+            birds_eye=birds_eye_svg,
+            histogram=histogram_svg,
+            by_code=Counter(row.code for row in report.quarantine).most_common(),
+            tag_counts=Counter(tag for card in report.cards for tag, _ in card.tags).most_common(),
+            slowest=max((stage.seconds for stage in report.stages), default=1.0) or 1.0,
+            **card_functions(),
+        )
     )
 
 
@@ -90,7 +112,7 @@ def _data_uri(picture: CardPicture) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(picture.jpeg).decode()
 
 
-def _csp_hash(text: str) -> str:
+def csp_hash(text: str) -> str:
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 

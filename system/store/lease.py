@@ -131,6 +131,28 @@ class Lease:
         self._location.write_text(_file(self._generation), json.dumps(holder))
 
 
+def wait_for_dead_holder(location: StoreLocation, time_to_live_s: float = TIME_TO_LIVE_S, poll_s: float = 1.0) -> None:
+    """Return once nobody holds the store: at once, or when a holder that died elsewhere has not beaten for long enough.
+
+    Raises:
+        LeaseError: the holder lives: it beat while this waited.
+    """
+    first = None
+    while True:
+        newest = _newest_generation(location)
+        holder = _read(location, newest) if newest else None
+        if holder is None or not holder.is_alive(time_to_live_s):
+            return
+        first = first or holder
+        is_here = holder.host == socket.gethostname()
+        if is_here or holder.run_id != first.run_id or holder.beat_ns != first.beat_ns:
+            raise LeaseError(
+                f"{location.uri} is being written by {holder}, which is alive. Wait for it to end, or stop it; what it "
+                "has committed is not mined again"
+            )
+        time.sleep(poll_s)
+
+
 def current_holder(location: StoreLocation) -> Holder | None:
     """Who writes to the store now, or None."""
     newest = _newest_generation(location)

@@ -115,6 +115,10 @@ class StoreLocation:
             ) from error
 
     def write_text(self, name: str, text: str) -> str:
+        """As `write_bytes`, in UTF-8."""
+        return self.write_bytes(name, text.encode())
+
+    def write_bytes(self, name: str, data: bytes) -> str:
         """Write a small file below the root and return its URI.
 
         Raises:
@@ -126,11 +130,11 @@ class StoreLocation:
             if self.is_local:
                 os.makedirs(os.path.dirname(target), exist_ok=True)
                 # Replace in one step: a reader never sees half a file, a full disk leaves the old one.
-                with open(f"{target}.tmp", "w", encoding="utf-8") as file:
-                    file.write(text)
+                with open(f"{target}.tmp", "wb") as file:
+                    file.write(data)
                 os.replace(f"{target}.tmp", target)
             else:
-                fs.pipe_file(target, text.encode())
+                fs.pipe_file(target, data)
         except Exception as error:
             if not isinstance(error, storage_errors()):
                 raise

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, field
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import lance
@@ -18,7 +19,7 @@ from system.store.detections import DETECTIONS
 from system.store.lease import Lease, current_holder
 from system.store.location import StoreLocation
 from system.store.nearest import read_vector_index
-from system.store.schema import PICTURES, QUARANTINE, RUNS, SCENES
+from system.store.schema import PICTURES, SCENES
 from system.store.tables import table_names
 from system.store.vector_index import VectorIndexConfig, refresh_vector_index
 
@@ -107,19 +108,32 @@ def maintain_store(location: StoreLocation, config: MaintainConfig, run_id: str)
     Raises:
         StoreError: the store cannot be read or written.
     """
-    report = MaintainReport()
-    report.bytes_before, report.fragments_before, report.versions_before = _sizes(location)
     with ExitStack() as stack:
+        holder = None
         try:
             stack.enter_context(Lease(location, run_id))
         except LeaseError as error:
-            report.held_by = str(current_holder(location) or error)
-        for name in table_names(location):
-            if name != SCENES:  # its turn comes with its indices
-                _attempt(report, f"compact {name}", lambda name=name: _compact(location, name))  # type: ignore[misc]
-        _attempt(report, "indices", lambda: build_indices(location))
-        for name in table_names(location):
-            _clean(location, name, config, report)
+            holder = str(current_holder(location) or error)
+        return maintain_held(location, config, holder)
+
+
+def maintain_held(
+    location: StoreLocation, config: MaintainConfig, holder: str | None = None, with_indices: bool = True
+) -> MaintainReport:
+    """As `maintain_store`, with the lease held by the caller, or by somebody else: `holder`.
+
+    Args:
+        with_indices: False where they were brought up to date a moment ago.
+    """
+    report = MaintainReport(held_by=holder)
+    report.bytes_before, report.fragments_before, report.versions_before = _sizes(location)
+    for name in table_names(location):
+        if name != SCENES:  # its turn comes with its indices
+            _attempt(report, f"compact {name}", partial(_compact, location, name))
+    if with_indices:
+        _attempt(report, "indices", partial(build_indices, location))
+    for name in table_names(location):
+        _clean(location, name, config, report)
     report.bytes_after, report.fragments_after, report.versions_after = _sizes(location)
     dataset = location.dataset(SCENES)
     report.tags = len(dataset.tags.list())
@@ -227,8 +241,7 @@ def remove_orphans(location: StoreLocation, older_than_days: float) -> int:
     """
     freed = 0
     try:
-        detections = (DETECTIONS,) if location.has_table(DETECTIONS) else ()
-        for name in (SCENES, PICTURES, QUARANTINE, RUNS, *detections):
+        for name in table_names(location):
             stats = location.dataset(name).cleanup_old_versions(
                 older_than=timedelta(days=older_than_days), delete_unverified=True, error_if_tagged_old_versions=False
             )

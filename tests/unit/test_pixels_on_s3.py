@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import warnings
 from collections.abc import Iterator
 
 import fsspec
@@ -17,6 +16,7 @@ from system.logs.pixels import PictureLimits, read_window_pictures
 from system.logs.registry import discover, list_logs, read_log
 from system.records import Frame
 from tests.mcap_logs import write_json
+from tests.s3 import s3_bucket
 from tests.unit.test_picture_folder import write_archive
 from tests.unit.test_ros_mcap import drive
 from tests.unit.test_video import write_video
@@ -24,32 +24,9 @@ from tests.unit.test_video import write_video
 
 @pytest.fixture(scope="module")
 def bucket() -> Iterator[fsspec.AbstractFileSystem]:
-    """An S3 server in this process, reached as users reach theirs: by the environment."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        from moto.server import ThreadedMotoServer
-    import s3fs
-
-    server = ThreadedMotoServer(port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    monkeypatch = pytest.MonkeyPatch()
-    for name, value in {
-        "AWS_ACCESS_KEY_ID": "nightminer",
-        "AWS_SECRET_ACCESS_KEY": "nightminer",
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
-    }.items():
-        monkeypatch.setenv(name, value)
-    files._filesystem.cache_clear()
-    s3fs.S3FileSystem.clear_instance_cache()
-    fs, _ = files.filesystem("s3://logs/")
-    fs.mkdir("logs")
-    yield fs
-    server.stop()
-    monkeypatch.undo()
-    files._filesystem.cache_clear()
-    s3fs.S3FileSystem.clear_instance_cache()
+    """Of an S3 server, with a bucket `logs`."""
+    with s3_bucket("logs"):
+        yield files.filesystem("s3://logs/")[0]
 
 
 def png(shade: int) -> bytes:

@@ -1,0 +1,1 @@
+"""One night after another: find, mine, label, rank, tag, maintain, compare, report."""

@@ -1,0 +1,82 @@
+"""Which night this is, and of which days the logs may not have been mined."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import date, datetime
+
+from system.errors import ConfigError, StoreError
+from system.pipelines.nightly.config import NightlyConfig
+from system.pipelines.nightly.partitions import days_to_look_at, missed_nights
+from system.pipelines.nightly.records import NightRecord, left_from, read_nights
+from system.store.location import StoreLocation
+from system.store.runs import RunRecord
+
+# Clocks of machines that ask for the time differ by far less.
+_CLOCK_TOLERANCE_S = 600
+
+
+@dataclass(frozen=True)
+class Due:
+    """What a night is to do, decided before anything is written.
+
+    days: whose logs are looked at. newest: the newest night before it. runs, past: of the store, and the nights among
+    them.
+    """
+
+    day: date
+    days: list[date]
+    missed: list[date]
+    runs: list[RunRecord]
+    past: list[NightRecord]
+    newest: date | None
+
+
+def tonight(config: NightlyConfig, now_ns: int) -> date:
+    """The day that the night belongs to, in the configured time zone."""
+    return datetime.fromtimestamp(now_ns / 1e9, config.zone).date()
+
+
+def due(config: NightlyConfig, night: date | None, since: date | None, now_ns: int) -> Due:
+    """Which days are to be looked at.
+
+    Args:
+        night: another day than today's; since: look back as far as this, whatever was mined.
+    Raises:
+        ConfigError: a night in the future, or before one that has been. StoreError: clocks disagree.
+    """
+    location = StoreLocation.parse(config.store)
+    runs, past = read_nights(location)
+    _check_clock(location, runs, now_ns)
+    today = tonight(config, now_ns)
+    day = night or today
+    newest = max((record.day for record in past), default=None)
+    if day > today:
+        raise ConfigError(f"--night {day} is after today, {today} ({config.timezone}); expected a day that has begun")
+    if newest is not None and day < newest:
+        raise ConfigError(
+            f"--night {day} is before {newest}, the last night of {location.uri}; its logs are mined by any night: "
+            f"--since {day} looks back that far"
+        )
+    if config.since is not None and day < config.since:
+        raise ConfigError(f"--night {day} is before `since` = {config.since} of the configuration")
+    # A second run of a night stands where the first one stood.
+    earlier = [record for record in past if record.day < day]
+    complete = max((record.day for record in earlier if not record.left), default=None)
+    if since is not None:
+        days = days_to_look_at(day, None, since, 0)
+    else:
+        days = days_to_look_at(day, complete, config.since, config.late_days, left_from(past))
+    nights = [record.day for record in earlier]
+    return Due(day, days, missed_nights(day, nights), runs, past, max(nights, default=None))
+
+
+def _check_clock(location: StoreLocation, runs: list[RunRecord], now_ns: int) -> None:
+    """Raises StoreError: a run began after now: one of two clocks is wrong, and nights cannot be told by their days."""
+    newest = max(runs, key=lambda run: run.started_ns, default=None)
+    ahead_s = 0.0 if newest is None else (newest.started_ns - now_ns) / 1e9
+    if newest is not None and ahead_s > _CLOCK_TOLERANCE_S:
+        raise StoreError(
+            f"{location.uri}: run {newest.run_id} began {ahead_s / 3600:.1f} hours after this machine's time; one of "
+            "two clocks is wrong. Set the clocks (NTP), then start the night again. Nothing was changed."
+        )

@@ -1,0 +1,181 @@
+"""One night: find, mine, label, rank, tag, maintain, compare.
+
+Every step may be repeated. What is mined is decided by the scenes that the store holds, which night is due by the
+records of the runs, and which content a log had by the table `logs`. What dies anywhere leaves less for the next start.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from datetime import date
+from typing import Any
+
+from system.pipelines.config import MineConfig
+from system.pipelines.mine import describe_model, mine_fleet, plan_only, rank_new
+from system.pipelines.mining_progress import MiningProgress
+from system.pipelines.nightly.budget import BudgetMeter
+from system.pipelines.nightly.comparing import compare_nights
+from system.pipelines.nightly.config import NightlyConfig
+from system.pipelines.nightly.due import Due, due
+from system.pipelines.nightly.figures import night_figures
+from system.pipelines.nightly.finding import Arrival, NightLogs, find_logs
+from system.pipelines.nightly.judging import Judged, judge_logs
+from system.pipelines.nightly.label_night import label_night, load_label_rules
+from system.pipelines.nightly.outcome import NightResult, night_alerts
+from system.pipelines.nightly.records import NIGHT_OF, one_a_day, runs_of_night, write_night
+from system.pipelines.plan import Listing
+from system.store.lease import Lease, wait_for_dead_holder
+from system.store.location import StoreLocation
+from system.store.log_versions import drop_mined, read_log_versions, versions_of_night, write_log_versions
+from system.store.maintain import MaintainConfig, maintain_held, tag_version
+from system.store.tables import ModelRow, check_model, open_for_writing
+
+
+def plan_night(config: NightlyConfig, night: date | None, since: date | None, now_ns: int) -> dict[str, Any]:
+    """What `run_night` would find. Writes nothing; raises as it."""
+    todo, location, model = due(config, night, since, now_ns), StoreLocation.parse(config.store), _model(config)
+    check_model(location, model)
+    logs = find_logs(config.logs, todo.days, config.mine.log_format)
+    judged = _judge(config, location, model, todo, logs, now_ns)
+    again = {change.arrival.name for change in judged.changed}
+    plan = plan_only(_mining(config, logs), _listing(logs, judged.current))
+    return {
+        "night": todo.day.isoformat(),
+        "days": [todo.days[0].isoformat(), todo.days[-1].isoformat()],
+        **plan.figures(),
+        "new_logs": len(judged.new),
+        "reuploaded_logs": len(again),
+        "empty_places": logs.empty,
+        "missed_nights": [day.isoformat() for day in todo.missed],
+        "dry_run": True,
+    }
+
+
+def run_night(
+    config: NightlyConfig,
+    progress: MiningProgress,
+    should_stop: Callable[[], bool],
+    night: date | None = None,
+    since: date | None = None,
+    now_ns: int | None = None,
+) -> NightResult:
+    """Do a night.
+
+    Args:
+        should_stop: asked after every commit; once true, the night ends after the batch in hand, without ranking.
+    Raises:
+        ConfigError, DataError: a value of the user's; a bucket or folder that is not there or may not be listed.
+        LeaseError: another job writes to this store. StoreError: it cannot be written, or clocks disagree.
+    """
+    started_s, now_ns = time.perf_counter(), time.time_ns() if now_ns is None else now_ns
+    meter = BudgetMeter(config.budget)
+    location, model = StoreLocation.parse(config.store), _model(config)
+    check_model(location, model)
+    if config.labels.enabled:
+        load_label_rules(config)  # a wrong file is told now and not after hours of mining
+    wait_for_dead_holder(location)
+    todo = due(config, night, since, now_ns)
+    progress.phase(f"night {todo.day}: looking at {todo.days[0]} to {todo.days[-1]}")
+    logs = find_logs(config.logs, todo.days, config.mine.log_format)
+    judged = _judge(config, location, model, todo, logs, now_ns)
+    for place in logs.empty:
+        progress.note(f"{place}: nothing is there yet")
+    with Lease(location, f"night-{todo.day}") as lease:
+        open_for_writing(location, model)
+        _remember(config, location, model, judged, lease, progress)
+    # Whatever ends the mining, both are asked: the meter counts at every commit.
+    mined = mine_fleet(
+        _mining(config, logs),
+        progress,
+        lambda: bool(meter.is_spent()) | should_stop(),
+        _listing(logs, judged.current),
+        {NIGHT_OF: todo.day.isoformat()},
+    )
+    meter.is_spent()
+    result = NightResult(
+        todo.day, mined, logs=logs, missed=todo.missed, days=todo.days, version_tag=f"night-{todo.day}"
+    )
+    is_asked_to_stop = should_stop()
+    result.budget_spent = meter.spent if mined.stopped else None
+    if mined.deferred and config.budget.scenes is not None:
+        result.budget_spent = f"{config.budget.scenes} scenes"
+    result.before = one_a_day(todo.past, model.model_id, todo.day, config.compare.nights)
+    run_ids = result.run_ids = [*runs_of_night(todo.runs, model.model_id, todo.day), mined.run_id]
+    if config.labels.enabled and not is_asked_to_stop:
+        progress.phase("labelling")
+        result.labels, result.label_faults = label_night(config, location, todo.day, run_ids, judged.current)
+    with Lease(location, mined.run_id) as lease:
+        if config.rank and not is_asked_to_stop:
+            progress.phase("ranking")
+            rank_new(location, model.model_id, config.mine, lease)
+        lease.check()
+        tag_version(location, result.version_tag)
+        if config.maintenance.enabled and not is_asked_to_stop:
+            progress.phase("maintaining the store")
+            # Ranking has brought the indices up to date.
+            is_indexed = config.rank or not mined.committed
+            maintain_held(location, MaintainConfig(keep_days=config.maintenance.keep_days), None, not is_indexed)
+            tag_version(location, result.version_tag)
+        progress.phase("comparing with the last nights")
+        result.figures = night_figures(location, model.model_id, run_ids)
+        result.arrived = versions_of_night(location, model.model_id, todo.day.isoformat())
+        result.compared = compare_nights(result.figures, [r.figures for r in result.before], config.alerts)
+        result.alerts = [*night_alerts(config, result, judged, now_ns), *result.compared.alerts]
+        result.cost, result.seconds = meter.cost, time.perf_counter() - started_s
+        lease.check()
+        write_night(location, mined.run_id, todo.days, result.left, result.figures)
+    return result
+
+
+def _model(config: NightlyConfig) -> ModelRow:
+    return describe_model(_mining(config, NightLogs()))
+
+
+def _mining(config: NightlyConfig, logs: NightLogs) -> MineConfig:
+    """The mining of a night: its places, and the scenes that the budget allows."""
+    values = config.mine.model_dump() | {
+        "logs": tuple(logs.places) or config.logs,
+        "store": config.store,
+        "limit": config.budget.scenes,
+        "rank": config.rank,
+    }
+    return MineConfig.parse(values, "mine")
+
+
+def _listing(logs: NightLogs, current: list[Arrival]) -> Listing:
+    return Listing(logs.recognised, logs.skipped, [*(arrival.ref for arrival in current), *logs.bad])
+
+
+def _judge(
+    config: NightlyConfig, location: StoreLocation, model: ModelRow, todo: Due, logs: NightLogs, now_ns: int
+) -> Judged:
+    known = read_log_versions(location, model.model_id, {arrival.ref.log_id for arrival in logs.arrivals})
+    again = config.reuploaded == "mine_again"
+    return judge_logs(logs.arrivals, known, model.model_id, todo.day, todo.newest, now_ns, again)
+
+
+def _remember(
+    config: NightlyConfig,
+    location: StoreLocation,
+    model: ModelRow,
+    judged: Judged,
+    lease: Lease,
+    progress: MiningProgress,
+) -> None:
+    """Drop what was mined of logs that have another content now, then remember the contents of all.
+
+    In this order: killed between, the same is dropped again, of which nothing has been mined yet.
+    """
+    for change in judged.changed:
+        ref, before = change.arrival.ref, change.before
+        told = f"{change.arrival.name}: has another content than what was mined"
+        if config.reuploaded == "tell":
+            progress.note(f"{told}; left alone (reuploaded = tell)")
+            continue
+        lease.check()
+        first, last = min(ref.t_start_ns, before.t_start_ns), max(ref.t_end_ns, before.t_end_ns)
+        dropped = drop_mined(location, model.model_id, ref.source, ref.log_id, first, last)
+        progress.note(f"{told}; its {dropped} scenes are mined again")
+    lease.check()
+    write_log_versions(location, judged.versions)

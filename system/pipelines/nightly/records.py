@@ -1,0 +1,99 @@
+"""The nights that have been: kept in the records of their mining runs, under "night"."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import date
+
+from system.pipelines.nightly.figures import NightFigures
+from system.store.location import StoreLocation
+from system.store.runs import RunRecord, read_run, read_runs, write_run
+
+KEY = "night"
+# In the record of every run of a night, also of one that was killed: its day.
+NIGHT_OF = "night_of"
+
+
+@dataclass(frozen=True)
+class NightRecord:
+    """A run that was a whole night. first_day: that it looked at. left: scenes that it left for the next."""
+
+    day: date
+    run_id: str
+    model_id: str
+    first_day: date
+    left: int
+    figures: NightFigures
+
+
+def past_nights(runs: Sequence[RunRecord]) -> list[NightRecord]:
+    """Runs that were nights and came to their end, newest first. A night that was killed has no record."""
+    nights = [run for run in runs if KEY in run.report]
+    return [
+        NightRecord(
+            day=date.fromisoformat(run.report[KEY]["day"]),
+            run_id=run.run_id,
+            model_id=run.model_id,
+            first_day=date.fromisoformat(run.report[KEY]["first_day"]),
+            left=int(run.report[KEY]["left"]),
+            figures=NightFigures.from_json(run.report[KEY]["figures"]),
+        )
+        for run in nights
+    ]
+
+
+def runs_of_night(runs: Sequence[RunRecord], model_id: str, day: date) -> list[str]:
+    """Ids of all runs that mined for a night, whether or not they came to their end."""
+    return [run.run_id for run in runs if run.model_id == model_id and run.report.get(NIGHT_OF) == day.isoformat()]
+
+
+def read_nights(location: StoreLocation) -> tuple[list[RunRecord], list[NightRecord]]:
+    """(all runs, the nights among them), newest first; none of a store that is not there yet."""
+    if location.marker() is None:
+        return [], []
+    runs = read_runs(location)
+    return runs, past_nights(runs)
+
+
+def left_from(nights: Sequence[NightRecord]) -> date | None:
+    """The first day of which nights have left something that no later night has made up for, or None.
+
+    Args:
+        nights: newest first.
+    """
+    pending: date | None = None
+    for night in reversed(nights):
+        if night.left:
+            pending = min(pending or night.first_day, night.first_day)
+        elif pending is not None and night.first_day <= pending:
+            pending = None
+    return pending
+
+
+def write_night(location: StoreLocation, run_id: str, days: Sequence[date], left: int, figures: NightFigures) -> None:
+    """Make a run a night; call it last, with the lease held.
+
+    Args:
+        days: that it looked at; the last is its own.
+
+    Raises:
+        StoreError: the store cannot be written.
+    """
+    run = read_run(location, run_id)
+    night = {
+        "day": days[-1].isoformat(),
+        "first_day": days[0].isoformat(),
+        "left": left,
+        "figures": figures.as_json(),
+    }
+    write_run(location, replace(run, report={**run.report, KEY: night}))
+
+
+def one_a_day(nights: Sequence[NightRecord], model_id: str, before: date, most: int) -> list[NightRecord]:
+    """The newest record of each of the last days before a night, of one model, newest first."""
+    by_day: dict[date, NightRecord] = {}
+    for night in nights:
+        if night.day < before and night.model_id == model_id:
+            by_day.setdefault(night.day, night)
+    return [by_day[day] for day in sorted(by_day, reverse=True)[:most]]

@@ -1,0 +1,219 @@
+"""A whole night without Ray: what dies, stops or fails on the way leaves less for the next start, and nothing twice."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from system.errors import ConfigError, StoreError
+from system.pipelines.config import MineConfig
+from system.pipelines.mine import describe_model
+from system.pipelines.mining_progress import MiningProgress
+from system.pipelines.nightly import night as night_module
+from system.pipelines.nightly.config import NightlyConfig
+from system.pipelines.nightly.night import plan_night
+from system.pipelines.nightly.outcome import NightResult
+from system.pipelines.nightly.report_night import report_and_tell
+from system.pipelines.plan import plan_mining
+from system.pipelines.result import MiningResult
+from system.store.commits import append_rows
+from system.store.ids import committed_ids, quarantined_ids
+from system.store.location import StoreLocation
+from system.store.runs import RunRecord, write_run
+from system.store.schema import SCENES, scenes_schema
+from tests.plain_logs import write_plain_log
+from tests.unit.test_pixels_on_s3 import bucket  # noqa: F401 - a fixture
+
+TODAY = datetime.now(UTC).date()
+DAY, NEXT = TODAY - timedelta(days=2), TODAY - timedelta(days=1)
+
+
+class Miner:
+    """Stands in for `mine_fleet`: rows without any model. fails_after: so many scenes are committed, then it dies."""
+
+    def __init__(self) -> None:
+        self.runs, self.fails_after = 0, None
+
+    def __call__(self, config: MineConfig, progress, should_stop, listing, remarks) -> MiningResult:
+        location, model = StoreLocation.parse(config.store), describe_model(config)
+        settled = committed_ids(location, model.model_id), quarantined_ids(location, model.model_id)
+        plan = plan_mining(config, *settled, listing)
+        self.runs += 1
+        result = MiningResult(f"run{self.runs:03d}", model.model_id, plan.found, 0, plan.already)
+        result.quarantined, result.deferred, result.remaining = len(plan.bad_logs), plan.deferred, plan.todo
+        record = RunRecord(result.run_id, model.model_id, "running", 1, None, None, dict(remarks))
+        write_run(location, record)
+        for window in (window for chunk in plan.chunks for window in chunk.windows):
+            if self.fails_after == result.committed:
+                raise StoreError("the disk is full")
+            embedding = np.eye(1, model.embedding_dim, dtype=np.float32)[0]
+            row = {"scene_id": window.scene_id, "model_id": model.model_id, "run_id": result.run_id,
+                   "source": window.log.source, "log_id": window.log.log_id, "log_uri": window.log.uri,
+                   "reader": "plain", "t_start_ns": window.t_start_ns, "t_end_ns": window.t_end_ns,
+                   "tags": ["night"], "risk": 0.25, "embedding": embedding, "tag_probabilities": [0.5] * 20,
+                   "picture_batch": "b"}  # fmt: skip
+            append_rows(location, SCENES, pa.Table.from_pylist([row], schema=scenes_schema(model.embedding_dim)))
+            result.committed += 1
+            result.remaining -= 1
+            if result.remaining and should_stop():
+                result.stopped = True
+                break
+        report = {**remarks, "figures": result.as_json(), "config": config.model_dump(mode="json")}
+        write_run(location, RunRecord(result.run_id, model.model_id, "finished", 1, 2, None, report))
+        return result
+
+
+@pytest.fixture
+def miner(monkeypatch) -> Miner:
+    stand_in = Miner()
+    monkeypatch.setattr(night_module, "mine_fleet", stand_in)
+    return stand_in
+
+
+Night = Callable[..., NightResult]
+
+
+@pytest.fixture
+def night(tmp_path: Path, miner: Miner) -> Night:
+    def run(day: date = DAY, stop: bool = False, since: date | None = None, **more: Any) -> NightResult:
+        with MiningProgress() as progress:
+            return report_and_tell(settings(tmp_path, **more), progress, lambda: stop, day, since)
+
+    return run
+
+
+def settings(root: Path, **more: Any) -> NightlyConfig:
+    values = {"logs": [f"{root}/logs/{{date}}"], "store": f"{root}/store", "rank": False} | more
+    return NightlyConfig.parse(values, "test")
+
+
+def upload(root: Path, name: str, day: date = DAY, **options: Any) -> Path:
+    return write_plain_log(root / "logs" / str(day), name, cameras=(), **options)
+
+
+def scenes(root: Path) -> list[dict]:
+    return StoreLocation.parse(f"{root}/store").dataset(SCENES).to_table().to_pylist()
+
+
+def test_a_night_leaves_scenes_labels_a_tag_a_page_and_a_record(tmp_path, night: Night):
+    upload(tmp_path, "a")
+    result = night()
+    assert (result.mined.committed, result.figures.scenes, result.figures.tags) == (2, 2, {"night": 2})
+    assert StoreLocation.parse(f"{tmp_path}/store").dataset(SCENES).tags.list().keys() == {f"night-{DAY}"}
+    assert len(pq.read_table(result.labels)) == 2 and f"Night {DAY}" in Path(result.report).read_text()
+    assert json.loads(Path(result.report).with_suffix(".json").read_text())["committed"] == 2
+    again = night()
+    assert (again.mined.committed, again.mined.already, again.figures) == (0, 2, result.figures)
+    assert len(pq.read_table(again.labels)) == 2 and len(again.arrived) == 1
+    assert plan_night(settings(tmp_path), DAY, None, time.time_ns())["todo"] == 0
+
+
+def test_a_night_that_died_is_made_up_for_and_counts_what_it_had_mined(tmp_path, night: Night, miner: Miner):
+    upload(tmp_path, "a", seconds=16)
+    miner.fails_after = 3
+    with pytest.raises(StoreError, match="disk is full"):
+        night()
+    miner.fails_after = None
+    result = night()
+    assert (result.mined.committed, result.mined.already) == (1, 3)
+    assert result.figures.scenes == 4 and len(pq.read_table(result.labels)) == 4 and len(result.arrived) == 1
+    assert len({row["scene_id"] for row in scenes(tmp_path)}) == len(scenes(tmp_path)) == 4
+
+
+def test_a_changed_log_whose_night_died_is_dropped_once_and_mined_once(tmp_path, night: Night, miner: Miner):
+    folder = upload(tmp_path, "a", seconds=16)
+    night()
+    os.utime(folder / "ego.csv", (1, 1))
+    miner.fails_after = 2
+    with pytest.raises(StoreError):
+        night()
+    assert len(scenes(tmp_path)) == 2
+    miner.fails_after = None
+    result = night()
+    assert (result.mined.committed, result.mined.already) == (2, 2)  # what was mined of the new content stays
+    assert len(result.arrivals("reuploaded")) == 1 and not night().mined.committed
+
+
+def test_a_changed_log_may_be_told_alone_and_is_told_again(tmp_path, night: Night):
+    folder = upload(tmp_path, "a")
+    night(reuploaded="tell")
+    before = scenes(tmp_path)
+    os.utime(folder / "ego.csv", (1, 1))
+    for _ in range(2):
+        result = night(reuploaded="tell")
+        assert [alert.code for alert in result.alerts] == ["reuploaded"] and str(folder) in result.alerts[0].message
+    assert scenes(tmp_path) == before
+
+
+def test_a_signal_or_a_budget_ends_the_night_and_the_next_goes_on(tmp_path, night: Night):
+    upload(tmp_path, "a", seconds=16)
+    stopped = night(stop=True)
+    assert (stopped.mined.committed, stopped.left, stopped.labels) == (1, 3, None)
+    assert [alert.code for alert in stopped.alerts] == ["left_for_next_night"]
+    hours = night(NEXT, budget={"hours": 1e-9})
+    assert (hours.mined.committed, hours.left, hours.budget_spent) == (1, 2, "1e-09 hours")
+    rest = night(TODAY, late_days=0)
+    assert (rest.mined.committed, rest.left, rest.days[0]) == (2, 0, DAY - timedelta(days=3))
+
+
+def test_a_log_from_tomorrow_and_places_without_logs_are_told(tmp_path, night: Night):
+    folder = upload(tmp_path, "a")
+    ego = (folder / "ego.csv").read_text().splitlines()
+    t_ns = 4_000_000_000 * 10**9
+    rows = [ego[0] + ",t_ns", *(f"{line},{t_ns + k * 500_000_000}" for k, line in enumerate(ego[1:]))]
+    (folder / "ego.csv").write_text("\n".join(rows) + "\n")
+    (tmp_path / "logs" / str(DAY) / "junk").mkdir()
+    (tmp_path / "logs" / str(DAY) / "junk" / "notes.txt").write_text("hello")
+    result = night()
+    told = {alert.code: alert.message for alert in result.alerts}
+    assert set(told) == {"clock", "skipped"}
+    assert "recorded after now" in told["clock"] and "notes.txt" in told["skipped"]
+
+
+def test_a_night_without_logs_is_a_night(tmp_path, night: Night):
+    (tmp_path / "logs").mkdir()
+    result = night()
+    assert (
+        result.mined.found == 0
+        and result.figures.scenes == 0
+        and "No scene was mined" in Path(result.report).read_text()
+    )
+    assert not night(NEXT).missed
+
+
+def test_a_webhook_that_fails_harms_no_night_and_what_is_missing_is_told_before_it(tmp_path, night: Night, monkeypatch):
+    upload(tmp_path, "a")
+    hook = {"url": "http://127.0.0.1:9/x", "secret_env": "HOOK_SECRET", "attempts": 1}
+    monkeypatch.delenv("HOOK_SECRET", raising=False)
+    with pytest.raises(ConfigError, match="HOOK_SECRET"):
+        night(webhook=hook)
+    with pytest.raises(ConfigError, match=r"/nowhere\.toml"):
+        night(labels={"rules": "/nowhere.toml"})
+    assert not (tmp_path / "store").exists()
+    monkeypatch.setenv("HOOK_SECRET", "0123456789abcdef")
+    result = night(webhook=hook)
+    assert result.mined.committed == 2 and [alert.code for alert in result.alerts] == ["webhook"]
+    # A night without alerts is not told where only alerts are.
+    assert not night(webhook={**hook, "only_alerts": True}).alerts
+
+
+def test_a_night_runs_on_an_object_store_alone(bucket, tmp_path, night: Night):  # noqa: F811
+    folder = upload(tmp_path, "a")
+    bucket.put(str(folder), f"logs/drives/{DAY}/a", recursive=True)
+    places = {"logs": ["s3://logs/drives/{date}"], "store": "s3://logs/store"}
+    first = night(**places)
+    assert (first.mined.committed, first.report) == (2, f"s3://logs/store/reports/night-{DAY}.html")
+    assert bucket.exists(f"logs/store/labels/night-{DAY}.parquet")
+    bucket.pipe_file(f"logs/drives/{DAY}/a/ego.csv", (folder / "ego.csv").read_bytes().replace(b"10.0", b"11.0"))
+    again = night(**places)
+    assert (again.mined.committed, len(again.arrivals("reuploaded")), again.figures.scenes) == (2, 1, 2)
