@@ -9,6 +9,7 @@ store: exports, answers that somebody kept, older versions of objects in a bucke
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -16,6 +17,11 @@ from datetime import timedelta
 from typing import Any
 
 import lance
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from fsspec import AbstractFileSystem
 
 from system.config import FrozenConfig
 from system.errors import ConfigError, ReconcileError, StoreError, storage_errors
@@ -254,10 +260,30 @@ def _remove_reports(location: StoreLocation, work: ForgetWork, report: ForgetRep
         below = str(path)[len(root) :].lstrip("/")
         if ".lance/" in below or below == WORK_NAME or below.startswith((f"{LEASE_FOLDER}/", "sets/")):
             continue
+        if below.endswith(".parquet"):
+            # Its pages are packed, so that no name need be seen in its bytes.
+            report.rows[below] = _rewrite_parquet(fs, str(path), (work.log_id, *work.scene_ids))
+            continue
         content = fs.cat_file(path)
         if any(name in content for name in names):
             fs.rm_file(path)
             report.reports_removed.append(below)
+
+
+def _rewrite_parquet(fs: AbstractFileSystem, path: str, names: Sequence[str]) -> int:
+    """Write a table again without the rows that hold one of the names; returns how many they were."""
+    with fs.open(path, "rb") as file:
+        table = pq.read_table(file)
+    gone = np.zeros(len(table), bool)
+    for column in table.columns:
+        if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+            known = pc.is_in(column, value_set=pa.array(names, column.type))
+            gone |= known.to_numpy(zero_copy_only=False).astype(bool)
+    if gone.any():
+        buffer = io.BytesIO()
+        pq.write_table(table.filter(pa.array(~gone)), buffer)
+        fs.pipe_file(path, buffer.getvalue())
+    return int(gone.sum())
 
 
 def _prove(location: StoreLocation, work: ForgetWork, patterns: Sequence[bytes], report: ForgetReport) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from system.errors import ConfigError, LeaseError, ReconcileError, StoreError
@@ -34,6 +35,9 @@ def location(tmp_path) -> StoreLocation:
     write_run(store, RunRecord("r1b", "m1", "finished", 3, 4, None, report))
     finish_run(store, "r2", 5)
     build_indices(store)
+    rows = store.dataset(SCENES).to_table(columns=["scene_id", "log_id", "risk"])
+    (tmp_path / "store" / "labels").mkdir()
+    pq.write_table(rows, tmp_path / "store" / "labels" / "night.parquet", compression="zstd")
     store.write_text("reports/r2.html", f"<p>fleet/{LOG}</p>")
     store.write_text("reports/r1.html", "<p>fleet/log1</p>")
     return store
@@ -89,6 +93,8 @@ def test_nothing_of_a_log_is_left_and_all_else_is(location):
     assert report.reports_removed == ["reports/r2.html"] and location.read_text("reports/r1.html") is not None
     changed = next(run for run in read_runs(location) if run.run_id == "r1b")
     assert changed.report == {"repeated_logs": ["(forgotten)"], "figures": {"found": 42}}
+    labels = pq.read_table(f"{location.uri}/labels/night.parquet")
+    assert len(labels) == len(others) and LOG not in labels["log_id"].to_pylist()
     assert location.read_text(WORK_NAME) is None
     assert {index.field_names[0] for index in location.dataset(SCENES).describe_indices()} >= {"scene_id", "log_id"}
     with pytest.raises(ConfigError, match=f"knows no log '{LOG}'"):
