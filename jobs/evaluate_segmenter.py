@@ -33,7 +33,8 @@ def main(
     """Intersection over union of a segmenter, with intervals over pictures. Pictures that it learnt from are refused.
 
     The last line of stdout is one JSON object, in points of 100: miou and miou_objects {value, low, high}, classes
-    {iou, precision, recall, pixels}, pixel_accuracy, confusion, masks (what is judged by), pseudo, counts.
+    {iou, precision, recall, pixels}, pixel_accuracy, confusion, masks (what is judged by), pseudo, counts,
+    seen_in_training (pictures that it or its backbone learnt from as copies or without labels; null: not known).
 
     Exit codes: 0 done; 2 a wrong option; 3 unreadable input; 5 the model.
     """

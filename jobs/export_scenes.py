@@ -24,7 +24,9 @@ def main(
     ],
     scene_set: Annotated[
         str | None,
-        typer.Option("--set", help="File of scene ids, one a line, or JSON; in place of a query."),
+        typer.Option(
+            "--set", help="Id of a saved set, or file of scene ids (a line each, or JSON); in place of a query."
+        ),
     ] = None,
     text: options.Text = None,
     image: options.ImageQuery = None,

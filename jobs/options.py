@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -34,6 +35,13 @@ WeightDecay = Annotated[float, typer.Option(help="Weight decay of AdamW.")]
 HiddenCells = Annotated[float, typer.Option(help="Share of bird's-eye cells hidden in a training step.")]
 Seed = Annotated[int, typer.Option(help="Of the order of the scenes and of the hidden cells.")]
 Workers = Annotated[int, typer.Option(min=1, help="Ray Train workers; the result does not depend on it.")]
+Start = Annotated[
+    str | None,
+    typer.Option(
+        help="Folder of a trained model to go on from, with its backbone, head and sizes; or `transformers:NAME` of an "
+        "RF-DETR, whose head is taken."
+    ),
+]
 Threads = Annotated[int, typer.Option("--worker-threads", min=1, help="CPUs of each of them.")]
 Gpu = Annotated[bool, typer.Option("--gpu", help="Give every worker a GPU.")]
 
@@ -75,16 +83,23 @@ def names(text: str | None, lower: bool = False) -> tuple[str, ...]:
     return tuple((part.lower() if lower else part).strip() for part in text.split(",")) if text else ()
 
 
-def numbers(option: str, text: str) -> tuple[int, ...]:
-    """Of an option with commas.
+def numbers(option: str, text: str | None) -> tuple[int, ...] | None:
+    """Of an option with commas; None, if it is not given.
 
     Raises:
         ConfigError: something else than whole numbers.
     """
+    if text is None:
+        return None
     try:
         return tuple(int(part) for part in text.split(","))
     except ValueError as error:
         raise ConfigError(f"{option} {text}: expected whole numbers with commas between them") from error
+
+
+def absolute_folder(name: str | None) -> str | None:
+    """A folder by its whole path, as workers find it; any other name as it is."""
+    return str(Path(name).absolute()) if name is not None and Path(name).is_dir() else name
 
 
 def mask_source(masks: str, mask_classes: str | None, pseudo: str) -> MaskSource:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import threading
 from pathlib import Path
 from typing import Annotated
 
@@ -54,11 +56,15 @@ def main(
 
     With --store each scene is looked at once by a detector, with the --min-score and --keyframe-hz of that time; the
     same command again looks at what is new, and `search_scenes --detected person:0.5` asks for what was found. The last
-    line: found = committed + already + quarantined + unreachable, without_infrared, coloured, images, detections,
-    classes, seconds, detector_id, run_id, problem.
+    line: found = committed + already + quarantined + unreachable + remaining, stopped, without_infrared, coloured,
+    images, detections, classes, seconds, detector_id, run_id, problem.
 
-    Exit codes: 0 done; 2 a wrong option; 3 nothing to read, or too much that cannot be; 4 another job writes to the
-    store; 5 the model; 6 the counts do not add up, or too many scenes are in quarantine.
+    A killed run with --store goes on with the same command; one with --out starts anew, and its folder appears when all
+    is in it. SIGTERM ends a run after the picture in hand: with --store whole scenes are kept and the exit code is 0.
+
+    Exit codes: 0 done, or stopped with --store; 2 a wrong option; 3 nothing to read, or too much that cannot be; 4
+    another job writes to the store; 5 the model; 6 the counts do not add up, or too many scenes are in quarantine; 143
+    stopped with --out.
     """
     with exit_with_code():
         set_ray_environment()
@@ -71,11 +77,15 @@ def main(
             {"min_score": min_score, "draw": draw, "max_bad_share": max_bad_share, "batch_size": batch_size}, "options"
         )
         pool = PoolConfig.parse({"actors": actors, "threads_per_actor": actor_threads}, "options")
+        stop = threading.Event()
+        signal.signal(signal.SIGTERM, lambda *_: stop.set())
         if store is not None:
             if images or logs or out or all_cameras or log_format != "auto":
                 raise ConfigError("--store takes no --images, --logs, --out, --format and --all-cameras")
             with ConsoleProgress("detecting", "scenes") as progress:
-                result = detect_scenes(store, model, config, keyframe_hz, retry_quarantined, pool, progress)
+                result = detect_scenes(
+                    store, model, config, keyframe_hz, retry_quarantined, pool, progress, stop.is_set
+                )
         else:
             if out is None:
                 raise ConfigError("--out: expected a folder for the results, or --store")
@@ -90,7 +100,7 @@ def main(
                 "options",
             )
             with ConsoleProgress("detecting", "pictures") as progress:
-                result = predict_infrared(looked, model, out, config, pool, progress)
+                result = predict_infrared(looked, model, out, config, pool, progress, stop.is_set)
         leave_ray()
         print_figures(result)
         if result.get("problem"):

@@ -53,7 +53,8 @@ def main(
     the mean RGB patch of the teacher among all test pairs, each modality centred by its own mean.
 
     The last line of stdout is one JSON object: patch_ap {class..., mean}, retrieval_r1, retrieval_r5 in points of 100,
-    each with a 95 % interval over draws of test pictures, counts, penalty, seconds.
+    each with a 95 % interval over draws of test pictures, counts, penalty, seconds, seen_in_training (how many of the
+    test pictures the backbone has learnt from; null where its folder does not tell).
 
     Exit codes: 0 done; 2 a wrong option; 3 unreadable input or no class that both sets show; 5 the backbone.
     """
@@ -76,7 +77,7 @@ def main(
             "options",
         )
         with ConsoleProgress("probing", "pictures") as progress:
-            result = probe_backbone(backbone, train, test, config, progress.phase)
+            result = probe_backbone(backbone, train, test, config, progress.phase, progress.note)
         print_figures(result)
 
 

@@ -36,6 +36,10 @@ def main(
         list[str] | None,
         typer.Option(help="CLASS[:SCORE[:COUNT]]: one infrared picture shows so many, e.g. person:0.5:2. Repeatable."),
     ] = None,
+    detector: Annotated[
+        str | None,
+        typer.Option(help="Of --detected: whose findings, by its id or the beginning of it; the newest, if not given."),
+    ] = None,
     hardness_weight: options.HardnessWeight = 0.0,
     version: options.Version = None,
     top: Annotated[int, typer.Option(help="How many results.")] = 10,
@@ -43,13 +47,13 @@ def main(
     """Search a store. Without --text, --image or --scene the hardest scenes that pass the filters come first.
 
     The last line of stdout is one JSON object: {"results": [{scene_id, log_id, score, risk, tags, hardness, why}]},
-    with --detected also `detections`, what jobs/predict_infrared.py --store found.
+    with --detected also detector_id and `detections`, what jobs/predict_infrared.py --store found with that detector.
     """
     with exit_with_code():
         where = options.scene_filter(tag, any_tag, without_tag, min_risk, max_risk, start, end, source, log)
         config = SearchConfig.parse({"top": top, "hardness_weight": hardness_weight}, "options")
         wanted = [Detected.of_option(form) for form in detected or ()]
-        results = search_store(store, where, config, text, image, scene, version, wanted)
+        results = search_store(store, where, config, text, image, scene, version, wanted, detector)
         stdout_console().print(results_table(results))
         if not results:
             print("no scene passes these filters; jobs/show_run.py says what the store holds", file=sys.stderr)

@@ -25,7 +25,8 @@ def main(
 ) -> None:
     """Show a run: its figures, how long each stage took, and every fault with file or id, expected and actual.
 
-    The last line of stdout is one JSON object with the run's figures, its quarantine by code, and who holds the store.
+    The last line of stdout is one JSON object with the run's figures, its quarantine by code, the vector index with the
+    recall that was measured (null where search is exact), and who holds the store.
     """
     with exit_with_code():
         location = StoreLocation.parse(store)
@@ -40,6 +41,7 @@ def main(
                 "run_id": record.run_id,
                 "status": record.status,
                 **record.report["figures"],
+                "vector_index": record.report.get("vector_index"),
                 "quarantine_by_code": dict(Counter(fault["code"] for fault in faults)),
                 "held_by": None if holder is None else str(holder),
             }

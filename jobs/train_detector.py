@@ -26,16 +26,17 @@ def main(
     ] = "train",
     images: Annotated[str | None, typer.Option(help="Folder of the COCO files' pictures, if not beside them.")] = None,
     classes: Annotated[str | None, typer.Option(help="Comma-separated; all of the first set, if not given.")] = None,
+    start: options.Start = None,
     architecture: Annotated[
-        str, typer.Option(help="`fcos`, which trains on CPUs, `faster_rcnn`, or `rf_detr`.")
-    ] = "fcos",
+        str | None, typer.Option(help="`fcos`, which trains on CPUs, `faster_rcnn`, or `rf_detr`; fcos, if not given.")
+    ] = None,
     backbone: Annotated[
-        str,
+        str | None,
         typer.Option(
-            help="Folder of jobs/distill_freqkd.py, `dinov2-packaged`, `efficientnet-lite0-packaged`, `timm:NAME` or "
-            "`timm:NAME@FILE`: a ViT or a CNN."
+            help="Folder of jobs/distill_freqkd.py, `dinov2-packaged` (if not given), `efficientnet-lite0-packaged`, "
+            "`timm:NAME` or `timm:NAME@FILE`: a ViT or a CNN."
         ),
-    ] = "dinov2-packaged",
+    ] = None,
     merge: Annotated[
         float | None, typer.Option(help="Factor of the distilled update; the folder's own, if not given.")
     ] = None,
@@ -51,8 +52,8 @@ def main(
         str | None,
         typer.Option(help="Whose features the head reads, counted from 0: `3,6,9`, or a CNN's stages `0,1,2,3`."),
     ] = None,
-    channels: Annotated[int, typer.Option(help="Width of the head.")] = 64,
-    convs: Annotated[int, typer.Option(help="Of each of fcos' two branches.")] = 2,
+    channels: Annotated[int | None, typer.Option(help="Width of the head; 64, if not given.")] = None,
+    convs: Annotated[int | None, typer.Option(help="Of each of fcos' two branches; 2, if not given.")] = None,
     epochs: Annotated[int, typer.Option()] = 24,
     batch_size: Annotated[int, typer.Option(help="Pictures of one step, over all workers together.")] = 2,
     learning_rate: Annotated[float, typer.Option(help="Of the head.")] = 1e-3,
@@ -84,37 +85,30 @@ def main(
     TensorBoard events, pictures with boxes after each epoch, and a model card.
 
     The last line of stdout is one JSON object: checkpoint, detector_id, classes, trained_parameters, images, seconds,
-    epochs, loss, ap50, ap (of --val), skipped, left_out, resumed_from.
+    epochs, loss, ap50, ap (of --val), skipped, left_out, coloured, resumed_from.
 
     Exit codes: 0 done; 2 a wrong option; 3 unreadable input; 5 the backbone, or a loss that became no number.
     """
     with exit_with_code():
         set_ray_environment()
-        from system.errors import ConfigError
         from system.infrared.detector_trainer import DetectorTrainConfig
         from system.pairs.pixels import InfraredMapping
 
         # Ray reads its settings when it is imported.
         from system.training.detect import DetectSource, train_detector
         from system.training.detect_run import DetectRun
-        from system.training.student import mapping_of
 
-        try:
-            numbers = None if blocks is None else tuple(int(part) for part in blocks.split(","))
-        except ValueError as error:
-            raise ConfigError(f"--blocks {blocks}: expected whole numbers with commas between them") from error
-        mapping = InfraredMapping.of_option(infrared_range) if infrared_range else mapping_of(backbone)
         values: dict[str, Any] = {
             "architecture": architecture,
-            "backbone": str(Path(backbone).absolute()) if Path(backbone).is_dir() else backbone,
+            "backbone": options.absolute_folder(backbone),
             "merge": merge,
             "height": height,
             "width": width,
-            "blocks": numbers,
+            "blocks": options.numbers("--blocks", blocks),
             "channels": channels,
             "convs": convs,
             "is_frozen": frozen,
-            "mapping": mapping,
+            "mapping": InfraredMapping.of_option(infrared_range) if infrared_range else None,
         }
         config = DetectorTrainConfig.parse(
             {
@@ -147,6 +141,7 @@ def main(
             splits=tuple(part.strip() for part in split.split(",")),
             classes=tuple(part.strip().lower() for part in classes.split(",")) if classes else (),
             licence=licence,
+            start=options.absolute_folder(start),
         )
         with ConsoleProgress("training", "steps") as progress:
             result = train_detector(source, values, config, run, out, progress)

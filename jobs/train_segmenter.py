@@ -31,20 +31,28 @@ def main(
     classes: Annotated[
         str | None, typer.Option(help="Comma-separated, without the background; all of the first set, if not given.")
     ] = None,
+    start: options.Start = None,
     backbone: Annotated[
-        str, typer.Option(help="Folder of jobs/distill_freqkd.py, `dinov2-packaged`, `timm:NAME` or `timm:NAME@FILE`.")
-    ] = "dinov2-packaged",
+        str | None,
+        typer.Option(
+            help="Folder of jobs/distill_freqkd.py, `dinov2-packaged` (if not given), `timm:NAME` or `timm:NAME@FILE`."
+        ),
+    ] = None,
     merge: Annotated[
         float | None, typer.Option(help="Factor of the distilled update; the folder's own, if not given.")
     ] = None,
     frozen: Annotated[
         bool, typer.Option("--frozen/--finetune", help="Leave the backbone as it is, or let it learn slowly.")
     ] = True,
-    height: Annotated[int, typer.Option(help="Pictures are resized to it: multiples of the patch.")] = 336,
-    width: Annotated[int, typer.Option()] = 448,
-    blocks: Annotated[str, typer.Option(help="Whose features the decoder reads, counted from 0.")] = "3,6,9",
-    channels: Annotated[int, typer.Option(help="Width of the decoder.")] = 64,
-    convs: Annotated[int, typer.Option(help="3x3 convolutions of it.")] = 2,
+    height: Annotated[
+        int | None, typer.Option(help="Pictures are resized to it: multiples of the patch; 336, if not given.")
+    ] = None,
+    width: Annotated[int | None, typer.Option(help="448, if not given.")] = None,
+    blocks: Annotated[
+        str | None, typer.Option(help="Whose features the decoder reads, counted from 0; `3,6,9`, if not given.")
+    ] = None,
+    channels: Annotated[int | None, typer.Option(help="Width of the decoder; 64, if not given.")] = None,
+    convs: Annotated[int | None, typer.Option(help="3x3 convolutions of it; 2, if not given.")] = None,
     balanced: Annotated[
         bool, typer.Option("--balanced/--plain", help="Whether rare classes weigh more in the loss.")
     ] = True,
@@ -80,7 +88,7 @@ def main(
     TensorBoard events, painted pictures after each epoch, and a model card.
 
     The last line of stdout is one JSON object: checkpoint, segmenter_id, classes, trained_parameters, images, seconds,
-    epochs, loss, miou (of --val), skipped, left_out, resumed_from, masks, pseudo.
+    epochs, loss, miou (of --val), skipped, left_out, coloured, resumed_from, masks, pseudo.
 
     Exit codes: 0 done; 2 a wrong option; 3 unreadable input; 5 the backbone, or a loss that became no number.
     """
@@ -93,10 +101,9 @@ def main(
         from system.training.detect import DetectSource
         from system.training.detect_run import DetectRun
         from system.training.segment import train_segmenter
-        from system.training.student import mapping_of
 
         values: dict[str, Any] = {
-            "backbone": str(Path(backbone).absolute()) if Path(backbone).is_dir() else backbone,
+            "backbone": options.absolute_folder(backbone),
             "merge": merge,
             "height": height,
             "width": width,
@@ -104,7 +111,7 @@ def main(
             "channels": channels,
             "convs": convs,
             "is_frozen": frozen,
-            "mapping": InfraredMapping.of_option(infrared_range) if infrared_range else mapping_of(backbone),
+            "mapping": InfraredMapping.of_option(infrared_range) if infrared_range else None,
             "dice_weight": dice_weight,
         }
         config = DetectorTrainConfig.parse(
@@ -138,6 +145,7 @@ def main(
             splits=options.names(split),
             classes=options.names(classes, lower=True),
             licence=licence,
+            start=options.absolute_folder(start),
         )
         where = options.mask_source(masks, mask_classes, pseudo)
         with ConsoleProgress("training", "steps") as progress:

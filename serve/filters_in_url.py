@@ -7,7 +7,7 @@ from typing import Annotated
 from fastapi import Depends, Query
 from pydantic import Field
 
-from serve.models import DetectedObjects, Filters, ObjectKind, Words
+from serve.models import DetectedObjects, Filters, ObjectKind, Word, Words
 
 _Ns = Annotated[int | None, Query(ge=-(2**63), lt=2**63)]
 _DETECTED = r"^[^:]{1,200}(:(0|1|0?\.[0-9]{1,6}|1\.0{1,6})(:[1-9][0-9]{0,2})?)?$"
@@ -32,6 +32,7 @@ async def filters_of_url(
     detected: Annotated[
         list[Annotated[str, Field(pattern=_DETECTED)]], Query(max_length=8, description="CLASS[:SCORE[:COUNT]]")
     ] = [],  # noqa: B006
+    detector: Annotated[Word | None, Query(description="whose findings; the newest, if not given")] = None,
 ) -> Filters:
     """As `serve.models.Filters`; a parameter that is a list may be repeated."""
     return Filters(
@@ -50,6 +51,7 @@ async def filters_of_url(
         cameras=camera,
         objects=object,
         detected=[_detected(form) for form in detected],
+        detector=detector,
     )
 
 

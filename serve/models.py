@@ -95,6 +95,9 @@ class Filters(Request):
     detected: list[DetectedObjects] = Field(
         default=[], max_length=8, description="a detector found each of these (jobs/predict_infrared.py --store)"
     )
+    detector: Word | None = Field(
+        default=None, description="of `detected`: the id of the detector or its beginning; the newest, if not given"
+    )
 
 
 class Weights(Request):

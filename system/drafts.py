@@ -32,6 +32,11 @@ def new_draft(out: Path) -> Path:
     return draft
 
 
+def discard_draft(draft: Path) -> None:
+    """Remove a folder that is not to be finished; what cannot be removed is removed by the next `new_draft`."""
+    shutil.rmtree(draft, ignore_errors=True)
+
+
 def publish_draft(draft: Path, out: Path, overwrite: bool = False) -> None:
     """Make a finished folder visible at once, whole; with `overwrite` in the place of an older one.
 

@@ -9,7 +9,8 @@
     │   └── SchemaError the store was written by another schema or with another model
     ├── ModelError      weights are missing, damaged or of the wrong shape
     │   └── GuardError  an upgrade would move, or has moved, another head's answer
-    └── ReconcileError  scenes found != committed + already there + quarantined
+    ├── ReconcileError  scenes found != committed + already there + quarantined
+    └── StoppedError    the job was asked to end before it had anything whole to leave
 
 A job turns any of them into one line on stderr and `exit_code`; anything else is a bug and keeps its traceback.
 """
@@ -67,6 +68,10 @@ class LeaseError(StoreError):
     """Another writer holds the store."""
 
 
+class ConflictError(StoreError):
+    """Another commit, of maintenance for instance, came between reading and committing; reading again may do."""
+
+
 class SchemaError(StoreError):
     """The store was written by another schema version or with another model."""
 
@@ -89,7 +94,21 @@ class ReconcileError(NightminerError):
     exit_code = 6
 
 
+class StoppedError(NightminerError):
+    """The job was asked to end (SIGTERM) before it had anything whole to leave. 128 and the signal, as shells count."""
+
+    exit_code = 143
+
+
 def storage_errors() -> tuple[type[Exception], ...]:
     """What a file system raises when it cannot be reached or read. botocore's count where it is in use."""
     botocore = sys.modules.get("botocore.exceptions")
     return (OSError, botocore.BotoCoreError, botocore.ClientError) if botocore else (OSError,)
+
+
+def reason_of(error: Exception) -> str:
+    """What a storage error says, and what to look at where an object store hides why it refused."""
+    text = " ".join(str(error).split())
+    # The answer to a HEAD request has no room for a reason.
+    is_refused = isinstance(error, PermissionError) or any(word in text for word in ("Bad Request", "Forbidden"))
+    return f"{text} (are the credentials there, still valid, and allowed to?)" if is_refused else text

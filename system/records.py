@@ -101,7 +101,7 @@ class Track:
         return replace(self, t_ns=self.t_ns[keep], states=self.states[keep]) if keep.any() else None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class LogRef:
     """A log that was found, with as much as its metadata says cheaply.
 
@@ -144,7 +144,7 @@ class DrivingLog:
     group: str = ""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class WindowRef:
     """A scene window by its time alone: [t_start_ns, t_end_ns) of a log."""
 

@@ -76,11 +76,9 @@ async def passing(filters: Filters, context: Context, not_scene_id: str | None =
         return where, notes
     wanted = [Detected(**each.model_dump()) for each in filters.detected]
     try:
-        narrowed = await context.run(among_detected, context.services.store.location, where, wanted)
+        narrowed = await context.run(among_detected, context.services.store.location, where, wanted, filters.detector)
     except ConfigError as error:
-        # Its message names the store, which is no client's business.
-        told = "no detector has looked at this store, or too many scenes pass: ask for a higher score or more objects"
-        raise ProblemError(409, "cannot_ask_for_detections", told) from error
+        raise ProblemError(409, "cannot_ask_for_detections", str(error)) from error
     return narrowed or SceneFilter(scene_ids=("",)), notes
 
 

@@ -194,12 +194,6 @@ def drawn_average_precision(
     return found
 
 
-def draw_pictures(count: int, rounds: int, seed: int) -> Floats:
-    """How often each bootstrap draw of as many pictures holds each of them, [B, N]; the same for the same arguments."""
-    rng = np.random.default_rng(seed)
-    return rng.multinomial(count, np.full(count, 1 / count), size=rounds).astype(float)
-
-
 def retrieval_ranks(query_NC: Tensor, gallery_NC: Tensor) -> NDArray[np.int64]:
     """At which place, from 1, each query finds the gallery's row of its own number, by cosine.
 

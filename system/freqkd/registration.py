@@ -5,6 +5,8 @@ positions that a transformer knows draw the best place towards no translation. E
 also at wrong places. So both agreements are added up over whole pixels: features say where about, edges where.
 A translation is taken as none where it is short or its evidence weak, so that aligned pairs stay as they are.
 
+A measure of how well a corpus is aligned, without a model and to fractions of a pixel: `system.pairs.misalignment`.
+
 Legend: C channels, H x W pixels, h x w tokens; S x T translations, down and to the right.
 Measured: tests/benchmarks/registration_accuracy.py.
 """

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,12 +20,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from system.errors import DataError
+from system.errors import ConfigError, DataError
 from system.infrared.detections import Detections, Truth
+from system.pairs import files
 
 # Persons that reach out of it are cut by the picture's edge.
 _INNER_XYXY = (5.0, 5.0, 635.0, 507.0)
-_PERSON = "person"
+PERSON = "person"
 NO_OCCLUSION, PARTIAL, HEAVY = 0, 1, 2
 # Sets of the official test list by their light: the drives of set06 to set08 are by day, of set09 to set11 by night.
 _DAY_SETS = ("set06", "set07", "set08")
@@ -89,7 +91,7 @@ def read_kaist_annotations(file: Path) -> tuple[KaistImage, ...]:
     """
     content = _json(file)
     try:
-        persons = {int(row["id"]) for row in content["categories"] if row["name"] == _PERSON}
+        persons = {int(row["id"]) for row in content["categories"] if row["name"] == PERSON}
         rows: dict[int, list[dict[str, Any]]] = {int(image["id"]): [] for image in content["images"]}
         for row in content["annotations"]:
             rows[int(row["image_id"])].append(row)
@@ -148,6 +150,48 @@ def read_kaist_results(file: Path, images: tuple[KaistImage, ...]) -> list[Detec
         boxes = values_M5[:, :4].copy()
         boxes[:, 2:] += boxes[:, :2]
         found.append(Detections.of(boxes, values_M5[:, 4], np.zeros(len(boxes)), image.size))
+    return found
+
+
+def write_kaist_results(file: Path, found: Sequence[Detections]) -> None:
+    """The persons of each picture, in the annotation's order, as result files hold them; whole or not at all.
+
+    Raises:
+        ConfigError: the file cannot be written.
+    """
+    partial = file.with_name(f".{file.name}.partial")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with partial.open("w", encoding="utf-8") as lines:
+            for number, detections in enumerate(found, 1):
+                for (x1, y1, x2, y2), score in zip(
+                    detections.boxes_xyxy.tolist(), detections.scores.tolist(), strict=True
+                ):
+                    lines.write(f"{number},{x1:.4f},{y1:.4f},{x2 - x1:.4f},{y2 - y1:.4f},{score:.8f}\n")
+        partial.replace(file)
+    except OSError as error:
+        raise ConfigError(f"{file}: cannot be written: {error.strerror or error}") from error
+
+
+def infrared_pictures(root: str, images: Sequence[KaistImage]) -> list[str | None]:
+    """The infrared picture of each image below `root`, [images/]setXX/VYYY/lwir/NAME; None where there is none.
+
+    Raises:
+        DataError: `root` is no folder or cannot be listed; a name that leaves it.
+    """
+    root = files.absolute(root)
+    if not files.is_folder(root):
+        raise DataError("missing_file", f"{root}: expected the folder of KAIST's pictures, found none")
+    root = files.folders_in(root).get("images", root)
+    listed: dict[str, dict[str, str]] = {}
+    found = []
+    for image in images:
+        video, _, name = image.name.rpartition("/")
+        folder = files.join(root, f"{video}/lwir")
+        if folder not in listed:
+            pictures = files.pictures_in(folder) if files.is_folder(folder) else []
+            listed[folder] = {files.stem(picture): picture for picture in pictures}
+        found.append(listed[folder].get(name))
     return found
 
 

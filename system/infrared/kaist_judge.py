@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from system.bootstrap import draw_pictures
 from system.infrared.detections import Detections
 from system.infrared.judge import with_interval
 from system.infrared.kaist import SUBSETS, KaistImage
-from system.infrared.matching import Floats, Matches, average_precision, match
+from system.infrared.matching import Matches, average_precision, match
 from system.infrared.miss_rate import log_average_miss_rate
 
 _OVERLAP, _MAX_DETECTIONS = 0.5, 1000
@@ -38,7 +39,7 @@ def kaist_figures(matched: dict[str, Matches], rounds: int, seed: int = 0) -> di
     told: dict[str, Any] = {}
     intervals, counts = {}, {}
     for name, matches in matched.items():
-        drawn = _draws(len(matches.truths_N), rounds, seed)
+        drawn = draw_pictures(len(matches.truths_N), rounds, seed)
         value = with_interval(
             log_average_miss_rate(matches), np.array([log_average_miss_rate(matches, w) for w in drawn])
         )
@@ -46,15 +47,9 @@ def kaist_figures(matched: dict[str, Matches], rounds: int, seed: int = 0) -> di
         intervals[f"mr_{name}"] = {"low": value["low"], "high": value["high"]}
         counts[name] = {"pictures": len(matches.truths_N), "persons": int(matches.truths_N.sum())}
     reasonable = matched["all"]
-    drawn = _draws(len(reasonable.truths_N), rounds, seed)
+    drawn = draw_pictures(len(reasonable.truths_N), rounds, seed)
     ap50 = with_interval(
         average_precision(reasonable)[0], np.array([average_precision(reasonable, w)[0] for w in drawn])
     )
     intervals["ap50"] = {"low": ap50["low"], "high": ap50["high"]}
     return {**told, "ap50": ap50["value"], "intervals": intervals, "counts": counts}
-
-
-def _draws(pictures: int, rounds: int, seed: int) -> Floats:
-    if not pictures:
-        return np.zeros((rounds, 0))
-    return np.random.default_rng(seed).multinomial(pictures, np.full(pictures, 1 / pictures), rounds).astype(float)

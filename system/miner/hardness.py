@@ -29,22 +29,32 @@ class HardnessWeights(FrozenConfig):
         return self
 
 
-def percentile_ranks(values: ArrayLike) -> NDArray[np.float64]:
-    """Share of the known values that lie below each value, equal ones (itself among them) counted half.
+class Percentiles:
+    """Known values in order, among which others are ranked; held in the type that they came in."""
 
-    Args:
-        values: [N], NaN where unknown; infinities are ranked like any value.
-    Returns:
-        float64 [N] in (0, 1), NaN where the value is. Mean 0.5; a single known value has rank 0.5.
-    """
+    def __init__(self, values: ArrayLike) -> None:
+        """values: [N], NaN where unknown; infinities are ranked like any value."""
+        array = np.asarray(values)
+        self._sorted = np.sort(array[~np.isnan(array)])
+
+    def ranks(self, values: ArrayLike) -> NDArray[np.float64]:
+        """Share of the known values that lie below each value, equal ones (itself among them) counted half.
+
+        Returns:
+            float64, NaN where the value is. Of all the values: in (0, 1), mean 0.5.
+        """
+        array = np.asarray(values, dtype=self._sorted.dtype)
+        known = ~np.isnan(array)
+        ranks = np.full(array.shape, np.nan)
+        sides = (np.searchsorted(self._sorted, array[known], side) for side in ("left", "right"))
+        ranks[known] = sum(side.astype(np.float64) for side in sides) / (2 * max(1, len(self._sorted)))
+        return ranks
+
+
+def percentile_ranks(values: ArrayLike) -> NDArray[np.float64]:
+    """Ranks of values among themselves, as of `Percentiles`; a single known value has rank 0.5."""
     array = np.asarray(values, dtype=np.float64)
-    ranks = np.full(array.shape, np.nan)
-    known = ~np.isnan(array)
-    if known.any():
-        _, group, counts = np.unique(array[known], return_inverse=True, return_counts=True)
-        below = np.cumsum(counts) - counts
-        ranks[known] = ((below + 0.5 * counts) / known.sum())[group]
-    return ranks
+    return Percentiles(array).ranks(array)
 
 
 def fuse(

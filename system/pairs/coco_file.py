@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Mapping
+import math
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,6 +12,9 @@ from system.errors import DataError
 from system.pairs import files
 from system.pairs.boxes import GivenBox
 from system.pairs.masks import Outline
+
+# More annotations of categories that the file does not list, and it is a file of something else.
+_MAX_UNKNOWN_SHARE = 0.5
 
 
 @dataclass(frozen=True)
@@ -56,7 +60,7 @@ def read_coco(uri: str) -> CocoFile:
             raise DataError("not_coco", f"{uri}: expected {key!r} to be a list of objects")
     try:
         ordered = sorted((int(row["id"]), str(row["name"])) for row in categories)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise DataError(
             "not_coco", f"{uri}: each of 'categories' needs an id (a number) and a name: {error}"
         ) from error
@@ -70,21 +74,36 @@ def read_coco(uri: str) -> CocoFile:
     boxes: dict[int | str, list[GivenBox]] = defaultdict(list)
     outlines: dict[int | str, list[Outline]] = defaultdict(list)
     faults: list[tuple[int | str, str, str]] = []
+    unknown: Counter[int] = Counter()
     for row in annotations:
         number = row.get("image_id")
         if not isinstance(number, int | str) or number not in known:
             faults.append(("", "unknown_image", f"annotation {row.get('id')}: no image has the id {number!r}; dropped"))
             continue
+        category = _category(row, uri)
+        if category not in place:
+            unknown[category] += 1
+            told = f"annotation {row.get('id')}: category_id {category}: expected one of {_some(place)}; dropped"
+            faults.append((number, "bad_annotation", told))
+            continue
+        label = place[category]
         try:
             x, y, w, h = (float(value) for value in row["bbox"])
-            label = place[int(row["category_id"])]
-        except (KeyError, TypeError, ValueError) as error:
-            told = f"annotation {row.get('id')}: expected bbox [x, y, w, h] and a known category_id: {error!r}; dropped"
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            told = f"annotation {row.get('id')}: expected bbox [x, y, w, h]: {error!r}; dropped"
             faults.append((number, "bad_annotation", told))
             continue
         ignored = bool(row.get("iscrowd")) or bool(row.get("ignore"))
         boxes[number].append(GivenBox(x, y, x + w, y + h, label, ignored))
-        outlines[number].append(Outline(label, row.get("segmentation") or None, (x, y, w, h), ignored))
+        if all(map(math.isfinite, (x, y, w, h))):
+            outlines[number].append(Outline(label, row.get("segmentation") or None, (x, y, w, h), ignored))
+    if (strange := unknown.total()) > _MAX_UNKNOWN_SHARE * len(annotations):
+        raise DataError(
+            "unknown_class",
+            f"{uri}: {strange} of {len(annotations)} annotations are of categories that it does not list "
+            f"({_some(unknown)}; listed: {_some(place)}); expected at most {_MAX_UNKNOWN_SHARE:.0%}: add them to "
+            "'categories', or take the file that these annotations were made for",
+        )
     return CocoFile(
         uri=uri,
         images=images,
@@ -94,6 +113,27 @@ def read_coco(uri: str) -> CocoFile:
         is_labelled="annotations" in content,
         outlines={number: tuple(found) for number, found in outlines.items()},
     )
+
+
+def _category(row: dict[str, Any], uri: str) -> int:
+    """Raises DataError: it is no whole number."""
+    given = row.get("category_id")
+    try:
+        if given is None or int(given) != float(given):
+            raise ValueError
+        return int(given)
+    except (TypeError, ValueError, OverflowError):
+        raise DataError(
+            "not_coco",
+            f"{uri}: annotation {row.get('id')}: category_id {str(given)[:40]!r}: expected the whole number of one of "
+            "'categories'",
+        ) from None
+
+
+def _some(numbers: Iterable[int]) -> str:
+    """The first few."""
+    ordered = sorted(numbers)
+    return ", ".join(map(str, ordered[:10])) + (", ..." if len(ordered) > 10 else "") or "none"
 
 
 def _image(row: Any, uri: str) -> CocoImage:

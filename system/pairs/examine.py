@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from system.errors import DataError, storage_errors
 from system.pairs.fingerprint import perceptual_hash, pixel_digest
 from system.pairs.light import light_of_luminance, luminance
+from system.pairs.misalignment import PixelShift, estimate_shift
 from system.pairs.pixels import InfraredMapping, PairPixels, PixelLimits, read_pair
 from system.pairs.records import Light, Pair
-from system.pairs.registration import PixelShift, estimate_shift
 
 # Of 255; lens caps and frozen sensors lie under it, fog and unlit nights above.
 _BLANK_SPREAD = 1.0

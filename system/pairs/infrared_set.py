@@ -7,6 +7,7 @@ Legend: N boxes of a picture.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -14,15 +15,19 @@ from numpy.typing import NDArray
 
 from system.errors import ConfigError, DataError
 from system.pairs import files
-from system.pairs.boxes import check_boxes
-from system.pairs.coco_file import CocoFile, read_coco
+from system.pairs.boxes import GivenBox, check_boxes
+from system.pairs.coco_file import CocoFile, CocoImage, read_coco
 from system.pairs.masks import Mask
+from system.pairs.pixels import picture_size
 from system.pairs.records import PairFault
 from system.pairs.registry import open_pairs
 
 # What corpora call regions in which nothing is to be found nor missed.
 _NOBODYS = ("dontcare", "don't care", "ignore", "__ignore__")
 _UP = 3
+_READ_AT_ONCE = 8
+# (height, width), or None where nobody says.
+Size = tuple[int | None, int | None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,7 +37,7 @@ class InfraredPicture:
     Attributes:
         picture_id: unique in its set.
         boxes_xyxy, labels, is_ignored: as of `Pair`; labels are places in the set's classes.
-        width, height: as its annotations state them, or None.
+        width, height: as its annotations state them, or, where it has boxes, its file does; else None.
         mask: where the class of each pixel comes from, in sets of masks.
     """
 
@@ -113,7 +118,8 @@ def read_infrared_set(uri: str, images: str | None = None, splits: Sequence[str]
         raise DataError("not_labelled", f"{uri}: expected annotations, found none; a detector is judged by boxes")
     names = [image.file_name2 or image.file_name for image in coco.images]
     root = _root(uri, names, images)
-    pictures, faults = [], [PairFault(str(n), code, told, is_skipped=False) for n, code, told in coco.faults]
+    faults = [PairFault(str(n), code, told, is_skipped=False) for n, code, told in coco.faults]
+    there: list[tuple[CocoImage, str, str]] = []
     listed: dict[str, frozenset[str]] = {}
     for image, file_name in zip(coco.images, names, strict=True):
         try:
@@ -124,7 +130,13 @@ def read_infrared_set(uri: str, images: str | None = None, splits: Sequence[str]
         if not _is_there(picture_uri, listed):
             faults.append(PairFault(file_name, "missing_file", f"{picture_uri}: expected a picture, found no file"))
             continue
-        boxes = check_boxes(coco.boxes.get(image.number, ()), image.width, image.height, file_name)
+        there.append((image, file_name, picture_uri))
+    given = [coco.boxes.get(image.number, ()) for image, _, _ in there]
+    stated = [(image.height, image.width) for image, _, _ in there]
+    sizes = _sizes([uri for _, _, uri in there], stated, [len(boxes) for boxes in given])
+    pictures = []
+    for (_, file_name, picture_uri), of_picture, (height, width) in zip(there, given, sizes, strict=True):
+        boxes = check_boxes(of_picture, width, height, file_name)
         faults += boxes.faults
         pictures.append(
             InfraredPicture(
@@ -133,8 +145,8 @@ def read_infrared_set(uri: str, images: str | None = None, splits: Sequence[str]
                 boxes_xyxy=boxes.boxes_xyxy,
                 labels=boxes.labels,
                 is_ignored=boxes.is_ignored,
-                width=image.width,
-                height=image.height,
+                width=width,
+                height=height,
             )
         )
     return InfraredSet(files.stem(uri), tuple(pictures), _classes(coco), tuple(faults))
@@ -149,19 +161,41 @@ def _of_pairs(uri: str, splits: Sequence[str] | None) -> InfraredSet:
     labelled = [pair for pair in taken if pair.is_labelled]
     if not labelled:
         raise DataError("not_labelled", f"{uri}: expected boxes, found {len(taken)} pairs without")
-    pictures = tuple(
-        InfraredPicture(
-            picture_id=pair.pair_id,
-            uri=pair.infrared_uri,
-            boxes_xyxy=pair.boxes_xyxy,
-            labels=pair.labels,
-            is_ignored=pair.is_ignored,
-            width=pair.width,
-            height=pair.height,
+    stated = [(pair.height, pair.width) for pair in labelled]
+    sizes = _sizes([pair.infrared_uri for pair in labelled], stated, [len(pair.boxes_xyxy) for pair in labelled])
+    pictures, faults = [], list(corpus.faults)
+    for pair, (height, width) in zip(labelled, sizes, strict=True):
+        rows = zip(pair.boxes_xyxy.tolist(), pair.labels.tolist(), pair.is_ignored.tolist(), strict=True)
+        boxes = check_boxes(
+            [GivenBox(x1, y1, x2, y2, label, ignored) for (x1, y1, x2, y2), label, ignored in rows],
+            width,
+            height,
+            pair.pair_id,
         )
-        for pair in labelled
-    )
-    return InfraredSet(corpus.name, pictures, tuple(name.lower() for name in corpus.categories), corpus.faults)
+        faults += boxes.faults
+        pictures.append(
+            InfraredPicture(
+                picture_id=pair.pair_id,
+                uri=pair.infrared_uri,
+                boxes_xyxy=boxes.boxes_xyxy,
+                labels=boxes.labels,
+                is_ignored=boxes.is_ignored,
+                width=width,
+                height=height,
+            )
+        )
+    return InfraredSet(corpus.name, tuple(pictures), tuple(name.lower() for name in corpus.categories), tuple(faults))
+
+
+def _sizes(uris: Sequence[str], stated: Sequence[Size], boxes: Sequence[int]) -> list[Size]:
+    """Of each picture (height, width) as its annotations state it; where they do not, and it has boxes that are to be
+    held against it, as its file does."""
+
+    def of_one(uri: str, size: Size, count: int) -> Size:
+        return size if None not in size or not count else picture_size(uri) or size
+
+    with ThreadPoolExecutor(_READ_AT_ONCE) as pool:
+        return list(pool.map(of_one, uris, stated, boxes))
 
 
 def _classes(coco: CocoFile) -> tuple[str, ...]:

@@ -34,6 +34,7 @@ FORMATS = ("JPEG", "PNG", "TIFF", "WEBP", "BMP", "PPM")
 SAME_SHAPE = 0.02
 # Mean of highest less lowest channel: grey pictures in colour files have 0, JPEGs of them under 2.
 _GREY_SPREAD = 6.0
+_HEAD_BYTES = 1 << 16
 _GREY_MODES = ("1", "L", "LA", "La")
 _DAMAGED = (
     OSError,
@@ -172,12 +173,17 @@ def read_infrared(
 
 
 def decode_infrared(
-    data: bytes, name: str, mapping: InfraredMapping = _DEFAULT_MAPPING, limits: PixelLimits = _DEFAULT_LIMITS
+    data: bytes,
+    name: str,
+    mapping: InfraredMapping = _DEFAULT_MAPPING,
+    limits: PixelLimits = _DEFAULT_LIMITS,
+    upright: bool = True,
 ) -> InfraredPixels:
-    """An infrared picture of a stranger, whose file lies in memory; turned upright by its EXIF orientation.
+    """An infrared picture of a stranger, whose file lies in memory.
 
     Args:
         name: what the picture is called in errors.
+        upright: turn it as its EXIF orientation says; else it is taken as it is stored.
     Raises:
         DataError: as `read_pair`; `empty_file`, and `animated` where it holds more than one picture.
     """
@@ -185,7 +191,7 @@ def decode_infrared(
         raise DataError("empty_file", f"{name}: expected a picture, found 0 bytes")
     if len(data) > limits.max_file_bytes:
         raise DataError("too_large", f"{name}: {len(data)} bytes, expected at most {limits.max_file_bytes}")
-    return _infrared(_decode(data, name, limits, of_stranger=True), name, mapping)
+    return _infrared(_decode(data, name, limits, of_stranger=upright), name, mapping)
 
 
 def _infrared(image: Image.Image, uri: str, mapping: InfraredMapping) -> InfraredPixels:
@@ -220,6 +226,22 @@ def map_infrared(values_HW: NDArray[np.float32], mapping: InfraredMapping, name:
             low, high = float(values_HW.min()), float(values_HW.max())
     scaled_HW = (values_HW.astype(np.float64) - low) / max(float(high - low), 1e-9)
     return (np.clip(scaled_HW, 0.0, 1.0) * 255).round().astype(np.uint8)
+
+
+def picture_size(uri: str, limits: PixelLimits = _DEFAULT_LIMITS) -> tuple[int, int] | None:
+    """(height, width) as its file states it, of which the first bytes are read where they hold it.
+
+    None where it cannot be told; whoever reads the picture will say why.
+    """
+    for count in (_HEAD_BYTES, limits.max_file_bytes):
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                width, height = Image.open(io.BytesIO(files.read_head(uri, count)), formats=FORMATS).size
+        except (DataError, UnidentifiedImageError, Image.DecompressionBombError, *_DAMAGED):
+            continue
+        return height, width
+    return None
 
 
 def read_mask(uri: str, limits: PixelLimits = _DEFAULT_LIMITS) -> NDArray[np.uint8]:

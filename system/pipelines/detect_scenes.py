@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from system.errors import ConfigError, DataError
 from system.infrared.detector import detector_id, read_detector
+from system.pairs.coloured import tell_coloured
 from system.pipelines.config import PoolConfig
 from system.pipelines.infrared_reading import NO_INFRARED, UNREACHABLE, window_parts
 from system.pipelines.infrared_stream import PictureResult, detect_settings, stream_detections
@@ -25,7 +26,7 @@ from system.pipelines.resources import connect_to_ray, size_cluster_pool
 from system.records import LogRef, WindowRef
 from system.report.console import ConsoleProgress
 from system.store.commits import append_rows
-from system.store.detections import DETECTIONS, detected_ids, detections_schema, open_detections
+from system.store.detections import DETECTIONS, detected_ids, detections_schema, note_classes, open_detections
 from system.store.ids import IdSet, quarantined_ids
 from system.store.lease import Lease
 from system.store.location import StoreLocation
@@ -33,7 +34,8 @@ from system.store.maintain import tidy_detections
 from system.store.runs import new_run_id
 from system.store.schema import SCENES
 
-_SCENES_AT_ONCE = 64
+# A commit holds so many scenes, or those of so long: what a kill undoes.
+_SCENES_AT_ONCE, _COMMIT_AFTER_S = 64, 20.0
 _IDENTITY = ("scene_id", "source", "log_id", "log_uri", "reader", "t_start_ns", "t_end_ns")
 
 
@@ -45,6 +47,7 @@ def detect_scenes(
     retry_quarantined: bool,
     pool: PoolConfig,
     progress: ConsoleProgress,
+    should_stop: Callable[[], bool] = lambda: False,
 ) -> dict[str, Any]:
     """Fill the table `detections` with what it lacks for this detector.
 
@@ -52,10 +55,12 @@ def detect_scenes(
         config: its `max_bad_share` is of scenes none of whose infrared pictures can be read.
         keyframe_hz: pictures a second and camera.
         retry_quarantined: look again at scenes that an earlier run could not read.
+        should_stop: asked after every picture; once true, whole scenes are committed and the run ends as stopped.
     Returns:
-        found = committed + already + quarantined + unreachable; at the last the storage did not answer, and the next
+        found = committed + already + quarantined + unreachable + remaining. Scenes remain where the run was `stopped`;
+        at unreachable ones the storage did not answer, and the next
         run looks at them again. Of the committed, `without_infrared` have no such camera. images, coloured, detections,
-        classes, seconds, detector_id, run_id, problem.
+        classes, seconds, detector_id, run_id, stopped, problem.
     Raises:
         ConfigError: no store. LeaseError: another job writes to it. ModelError: the detector.
     """
@@ -65,26 +70,35 @@ def detect_scenes(
     started_s = time.monotonic()
     with Lease(location, run_id) as lease:
         open_detections(location)
+        note_classes(location, identity, saved.config.classes)
         done = detected_ids(location, identity)
         bad = IdSet() if retry_quarantined else quarantined_ids(location, identity)
         todo = [w for w in windows if w.scene_id not in done and w.scene_id not in bad]
         already = sum(window.scene_id in done for window in windows)
         tally = _Tally(location, identity, run_id, lease, saved.config.classes, config.min_score, todo)
+        stopped = False
         progress.phase(f"{len(todo)} of {len(windows)} scenes")
         progress.expect(len(todo))
         if todo:
             connect_to_ray()
             parts = window_parts(todo, keyframe_hz)
             settings = detect_settings(model, saved, config.batch_size)
-            for result in stream_detections(parts, settings, size_cluster_pool(pool)):
+            results = stream_detections(parts, settings, size_cluster_pool(pool))
+            for result in results:
                 progress.advanced(*tally.add(result))
+                if tally.missing and should_stop():
+                    stopped = True
+                    results.close()
+                    break
             tally.commit()
             tidy_detections(location)
-        if tally.coloured:
-            progress.note(f"{tally.coloured} pictures are coloured: expected infrared; RGB pictures give poor boxes")
+        tell_coloured(tally.coloured, tally.images, progress.note)
         quarantined = len(windows) - already - len(todo) + tally.quarantined
     problem = None
-    nowhere = len(windows) - tally.committed - already - quarantined - tally.unreachable
+    remaining = tally.missing if stopped else 0
+    if stopped:
+        progress.note(f"stopped: {remaining} scenes remain; the same command goes on with them")
+    nowhere = len(windows) - tally.committed - already - quarantined - tally.unreachable - remaining
     if nowhere:
         problem = f"{nowhere} scenes of {location.uri} are nowhere"
     elif tally.unreachable:
@@ -100,6 +114,8 @@ def detect_scenes(
         "already": already,
         "quarantined": quarantined,
         "unreachable": tally.unreachable,
+        "remaining": remaining,
+        "stopped": stopped,
         "without_infrared": tally.without_infrared,
         "coloured": tally.coloured,
         "images": tally.images,
@@ -134,7 +150,13 @@ class _Tally:
         self._faults: list[dict[str, Any]] = []
         self.committed = self.quarantined = self.without_infrared = self.images = self.coloured = self.unreachable = 0
         self.told_unreachable = ""
+        self._committed_s = time.monotonic()
         self.objects: Counter[str] = Counter(dict.fromkeys(classes, 0))
+
+    @property
+    def missing(self) -> int:
+        """Scenes of which some picture has not been looked at."""
+        return len(self._missing)
 
     def add(self, result: PictureResult) -> tuple[int, int, int]:
         """Returns: scenes done, scenes lost, pictures looked at."""
@@ -166,7 +188,8 @@ class _Tally:
         self.without_infrared += is_empty
         self.images += len(looked)
         self.coloured += sum(r.is_coloured for r in looked)
-        if len(self._rows) + len(self._faults) >= _SCENES_AT_ONCE:
+        held_s = time.monotonic() - self._committed_s
+        if len(self._rows) + len(self._faults) >= _SCENES_AT_ONCE or held_s > _COMMIT_AFTER_S:
             self.commit()
         return int(not is_lost), int(is_lost), int(result.found is not None)
 
@@ -177,6 +200,7 @@ class _Tally:
         append_rows(self._location, DETECTIONS, pa.Table.from_pylist(self._rows, schema=detections_schema()))
         self.committed += len(self._rows)
         self._rows, self._faults = [], []
+        self._committed_s = time.monotonic()
 
     def _row(self, scene_id: str, looked: list[PictureResult]) -> dict[str, Any]:
         ordered = sorted(looked, key=lambda r: (r.shot.t_ns or 0, r.shot.camera or ""))

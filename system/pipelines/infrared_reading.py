@@ -12,11 +12,11 @@ from dataclasses import asdict, dataclass
 from functools import lru_cache
 
 from system.errors import ConfigError, DataError, storage_errors
-from system.logs.pixels import PictureLimits, read_window_pictures
+from system.logs.pixels import Picture, PictureLimits, picture_name, read_each
 from system.logs.reader import BadLog
 from system.logs.registry import discover, list_logs, read_log
 from system.logs.windows import WindowConfig, cut_window, list_windows
-from system.pairs.pixels import InfraredMapping, InfraredPixels, infrared_of, read_infrared
+from system.pairs.pixels import InfraredMapping, InfraredPixels, decode_infrared, infrared_of, read_infrared
 from system.records import Container, DrivingLog, Frame, LogRef, WindowRef
 
 NO_INFRARED = "no_infrared"
@@ -145,23 +145,32 @@ def read_part(part: Part, mapping: InfraredMapping) -> Iterator[tuple[Shot, int,
 
 
 def read_shots(shots: Sequence[Shot], mapping: InfraredMapping) -> list[InfraredPixels | Fault]:
-    """Pixels of each picture, or (code, message). A recording (video, MCAP, compressed archive) is opened once."""
+    """Pixels of each picture, or (code, message). A recording (video, MCAP, compressed archive) is opened once.
+
+    Whatever holds a picture, more than 8 bits become 8 by the mapping.
+    """
+
+    def from_bytes(data: bytes, frame: Frame) -> InfraredPixels | DataError:
+        try:
+            return decode_infrared(data, picture_name(frame), mapping, upright=frame.intrinsics is None)
+        except DataError as error:
+            return error
+
+    def from_pixels(picture: Picture, frame: Frame) -> InfraredPixels:
+        return infrared_of(picture.rgb_HWC)
+
     recorded = [shot for shot in shots if shot.container != "file"]
-    held = dict(zip(recorded, read_window_pictures([s.frame() for s in recorded], PictureLimits()), strict=True))
+    read = read_each([shot.frame() for shot in recorded], PictureLimits(), from_bytes, from_pixels)
+    held = dict(zip(recorded, read, strict=True))
     found: list[InfraredPixels | Fault] = []
     for shot in shots:
         try:
-            if shot in held:
-                picture = held[shot]
-                if isinstance(picture, DataError):
-                    raise picture
-                found.append(infrared_of(picture.rgb_HWC))
-            else:
-                found.append(read_infrared(shot.uri, mapping))
+            pixels = held[shot] if shot in held else read_infrared(shot.uri, mapping)
         except DataError as error:
-            found.append((error.code, error.message))
+            pixels = error
         except storage_errors() as error:
-            found.append((UNREACHABLE, f"{shot.name}: {error}"))
+            pixels = DataError(UNREACHABLE, f"{shot.name}: {error}")
+        found.append((pixels.code, pixels.message) if isinstance(pixels, DataError) else pixels)
     return found
 
 

@@ -12,20 +12,20 @@ from system.errors import ConfigError, StoreError
 from system.miner.identity import read_saved, untrained_model_id
 from system.miner.miner_config import SceneMinerConfig
 from system.miner.taxonomy import load_taxonomy
+from system.pipelines.committing import SceneCommitter
 from system.pipelines.config import MineConfig, MiningOptions
 from system.pipelines.plan import Listing, MiningPlan, plan_mining
 from system.pipelines.quarantine import QuarantineWriter
 from system.pipelines.ray_environment import set_ray_environment
 from system.pipelines.result import MiningResult
 from system.pipelines.run_report import write_report
-from system.store.commits import commit_appended
 from system.store.ids import IdSet, committed_ids, quarantined_ids
 from system.store.lease import Lease
 from system.store.location import StoreLocation
 from system.store.maintain import remove_orphans, tag_version
 from system.store.runs import RunRecord, git_commit, new_run_id, write_run
-from system.store.schema import PICTURES, SCENES
 from system.store.tables import ModelRow, check_model, open_for_writing
+from system.store.vector_index import vector_index_of
 
 # What killed runs left is removed by a later one; versions that a search may still be reading are left alone.
 _ORPHANS_OLDER_THAN_DAYS = 1.0
@@ -86,7 +86,7 @@ def mine_fleet(
     """Mine every scene that the store does not hold for this model, rank the store and write the report.
 
     Args:
-        should_stop: asked after every commit; once true, nothing more is committed and the run ends as stopped.
+        should_stop: asked after every batch; once true, nothing more is committed and the run ends as stopped.
         listing: the logs, where the caller has listed them already; it may be empty.
         remarks: stand in the run's record from its start on, so that a killed run has them too.
     Raises:
@@ -151,7 +151,6 @@ class _Run:
         self.result = MiningResult(run_id=run_id, model_id=model.model_id)
         self._committed: IdSet = committed_ids(location, model.model_id)
         self._held_before = len(self._committed)
-        self._bad = IdSet()
         self._quarantine = QuarantineWriter(location, model.model_id, run_id)
         self._plan = MiningPlan()
 
@@ -173,15 +172,24 @@ class _Run:
         self._progress.phase("starting Ray and the model")
         batches = self._stream()
         started_s, began_s = time.perf_counter(), time.time()
-        for batch in batches:
-            self._commit(batch)
-            # Clocks of two machines may differ; the figure is for one.
-            result.stages.first_forward = min(result.stages.first_forward, max(0.0, batch["forward_began_s"] - began_s))
+        committer = SceneCommitter(
+            self._location, self._lease, self._quarantine, self._committed, result, self._progress.advanced
+        )
+        try:
+            for batch in batches:
+                committer.add(batch)
+                # Clocks of two machines may differ; the figure is for one.
+                first_s = max(0.0, batch["forward_began_s"] - began_s)
+                result.stages.first_forward = min(result.stages.first_forward, first_s)
+                if result.remaining and self._should_stop():
+                    committer.flush()
+                    result.stopped = result.remaining > 0
+                    batches.close()
+                    break
+        finally:
+            # Whatever ended the stream, what was written is not computed again.
+            committer.flush()
             result.stages.stream = time.perf_counter() - started_s
-            if result.remaining and self._should_stop():
-                result.stopped = True
-                batches.close()
-                break
 
     def finish(self) -> None:
         """Rank, index, tag the version, report."""
@@ -261,42 +269,8 @@ class _Run:
         write = WriteSettings(self._location, model.model_id, self.result.run_id, model.embedding_dim)
         return stream_batches(self._plan.chunks, read, forward, write, pool, config.pool)
 
-    def _commit(self, batch: dict[str, Any]) -> None:
-        """Make one written batch part of the store: faults, then pictures, then the scenes that name them."""
-        if batch["store_problem"] is not None:
-            raise StoreError(batch["store_problem"])
-        result, started_s = self.result, time.perf_counter()
-        ids = batch["scene_ids"]
-        repeated = [scene_id for scene_id in ids if scene_id in self._committed]
-        if repeated and len(repeated) == len(ids):
-            return  # Ray ran a task twice; its second batch stays an orphan
-        if repeated:
-            raise StoreError(f"batch holds {len(repeated)} scenes that are committed already, e.g. {repeated[0]}")
-        self._lease.check()
-        self._quarantine.add(batch["faults"])
-        if batch["picture_fragments"]:
-            commit_appended(self._location, PICTURES, batch["picture_fragments"])
-        if batch["scene_fragments"]:
-            commit_appended(self._location, SCENES, batch["scene_fragments"])
-        for scene_id in ids:
-            self._committed.add(scene_id)
-        bad = 0
-        for fault in batch["faults"]:
-            if fault["level"] == "scene" and fault["scene_id"] not in self._bad:
-                self._bad.add(fault["scene_id"])
-                bad += 1
-        result.committed += len(ids)
-        result.quarantined += bad
-        result.remaining -= len(ids) + bad
-        result.images += batch["images"]
-        result.stages.read += batch["read_s"]
-        result.stages.forward += batch["forward_s"]
-        result.stages.write += batch["write_s"]
-        result.stages.commit += time.perf_counter() - started_s
-        self._progress.advanced(len(ids), bad, batch["images"])
-
     def _write_record(self, status: str, error: str | None = None) -> None:
-        result, plan = self.result, self._plan
+        result, plan, index = self.result, self._plan, vector_index_of(self._location)
         report = {
             **self._remarks,
             "figures": result.as_json(),
@@ -307,6 +281,7 @@ class _Run:
             "skipped": [f"{skipped.uri}: {skipped.why}" for skipped in plan.skipped],
             "repeated_logs": plan.repeated_logs,
             "logs_by_source": dict(plan.logs_by_source),
+            "vector_index": None if index is None else index.as_json(),
         }
         ended_ns = None if status == "running" else time.time_ns()
         run = RunRecord(

@@ -5,6 +5,9 @@ OUT/detections.parquet   a row a picture: uri, width, height, boxes (corners in 
 OUT/coco.json            images, categories and detections (annotations with a score), as COCO tools read them
 OUT/quarantine.jsonl     pictures that could not be read, and why
 OUT/pictures/            the first of them with their boxes
+
+OUT appears when all is in it. A run that is killed leaves .OUT.unfinished, which the next one with this OUT removes: it
+starts anew, and never goes on in the middle of another's files.
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -21,8 +24,8 @@ import pyarrow.parquet as pq
 from pydantic import Field, model_validator
 
 from system.config import FrozenConfig
-from system.drafts import new_draft, publish_draft, refuse_existing
-from system.errors import DataError
+from system.drafts import discard_draft, new_draft, publish_draft, refuse_existing
+from system.errors import DataError, StoppedError
 from system.infrared.detections import Detections
 from system.infrared.detector import SavedDetector, detector_id, read_detector
 from system.infrared.judge import coco_results
@@ -31,6 +34,7 @@ from system.logs.video import SUFFIXES as VIDEO_SUFFIXES
 from system.logs.video import VideoReader
 from system.logs.windows import WindowConfig
 from system.pairs import files
+from system.pairs.coloured import tell_coloured
 from system.pipelines.config import PoolConfig
 from system.pipelines.infrared_reading import (
     NO_INFRARED,
@@ -98,15 +102,24 @@ class PredictConfig(FrozenConfig):
 
 
 def predict_infrared(
-    looked: Looked, model: str, out: Path, config: PredictConfig, pool: PoolConfig, progress: ConsoleProgress
+    looked: Looked,
+    model: str,
+    out: Path,
+    config: PredictConfig,
+    pool: PoolConfig,
+    progress: ConsoleProgress,
+    should_stop: Callable[[], bool] = lambda: False,
 ) -> dict[str, Any]:
-    """Detect and write.
+    """Detect and write. `out` appears whole; what a killed run left lies beside it, and the next one starts anew.
 
+    Args:
+        should_stop: asked after every picture; once true, what was done is thrown away.
     Returns:
         Keys of the job's last line: images, detections, per class, quarantined, coloured, windows_without_infrared,
         seconds, first_result_s (from the start of the stream), images_per_s, out.
     Raises:
         ConfigError: `out` exists. DataError: nothing to read, or too much that cannot be. ModelError: the detector.
+        StoppedError: `should_stop` said so.
     """
     refuse_existing(out)
     saved, identity = read_detector(Path(model))[0], detector_id(model)
@@ -121,13 +134,24 @@ def predict_infrared(
     started_s = time.monotonic()
     first_s = None
     writer = _Writer(draft, saved, identity, config)
+    is_stopped = False
     with writer:
         for log in bad_logs:
             writer.add_fault(log.uri, "list", log.code, log.message)
-        for result in stream_detections(parts, detect_settings(model, saved, config.batch_size), actors):
+        results = stream_detections(parts, detect_settings(model, saved, config.batch_size), actors)
+        for result in results:
+            if is_stopped := should_stop():
+                results.close()
+                break
             first_s = time.monotonic() - started_s if first_s is None else first_s
             writer.add(result)
             progress.advanced(int(result.found is not None), int(result.found is None), 1)
+    if is_stopped:
+        discard_draft(draft)
+        raise StoppedError(
+            f"stopped after {writer.images} of {pictures + windows} pictures and windows; nothing is left of them at "
+            f"{out}: the same command starts anew, and --store goes on instead"
+        )
     seconds = time.monotonic() - started_s
     seen = writer.images + writer.bad
     if writer.bad > config.max_bad_share * seen:
@@ -143,10 +167,7 @@ def predict_infrared(
             "the camera so (ir, lwir, thermal), or take --all-cameras where all of them are infrared",
         )
     publish_draft(draft, out)
-    if writer.coloured:
-        progress.note(
-            f"{writer.coloured} pictures are coloured: expected infrared; RGB pictures or false colours give poor boxes"
-        )
+    tell_coloured(writer.coloured, writer.images, progress.note)
     return {
         "images": writer.images,
         "detections": sum(writer.objects.values()),

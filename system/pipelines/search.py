@@ -15,7 +15,7 @@ from system.errors import ConfigError, DataError
 from system.logs.pixels import PictureLimits, read_window_pictures
 from system.pipelines.explained import explained
 from system.records import Frame
-from system.store.detections import Detected, among_detected, counts_of
+from system.store.detections import Detected, among_detected, choose_detector, counts_of
 from system.store.filters import SceneFilter
 from system.store.location import StoreLocation
 from system.store.search import SearchConfig, embedding_of, newest_model, search_scenes, tag_names
@@ -30,26 +30,31 @@ def search_store(
     scene: str | None = None,
     version: str | None = None,
     detected: Sequence[Detected] = (),
+    detector: str | None = None,
 ) -> list[dict[str, Any]]:
     """The scenes most like a text, a picture or a scene, or without any of them the hardest, under a filter.
 
     Args:
         image: path or URI of a picture. scene: a scene id, which is not among its own results.
         version: tag of an earlier table version, "run-<run id>".
-        detected: what a detector must have found in one picture of the scene, each of them.
+        detected: what a detector must have found in one picture of the scene, each of them. detector: its id or the
+            beginning of it; the newest that looked at the store, if not given.
     Returns:
-        {scene_id, log_id, score, risk, tags, hardness, why, ...}, best first; with `detected`, `detections` too: the
-        most objects of each class in one picture.
+        {scene_id, log_id, score, risk, tags, hardness, why, ...}, best first; with `detected`, `detector_id` and
+        `detections` too: the most objects of each class in one picture.
     Raises:
-        ConfigError: more than one query, an unknown tag, scene or version. DataError: an unreadable picture.
+        ConfigError: more than one query, an unknown tag, scene, version, detector or class. DataError: an unreadable
+            picture.
     """
+    if detector is not None and not detected:
+        raise ConfigError("--detector goes with --detected")
     if sum(query is not None for query in (text, image, scene)) > 1:
         raise ConfigError("name one of --text, --image and --scene, not several")
     location = StoreLocation.parse(store)
     where.check_tags(tag_names(location))
     model = newest_model(location)
     where = where.model_copy(update={"model_id": where.model_id or model["model_id"]})
-    narrowed = among_detected(location, where, detected)
+    narrowed = among_detected(location, where, detected, detector)
     if narrowed is None:
         return []
     where = narrowed
@@ -63,8 +68,10 @@ def search_store(
     rows = search_scenes(location, query, where, config, version)
     told = [explained(row, model["tag_names"]) for row in rows]
     if detected:
-        counts = counts_of(location, [row["scene_id"] for row in rows], min(each.min_score for each in detected))
-        told = [row | {"detections": counts.get(row["scene_id"], {})} for row in told]
+        identity = choose_detector(location, detector).detector_id
+        least = min(each.min_score for each in detected)
+        counts = counts_of(location, [row["scene_id"] for row in rows], identity, least)
+        told = [row | {"detector_id": identity, "detections": counts.get(row["scene_id"], {})} for row in told]
     return told
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 from typing import Any
 
 from pydantic import Field
@@ -15,14 +16,16 @@ from system.pipelines.search import search_store
 from system.store.filters import SceneFilter
 from system.store.location import StoreLocation
 from system.store.search import SearchConfig, hardest_scene_ids, newest_model, tag_names
+from system.store.sets import is_set_id, list_sets, read_set
 
 _SCENE_ID = re.compile(r"[0-9a-f]{32}")
 # Of what a search by likeness finds, where nobody says how many: everything is a little alike.
 _LIKE_TOP = 100
+_SETS_TOLD = 5
 
 
 class SceneQuery(FrozenConfig):
-    """A search, or a file of scene ids (`scene_set`).
+    """A search, or a set (`scene_set`): the id of one saved in the store, or a file of scene ids.
 
     top: at most so many; None: all that pass the filters, of a search by text, image or scene the first 100.
     """
@@ -50,7 +53,7 @@ def select_scenes(store: str, query: SceneQuery) -> list[str]:
     if query.scene_set is not None:
         if query.told().keys() - {"scene_set", "version"}:
             raise ConfigError("--set names the scenes; leave out the options of a search")
-        return read_scene_set(query.scene_set)
+        return saved_or_listed(StoreLocation.parse(store), query.scene_set)
     if query.text is not None or query.image is not None or query.scene is not None:
         config = SearchConfig.parse(
             {"top": query.top or _LIKE_TOP, "hardness_weight": query.hardness_weight}, "options"
@@ -61,6 +64,22 @@ def select_scenes(store: str, query: SceneQuery) -> list[str]:
     query.where.check_tags(tag_names(location))
     model_id = query.where.model_id or newest_model(location)["model_id"]
     return hardest_scene_ids(location, query.where.model_copy(update={"model_id": model_id}), query.top, query.version)
+
+
+def saved_or_listed(location: StoreLocation, name: str) -> list[str]:
+    """Scene ids of a set that was saved in the store, or of a file, which comes first.
+
+    Raises:
+        ConfigError: neither is there, or as `read_scene_set`.
+    """
+    if is_set_id(name) and not Path(name).exists():
+        try:
+            return list(read_set(location, name).scene_ids)
+        except ConfigError as error:
+            known = ", ".join(f"{saved.set_id} ({saved.name})" for saved in list_sets(location)[:_SETS_TOLD])
+            told = f"expected a file, or a set saved in {location.uri}: {known or 'it holds none'}"
+            raise ConfigError(f"--set {name}: {told}") from error
+    return read_scene_set(name)
 
 
 def read_scene_set(uri: str) -> list[str]:

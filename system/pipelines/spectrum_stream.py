@@ -18,9 +18,9 @@ import ray.data
 from system.errors import DataError, storage_errors
 from system.freqkd.controls import Control
 from system.pairs.light import light_of_luminance, luminance
+from system.pairs.misalignment import estimate_shift
 from system.pairs.pixels import InfraredMapping, read_pair
 from system.pairs.records import Pair
-from system.pairs.registration import estimate_shift
 from system.pairs.resize import fit_pair
 from system.pipelines.resources import PoolSize
 from system.pipelines.spectrum_sums import CURVES, DISTANCES, RELATIONS

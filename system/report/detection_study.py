@@ -29,6 +29,10 @@ def detection_markdown(result: Mapping[str, Any]) -> str:
         parts.append(f"Masks: {result['masks']}.")
     for name, told in result["sets"].items():
         parts.append(f"## {name}: {budget['test_pictures'][name]} pictures")
+        if seen := result.get("seen_in_training", {}).get(name):
+            parts.append(
+                f"Students learnt from {seen} of these pictures, without labels: figures on them are too high."
+            )
         for figure in (*result["figures"], *result["classes"]):
             title = _TITLES.get(figure, f"{of_class} of {figure}")
             rows = {

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from system.pairs.examine import Findings
+from system.pairs.misalignment import CONFIDENT
 from system.pairs.records import Pair, PairCorpus
-from system.pairs.registration import CONFIDENT
 
 _MOST_NAMED = 5
 _MOST_SIZES = 10

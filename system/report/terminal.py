@@ -136,3 +136,16 @@ def _change(figure: Mapping[str, float | None]) -> str:
     if mean is None or low is None or high is None:
         return "-"
     return f"{100 * mean:.1f} % ({100 * low:.1f} to {100 * high:.1f})"
+
+
+def parts_table(plan: Any) -> Table:
+    """What each part of a planned cluster bears; rows as of `system.pipelines.cluster_plan.ClusterPlan`."""
+    in_time = "in time" if plan.is_in_time else "NOT in time"
+    title = f"{plan.nodes:,} nodes for {plan.hours:g} h, {in_time}; busy: {plan.bound}; money {plan.money:,.2f}"
+    table = Table(title=title, title_justify="left", caption_justify="left")
+    table.caption = f"first to give out: {plan.breaks_first}, at {plan.scales:,g} times this night"
+    for name in ("part", "needed", "bears", "load"):
+        table.add_column(name, justify="left" if name == "part" else "right", no_wrap=True)
+    for part in sorted(plan.parts, key=lambda part: -part.load):
+        table.add_row(part.name, part.need, part.bears, f"{part.load:.1%}")
+    return table

@@ -13,7 +13,7 @@ import lance
 import pyarrow as pa
 from lance.fragment import FragmentMetadata, write_fragments
 
-from system.errors import StoreError
+from system.errors import ConflictError, StoreError
 from system.store.location import StoreLocation
 
 
@@ -52,16 +52,21 @@ def commit_appended(location: StoreLocation, table: str, fragments: Sequence[str
     return _commit(location, table, operation)
 
 
-def commit_updated(location: StoreLocation, table: str, fragments: Sequence[str], fields: Sequence[int]) -> int:
+def commit_updated(
+    location: StoreLocation, table: str, fragments: Sequence[str], fields: Sequence[int], version: int
+) -> int:
     """Replace fragments by versions of themselves with some columns rewritten, in one transaction.
 
     Args:
         fields: Lance ids of the rewritten columns, as `LanceFragment.update_columns` returns them.
+        version: of the table, that the fragments were read from.
+    Raises:
+        ConflictError: the fragments were compacted meanwhile. StoreError: as `commit_appended`.
     """
     operation = lance.LanceOperation.Update(
         updated_fragments=[FragmentMetadata.from_json(text) for text in fragments], fields_modified=list(fields)
     )
-    return _commit(location, table, operation)
+    return _commit(location, table, operation, version)
 
 
 def append_rows(location: StoreLocation, table: str, rows: pa.Table) -> None:
@@ -70,12 +75,15 @@ def append_rows(location: StoreLocation, table: str, rows: pa.Table) -> None:
         commit_appended(location, table, write_uncommitted(location, table, rows))
 
 
-def _commit(location: StoreLocation, table: str, operation: lance.LanceOperation.BaseOperation) -> int:
+def _commit(
+    location: StoreLocation, table: str, operation: lance.LanceOperation.BaseOperation, version: int | None = None
+) -> int:
     try:
-        newest = location.dataset(table).version
+        read_version = location.dataset(table).version if version is None else version
         dataset = lance.LanceDataset.commit(
-            location.table_uri(table), operation, read_version=newest, storage_options=location.storage_options()
+            location.table_uri(table), operation, read_version=read_version, storage_options=location.storage_options()
         )
     except (OSError, RuntimeError, ValueError) as error:
-        raise StoreError(f"{location.uri}: cannot commit to {table!r}, nothing was committed: {error}") from error
+        kind = ConflictError if "conflict" in str(error).lower() else StoreError
+        raise kind(f"{location.uri}: cannot commit to {table!r}, nothing was committed: {error}") from error
     return int(dataset.version)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
@@ -13,14 +15,16 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from system.config import FrozenConfig
-from system.errors import ConfigError
+from system.errors import ConfigError, StoreError
 from system.store.filters import SceneFilter, literal
-from system.store.ids import IdSet
+from system.store.ids import IdSet, ids_of
 from system.store.location import StoreLocation
 
 DETECTIONS = "detections"
 # More ids than this make a query that takes seconds to read.
 _MOST_SCENES = 200_000
+# Before a detector's id, in the table's own configuration: the classes that it may find.
+_CLASSES_OF = "nightminer.classes."
 _FORM = re.compile(r"(?P<name>[^:]+)(?::(?P<score>[0-9.]+))?(?::(?P<count>[0-9]+))?")
 
 
@@ -71,33 +75,122 @@ class Detected(FrozenConfig):
         return cls.parse({"label": match["name"], **values}, f"--detected {text}")
 
 
+@dataclass(frozen=True)
+class DetectorSeen:
+    """A detector that has looked at scenes of a store. run_id: of its newest run. classes: that it may find."""
+
+    detector_id: str
+    run_id: str
+    scenes: int
+    classes: tuple[str, ...]
+
+
 def open_detections(location: StoreLocation) -> None:
     """Make the table where it is missing. Call with the lease held."""
     if not location.has_table(DETECTIONS):
         location.connect().create_table(DETECTIONS, schema=detections_schema())
 
 
+def note_classes(location: StoreLocation, detector_id: str, classes: Sequence[str]) -> None:
+    """Keep what a detector may find beside what it found. Call with the lease held.
+
+    Raises:
+        StoreError: the store cannot be written.
+    """
+    key, told = f"{_CLASSES_OF}{detector_id}", json.dumps(list(classes))
+    try:
+        dataset = location.dataset(DETECTIONS)
+        if dataset.config().get(key) != told:
+            dataset.update_config({key: told})
+    except (OSError, RuntimeError, ValueError) as error:
+        raise StoreError(f"{location.uri}: cannot note the classes of {detector_id}: {error}") from error
+
+
+def detectors_of(location: StoreLocation) -> list[DetectorSeen]:
+    """The detectors that have looked at a store, the newest first."""
+    if not location.has_table(DETECTIONS):
+        return []
+    dataset = location.dataset(DETECTIONS)
+    rows = dataset.to_table(columns=["detector_id", "run_id"]).group_by("detector_id")
+    config, found = dataset.config(), []
+    for row in rows.aggregate([("run_id", "max"), ("run_id", "count")]).to_pylist():
+        identity = row["detector_id"]
+        told = config.get(f"{_CLASSES_OF}{identity}")
+        classes = tuple(json.loads(told)) if told else _classes_found(location, identity)
+        found.append(DetectorSeen(identity, row["run_id_max"], row["run_id_count"], classes))
+    return sorted(found, key=lambda seen: (seen.run_id, seen.detector_id), reverse=True)
+
+
+def _classes_found(location: StoreLocation, detector_id: str) -> tuple[str, ...]:
+    """Of a detector whose classes nobody noted."""
+    scanner = location.dataset(DETECTIONS).scanner(columns=["label"], filter=f"detector_id = {literal(detector_id)}")
+    found: set[str] = set()
+    for batch in scanner.to_batches():
+        found.update(pc.unique(pc.list_flatten(batch["label"])).to_pylist())
+    return tuple(sorted(found))
+
+
+def choose_detector(location: StoreLocation, detector: str | None = None) -> DetectorSeen:
+    """The detector whose findings are meant; its name or the beginning of it, or the newest.
+
+    Messages do not name the store, so that a service may show them.
+
+    Raises:
+        ConfigError: no detector has looked, or the name fits none or several: names the choices.
+    """
+    known = detectors_of(location)
+    if not known:
+        raise ConfigError("no detector has looked at this store; jobs/predict_infrared.py --store does")
+    fitting = [seen for seen in known if detector is None or seen.detector_id.startswith(detector)]
+    exact = [seen for seen in fitting if seen.detector_id == detector]
+    if detector is not None and not exact and len(fitting) != 1:
+        choices = ", ".join(f"{seen.detector_id} ({seen.scenes} scenes, {', '.join(seen.classes)})" for seen in known)
+        told = "fits several" if fitting else "is unknown"
+        raise ConfigError(f"detector {detector!r} {told}; this store knows, the newest first: {choices}")
+    return (exact or fitting)[0]
+
+
+def known_objects(seen: DetectorSeen, wanted: Sequence[Detected]) -> tuple[Detected, ...]:
+    """What is wanted with classes as the detector spells them; small and capital letters are one.
+
+    Raises:
+        ConfigError: a class that it does not know: names those it does.
+    """
+    spelt = {name.casefold(): name for name in seen.classes}
+    for each in wanted:
+        if each.label.casefold() not in spelt:
+            raise ConfigError(
+                f"unknown class {each.label!r}; detector {seen.detector_id} finds "
+                f"{', '.join(seen.classes) or 'nothing'}"
+            )
+    return tuple(each.model_copy(update={"label": spelt[each.label.casefold()]}) for each in wanted)
+
+
 def detected_ids(location: StoreLocation, detector_id: str) -> IdSet:
     """Scenes that a detector has looked at already."""
     if not location.has_table(DETECTIONS):
         return IdSet()
-    scanner = location.dataset(DETECTIONS).scanner(columns=["scene_id"], filter=f"detector_id = {literal(detector_id)}")
-    return IdSet(scene for batch in scanner.to_batches() for scene in batch.column(0).to_pylist())
+    return ids_of(location, DETECTIONS, f"detector_id = {literal(detector_id)}")
 
 
-def among_detected(location: StoreLocation, where: SceneFilter, wanted: Sequence[Detected]) -> SceneFilter | None:
-    """The filter, narrowed to scenes in which any detector found all that is wanted; None where there are none.
+def among_detected(
+    location: StoreLocation, where: SceneFilter, wanted: Sequence[Detected], detector: str | None = None
+) -> SceneFilter | None:
+    """The filter, narrowed to scenes in which one detector found all that is wanted; None where there are none.
 
+    Args:
+        detector: as of `choose_detector`.
     Raises:
-        ConfigError: no detector has looked at this store, or too many scenes pass to be asked for by their ids.
+        ConfigError: as `choose_detector` and `known_objects`, or too many scenes pass to be asked for by their ids.
     """
     if not wanted:
         return where
-    if not location.has_table(DETECTIONS):
-        raise ConfigError(f"{location.uri}: no detector has looked at it; jobs/predict_infrared.py --store does")
+    seen = choose_detector(location, detector)
+    wanted = known_objects(seen, wanted)
     passing: set[str] = set()
     columns = ["scene_id", "picture", "label", "score"]
-    shown = " AND ".join(f"array_has(label, {literal(each.label)})" for each in wanted)
+    asked = [f"detector_id = {literal(seen.detector_id)}"]
+    shown = " AND ".join(asked + [f"array_has(label, {literal(each.label)})" for each in wanted])
     for batch in location.dataset(DETECTIONS).scanner(columns=columns, filter=shown).to_batches():
         is_passing = np.logical_and.reduce([_shows(batch, each) for each in wanted])
         passing.update(batch["scene_id"].filter(pa.array(is_passing)).to_pylist())
@@ -124,13 +217,16 @@ def _shows(rows: pa.RecordBatch, wanted: Detected) -> NDArray[np.bool_]:
     return is_passing
 
 
-def counts_of(location: StoreLocation, scene_ids: Sequence[str], min_score: float = 0.5) -> dict[str, dict[str, int]]:
-    """For each scene, the most objects of each class that one picture shows with at least this score."""
+def counts_of(
+    location: StoreLocation, scene_ids: Sequence[str], detector_id: str, min_score: float = 0.5
+) -> dict[str, dict[str, int]]:
+    """For each scene, the most objects of each class that a detector found in one picture with at least this score."""
     if not scene_ids or not location.has_table(DETECTIONS):
         return {}
     ids = ", ".join(map(literal, scene_ids))
     rows = location.dataset(DETECTIONS).to_table(
-        columns=["scene_id", "picture", "label", "score"], filter=f"scene_id IN ({ids})"
+        columns=["scene_id", "picture", "label", "score"],
+        filter=f"detector_id = {literal(detector_id)} AND scene_id IN ({ids})",
     )
     found: dict[str, dict[str, int]] = {}
     for row in rows.to_pylist():

@@ -92,7 +92,8 @@ class SceneFilter(FrozenConfig):
         if self.model_id is not None:
             parts.append(f"model_id = {literal(self.model_id)}")
         if self.with_embedding:
-            parts.append("embedding IS NOT NULL")
+            # As mining writes them, and without reading every vector to see that it is there.
+            parts.append("num_pictures > 0")
         return " AND ".join(parts) or None
 
 

@@ -13,7 +13,7 @@ import lance
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
-from system.errors import ConfigError, SchemaError, StoreError, storage_errors
+from system.errors import ConfigError, SchemaError, StoreError, reason_of, storage_errors
 
 if TYPE_CHECKING:
     import lancedb
@@ -75,14 +75,14 @@ class StoreLocation:
             self.uri, storage_options=self.storage_options(), read_consistency_interval=timedelta(seconds=0)
         )
 
-    def dataset(self, table: str) -> lance.LanceDataset:
-        """The newest version of a table.
+    def dataset(self, table: str, version: int | None = None) -> lance.LanceDataset:
+        """A version of a table, the newest if none is named.
 
         Raises:
             StoreError: there is no such table.
         """
         try:
-            return lance.dataset(self.table_uri(table), storage_options=self.storage_options())
+            return lance.dataset(self.table_uri(table), version=version, storage_options=self.storage_options())
         except (ValueError, OSError) as error:
             if self.marker() is None:
                 told = f"{self.uri}: no Nightminer store is here; jobs/mine_fleet.py --store makes one"
@@ -110,7 +110,9 @@ class StoreLocation:
         except Exception as error:
             if not isinstance(error, storage_errors()):
                 raise
-            raise StoreError(f"{self.uri}: cannot read {name}; expected a folder or object store: {error}") from error
+            raise StoreError(
+                f"{self.uri}: cannot read {name}; expected a folder or object store: {reason_of(error)}"
+            ) from error
 
     def write_text(self, name: str, text: str) -> str:
         """As `write_bytes`, in UTF-8."""
@@ -136,8 +138,24 @@ class StoreLocation:
         except Exception as error:
             if not isinstance(error, storage_errors()):
                 raise
-            raise StoreError(f"{self.uri}: cannot write {name}: {error}") from error
+            raise StoreError(f"{self.uri}: cannot write {name}: {reason_of(error)}") from error
         return f"{self.uri}/{name}"
+
+    def remove(self, name: str) -> None:
+        """Remove a small file below the root, where it is there.
+
+        Raises:
+            StoreError: the store is read-only or not reachable.
+        """
+        fs, path = self.filesystem()
+        try:
+            fs.rm_file(f"{path}/{name}")
+        except FileNotFoundError:
+            return
+        except Exception as error:
+            if not isinstance(error, storage_errors()):
+                raise
+            raise StoreError(f"{self.uri}: cannot remove {name}: {reason_of(error)}") from error
 
     def marker(self) -> dict[str, Any] | None:
         """What the store says of itself, or None for a new one.

@@ -2,46 +2,185 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
+from dataclasses import asdict, dataclass, field
 from datetime import timedelta
 from typing import Any
 
-from system.errors import StoreError
+import lance
+from pydantic import Field
+
+from system.config import FrozenConfig
+from system.errors import LeaseError, StoreError
 from system.store.detections import DETECTIONS
+from system.store.lease import Lease, current_holder
 from system.store.location import StoreLocation
+from system.store.nearest import read_vector_index
 from system.store.schema import PICTURES, QUARANTINE, RUNS, SCENES
+from system.store.tables import table_names
+from system.store.vector_index import VectorIndexConfig, refresh_vector_index
 
-# Below this an exact scan answers in milliseconds and an index would only cost recall.
-VECTOR_INDEX_FROM_ROWS = 100_000
 _COMPACT_FROM_FRAGMENTS = 64
+# What Lance says when other commits came first.
+_OVERTAKEN = ("conflict", "concurrent writers")
 
 
-def build_indices(location: StoreLocation, vector_from_rows: int = VECTOR_INDEX_FROM_ROWS) -> int:
-    """Compact small fragments and bring every index up to date; returns the table's version.
+def build_indices(location: StoreLocation, vector: VectorIndexConfig | None = None) -> int:
+    """Compact small fragments and bring every index up to date; returns the table's version. Call with the lease held.
+
+    Each column that a filter names has an index, which also counts what passes before a search by vector; pictures are
+    found by their scene.
 
     Raises:
         StoreError: the disk is full or the store is read-only.
     """
-    from lancedb.index import Bitmap, BTree, HnswSq, LabelList
+    from lancedb.index import Bitmap, BTree, LabelList
 
-    scalar_indices: dict[str, Any] = {
+    of_scenes: dict[str, Any] = {
         "scene_id": BTree(),
         "risk": BTree(),
         "hardness": BTree(),
+        "min_ttc_s": BTree(),
         "t_start_ns": BTree(),
+        "t_end_ns": BTree(),
         "tags": LabelList(),
+        "cameras": LabelList(),
         "log_id": Bitmap(),
+        "source": Bitmap(),
+        "model_id": Bitmap(),
+        "num_pictures": Bitmap(),
     }
     try:
         _compact(location, SCENES)
-        table = location.connect().open_table(SCENES)
-        if table.count_rows():
-            for column, config in scalar_indices.items():
-                table.create_index(column, config=config, replace=True)
-            if table.count_rows("embedding IS NOT NULL") >= vector_from_rows:
-                table.create_index("embedding", config=HnswSq(distance_type="cosine"), replace=True)
-        return int(table.version)
+        for name, indices in ((SCENES, of_scenes), (PICTURES, {"scene_id": BTree()})):
+            table = location.connect().open_table(name)
+            if table.count_rows():
+                for column, config in indices.items():
+                    table.create_index(column, config=config, replace=True)
     except (OSError, RuntimeError, ValueError) as error:
         raise StoreError(f"{location.uri}: cannot build the indices: {error}") from error
+    refresh_vector_index(location, vector)
+    return int(location.dataset(SCENES).version)
+
+
+class MaintainConfig(FrozenConfig):
+    """keep_days: versions that are younger stay, as do tagged ones. orphan_days: files that no version names stay so
+    long, for a run that is alive may be about to commit them.
+    """
+
+    keep_days: float = Field(default=7.0, ge=0)
+    orphan_days: float = Field(default=1.0, ge=0)
+
+
+@dataclass
+class MaintainReport:
+    """bytes, fragments, versions: of all tables. unindexed_share: of the scenes, that a search compares one by one.
+
+    recall_at_10: of the vector index, as it was measured when it was brought up to date; None where there is none.
+    held_by: who writes to the store; what nobody names is left alone then. conflicts: steps that a writer overtook and
+    that the next call does.
+    """
+
+    bytes_before: int = 0
+    bytes_after: int = 0
+    fragments_before: int = 0
+    fragments_after: int = 0
+    versions_before: int = 0
+    versions_after: int = 0
+    tags: int = 0
+    unindexed_share: float = 0.0
+    recall_at_10: float | None = None
+    held_by: str | None = None
+    conflicts: list[str] = field(default_factory=list)
+
+    def figures(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def maintain_store(location: StoreLocation, config: MaintainConfig, run_id: str) -> MaintainReport:
+    """Compact, bring indices up to date, remove old versions and orphans, while others read and one may write.
+
+    Where a writer holds the store, only what it cannot miss is done: orphans stay, for they may be its own.
+
+    Raises:
+        StoreError: the store cannot be read or written.
+    """
+    report = MaintainReport()
+    report.bytes_before, report.fragments_before, report.versions_before = _sizes(location)
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(Lease(location, run_id))
+        except LeaseError as error:
+            report.held_by = str(current_holder(location) or error)
+        for name in table_names(location):
+            if name != SCENES:  # its turn comes with its indices
+                _attempt(report, f"compact {name}", lambda name=name: _compact(location, name))  # type: ignore[misc]
+        _attempt(report, "indices", lambda: build_indices(location))
+        for name in table_names(location):
+            _clean(location, name, config, report)
+    report.bytes_after, report.fragments_after, report.versions_after = _sizes(location)
+    dataset = location.dataset(SCENES)
+    report.tags = len(dataset.tags.list())
+    report.unindexed_share = unindexed_share(dataset)
+    index = read_vector_index(dataset)
+    report.recall_at_10 = None if index is None else index.recall_at_10
+    return report
+
+
+def unindexed_share(dataset: lance.LanceDataset) -> float:
+    """Of the rows, that an index does not know yet; the largest over all indices, 0 where there are none."""
+    rows = dataset.count_rows()
+    if not rows:
+        return 0.0
+    shares = [
+        dataset.stats.index_stats(index.name)["num_unindexed_rows"] / rows for index in dataset.describe_indices()
+    ]
+    return round(max(shares, default=0.0), 4)
+
+
+def _attempt(report: MaintainReport, step: str, work: Callable[[], Any]) -> None:
+    """A writer may overtake it; nothing is lost then, and the next call does it."""
+    try:
+        work()
+    except (StoreError, OSError, RuntimeError, ValueError) as error:
+        if report.held_by is None or not any(word in str(error).lower() for word in _OVERTAKEN):
+            if isinstance(error, StoreError):
+                raise
+            raise StoreError(f"{step}: {error}") from error
+        report.conflicts.append(step)
+
+
+def _clean(location: StoreLocation, name: str, config: MaintainConfig, report: MaintainReport) -> None:
+    try:
+        # Twice, since what is unverified may be of a run that is about to commit it, and so stays longer.
+        dataset = location.dataset(name)
+        dataset.cleanup_old_versions(older_than=timedelta(days=config.keep_days), error_if_tagged_old_versions=False)
+        if report.held_by is None:
+            older = timedelta(days=max(config.keep_days, config.orphan_days))
+            dataset.cleanup_old_versions(older_than=older, delete_unverified=True, error_if_tagged_old_versions=False)
+    except (OSError, RuntimeError, ValueError) as error:
+        raise StoreError(f"{location.uri}: cannot remove old versions of {name!r}: {error}") from error
+
+
+def _sizes(location: StoreLocation) -> tuple[int, int, int]:
+    """Bytes below the root; fragments and versions of all tables."""
+    datasets = [location.dataset(name) for name in table_names(location)]
+    fragments = sum(len(dataset.get_fragments()) for dataset in datasets)
+    return _bytes(location), fragments, sum(len(dataset.versions()) for dataset in datasets)
+
+
+def _bytes(location: StoreLocation) -> int:
+    fs, root = location.filesystem()
+    if not location.is_local:
+        return sum(int(info["size"]) for info in fs.find(root, detail=True).values())
+    found = 0
+    for path in fs.find(root):
+        # What a writer has just renamed is counted under its new name, or the next time.
+        with suppress(FileNotFoundError):
+            found += os.stat(path).st_size
+    return found
 
 
 def tidy_detections(location: StoreLocation) -> None:

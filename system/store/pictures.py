@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from system.errors import StoreError
 from system.store.filters import SceneFilter
 from system.store.location import StoreLocation
 from system.store.schema import PICTURES, SCENES
+
+_AT_ONCE = 256
 
 
 @dataclass(frozen=True)
@@ -53,3 +55,18 @@ def read_pictures(location: StoreLocation, scene_ids: Sequence[str], model_id: s
     for pictures in found.values():
         pictures.sort(key=lambda p: (p.t_ns, p.camera))
     return found
+
+
+def all_pictures(location: StoreLocation, scene_ids: Sequence[str] | None) -> Iterator[bytes]:
+    """Every JPEG of some scenes, or of all, those that no row names among them."""
+    dataset = location.dataset(PICTURES)
+    where = None if scene_ids is None else SceneFilter(scene_ids=tuple(scene_ids)).to_sql()
+    if scene_ids is not None and not scene_ids:
+        return
+    scanner = dataset.scanner(columns=["scene_id"], filter=where, with_row_id=True, batch_size=_AT_ONCE)
+    for batch in scanner.to_batches():
+        if batch.num_rows:
+            for blob in dataset.take_blobs("jpeg", ids=batch["_rowid"].to_pylist()):
+                if blob is not None:
+                    with blob:
+                        yield blob.readall()

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import lance
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 from pydantic import Field
 
@@ -15,6 +13,7 @@ from system.config import FrozenConfig
 from system.errors import ConfigError, StoreError
 from system.store.filters import SceneFilter
 from system.store.location import StoreLocation
+from system.store.nearest import nearest_rows
 from system.store.runs import read_runs
 from system.store.schema import SCENES
 from system.store.tables import read_models
@@ -65,37 +64,18 @@ def search_scenes(
     """
     if query_E is None:
         return _by_hardness(location, where, config.top, tag)
-    scenes_version(location, tag)
-    table = location.connect().open_table(SCENES)
-    if tag is not None:
-        table.checkout(tag)
-    width = table.schema.field("embedding").type.list_size
+    dataset = scenes_version(location, tag)
+    width = dataset.schema.field("embedding").type.list_size
     if query_E.shape != (width,):
         raise ConfigError(f"the query has shape {query_E.shape}, the store's embeddings have {width} numbers")
-    sql = where.model_copy(update={"with_embedding": True}).to_sql()
     # A hybrid score needs candidates that similarity alone would not bring.
     depth = config.top if config.hardness_weight == 0 else max(20 * config.top, 200)
-    rows = nearest_rows(table, query_E, sql, depth, COLUMNS).to_pylist()
+    rows = nearest_rows(dataset, query_E, where.to_sql(), depth, COLUMNS).to_pylist()
     weight = config.hardness_weight
     for row in rows:
         similarity = 1.0 - row.pop("_distance")
         row["score"] = (1 - weight) * similarity + weight * (row["hardness"] or 0.0)
     return sorted(rows, key=lambda row: (-row["score"], row["scene_id"]))[: config.top]
-
-
-def nearest_rows(
-    table: Any, query_E: NDArray[np.float32], sql: str | None, depth: int, columns: Sequence[str]
-) -> pa.Table:
-    """The `depth` rows nearest to a query under a filter, with `_distance` (cosine); approximate by an index.
-
-    Args:
-        table: of LanceDB, at the version that is meant.
-    """
-    query: Any = table.search(query_E.astype(np.float32), vector_column_name="embedding")
-    found = query.distance_type("cosine").where(sql).limit(depth).select([*columns, "_distance"])
-    if any(index.index_type.startswith("Ivf") for index in table.list_indices()):
-        found = found.nprobes(20).refine_factor(4)
-    return found.to_arrow()
 
 
 def hardest_scene_ids(

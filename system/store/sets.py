@@ -36,6 +36,11 @@ class SavedSet(FrozenConfig):
     search: dict[str, Any] | None = None
 
 
+def is_set_id(text: str) -> bool:
+    """16 hexadecimal digits."""
+    return _ID.fullmatch(text) is not None
+
+
 def save_set(location: StoreLocation, values: dict[str, Any]) -> SavedSet:
     """Write a new set; its id and time are made here.
 
@@ -45,6 +50,15 @@ def save_set(location: StoreLocation, values: dict[str, Any]) -> SavedSet:
     saved = SavedSet(set_id=secrets.token_hex(8), created_ns=time.time_ns(), **values)
     location.write_text(f"{FOLDER}/{saved.set_id}.json", saved.model_dump_json())
     return saved
+
+
+def replace_set(location: StoreLocation, saved: SavedSet) -> None:
+    """Write a set again under its id.
+
+    Raises:
+        StoreError: the store cannot be written.
+    """
+    location.write_text(f"{FOLDER}/{_checked(saved.set_id)}.json", saved.model_dump_json())
 
 
 def read_set(location: StoreLocation, set_id: str) -> SavedSet:
@@ -96,6 +110,6 @@ def remove_set(location: StoreLocation, set_id: str) -> None:
 
 def _checked(set_id: str) -> str:
     """An id is a file name, so it is nothing but hexadecimal digits."""
-    if not _ID.fullmatch(set_id):
+    if not is_set_id(set_id):
         raise ConfigError(f"no set {set_id!r}")
     return set_id

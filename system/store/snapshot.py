@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import lance
@@ -16,8 +15,8 @@ from numpy.typing import NDArray
 from system.errors import ConfigError, StoreError
 from system.store.filters import SceneFilter
 from system.store.location import StoreLocation
+from system.store.nearest import nearest_rows
 from system.store.schema import SCENES
-from system.store.search import nearest_rows
 
 Parts = dict[str, float]
 
@@ -85,12 +84,6 @@ class Snapshot:
         if tag not in known:
             raise ConfigError(f"no table version is tagged {tag!r}; /v1/runs lists those that are")
         return cls(location, int(known[tag]["version"]))
-
-    @cached_property
-    def _table(self) -> Any:
-        table: Any = self.location.connect().open_table(SCENES)
-        table.checkout(self.version)
-        return table
 
     @property
     def embedding_dim(self) -> int:
@@ -174,9 +167,8 @@ class Snapshot:
         else:
             if query_E.shape != (self.embedding_dim,):
                 raise ConfigError(f"the query has shape {query_E.shape}, the store's embeddings {self.embedding_dim}")
-            sql = where.model_copy(update={"with_embedding": True}).to_sql()
             with self._reading():
-                table = nearest_rows(self._table, query_E, sql, depth, names)
+                table = nearest_rows(self.dataset, query_E, where.to_sql(), depth, names)
         values = {
             name: 1.0 - _numbers(table["_distance"]) if name == "similarity" else _numbers(table[columns[name]])
             for name in shares

@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from system.errors import SchemaError, StoreError
+from system.errors import SchemaError, StoreError, reason_of, storage_errors
 from system.store.commits import append_rows
 from system.store.location import MARKER, SCHEMA_VERSION, StoreLocation
 from system.store.schema import (
@@ -111,3 +111,19 @@ def _differing_columns(expected: pa.Schema, actual: pa.Schema) -> list[str]:
 def read_models(location: StoreLocation) -> list[dict[str, Any]]:
     """All models whose rows the store holds, oldest first."""
     return location.dataset(MODELS).to_table().to_pylist()
+
+
+def table_names(location: StoreLocation) -> list[str]:
+    """Every table that the store has.
+
+    Raises:
+        StoreError: there is no store, or it cannot be listed.
+    """
+    if location.marker() is None:
+        raise StoreError(f"{location.uri}: no Nightminer store is here; jobs/mine_fleet.py --store makes one")
+    fs, root = location.filesystem()
+    try:
+        names = [str(path).rstrip("/").rsplit("/", 1)[-1] for path in fs.ls(root, detail=False)]
+    except storage_errors() as error:
+        raise StoreError(f"{location.uri}: cannot be listed: {reason_of(error)}") from error
+    return sorted(name.removesuffix(".lance") for name in names if name.endswith(".lance"))

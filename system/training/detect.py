@@ -6,6 +6,7 @@ import json
 import logging
 import math
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,23 +15,35 @@ from system.backbones.vit import vit_hash
 from system.config import FrozenConfig
 from system.drafts import new_draft, publish_draft, refuse_existing
 from system.errors import ConfigError, DataError
-from system.infrared.detector import InfraredModel, count, model_id
+from system.infrared.detector import Detector, InfraredModel, count, model_id, read_model_config
 from system.infrared.detector_config import InfraredModelConfig, sizes_for
 from system.infrared.detector_trainer import DetectorTrainConfig
+from system.infrared.start import is_folder, read_start
+from system.pairs.coloured import count_coloured
 from system.pairs.infrared_set import InfraredSet, read_infrared_set
 from system.pipelines.resources import check_workers, connect_to_ray
 from system.report.console import ConsoleProgress
 from system.store.runs import git_commit
 from system.training.certificate import library_versions, now
 from system.training.detect_data import sha256_of
-from system.training.detect_publish import DetectRecord, write_model, write_pictures
+from system.training.detect_publish import DetectRecord, write_model
 from system.training.detect_run import SAMPLES, DetectRun, new_model, train_on_ray
 from system.training.infrared_task import DetectionTask, InfraredTask
+from system.training.learnt import (
+    BACKBONE_NAME,
+    learnt_by_backbone,
+    marks_of,
+    read_learnt,
+    tell_seen,
+    write_learnt,
+)
 from system.training.position import shown
 from system.training.probe import named_backbone
 from system.training.run import discard_run
+from system.training.student import mapping_of
 
 _SETTINGS = "settings.json"
+_OF_A_START = ("architecture", "backbone", "merge", "blocks", "channels", "convs")
 # What is judged of a corpus that names its parts.
 JUDGED_SPLITS = ("val", "test")
 
@@ -39,7 +52,8 @@ class DetectSource(FrozenConfig):
     """train, val: COCO files or corpora; val is judged after each epoch and chooses nothing.
 
     splits: parts of a corpus of pairs that are learnt from, as its layout names them. images: folder of a COCO file's
-    pictures. classes: that are learnt; all of `train`, if none are named. licence: of the pictures, as the user says.
+    pictures. classes: that are learnt; those of the start, or all of `train`, if none are named. licence: of the
+    pictures, as the user says. start: what the training begins with, a name of `system.infrared.start`.
     """
 
     train: tuple[str, ...]
@@ -48,6 +62,30 @@ class DetectSource(FrozenConfig):
     images: str | None = None
     classes: tuple[str, ...] = ()
     licence: str = "not stated"
+    start: str | None = None
+
+
+def model_values(task: InfraredTask, source: DetectSource, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Of the task's configuration, but for what `train` decides: those given, then the start's, then the backbone's.
+
+    Args:
+        values: None where they were not given.
+    Returns:
+        With `classes` where the start brings a model's own and the source names none.
+    Raises:
+        ConfigError: a value that only a model from the beginning can choose.
+    """
+    given = {key: value for key, value in values.items() if value is not None}
+    start = {} if source.start is None else dict(read_start(source.start, task.model).values)
+    if source.start is not None and is_folder(source.start):
+        odd = [key for key in _OF_A_START if key in given and given[key] != start[key]]
+        if odd:
+            told = ", ".join(f"{key} {given[key]} in place of {start[key]}" for key in odd)
+            raise ConfigError(f"--start {source.start} brings its own backbone and head, but was given {told}")
+        return start | given
+    backbone = given.get("backbone", task.config.model_fields["backbone"].default)
+    found = {"mapping": mapping_of(backbone)} | sizes_for(is_cnn(named_backbone(backbone).name))
+    return found | start | given
 
 
 def gather_labelled(
@@ -76,6 +114,13 @@ def gather_labelled(
     return whole
 
 
+def start_classes(source: DetectSource, kind: type[InfraredModel]) -> tuple[str, ...]:
+    """Of a model of ours that a training goes on from; () without one."""
+    if source.start is None or not is_folder(source.start):
+        return ()
+    return read_model_config(Path(source.start), kind).config.classes
+
+
 def refuse_left_out(labelled: InfraredSet, max_share: float) -> None:
     """Raises DataError: too many of a set's pictures are missing or damaged before any is read."""
     left_out = [fault for fault in labelled.faults if fault.is_skipped]
@@ -102,7 +147,8 @@ def train_detector(
         values: of `DetectorConfig` without its classes; None where the backbone decides.
     """
     refuse_existing(out)
-    train = gather_labelled(source.train, source.images, source.classes, source.splits)
+    classes = source.classes or start_classes(source, Detector)
+    train = gather_labelled(source.train, source.images, classes, source.splits)
     val = None
     if source.val:
         val = read_infrared_set(source.val, source.images, JUDGED_SPLITS).of_classes(train.classes)
@@ -127,7 +173,8 @@ def train_model(
         objects: of each class that is learnt, for the record. values: of the task's configuration without classes.
     Returns:
         Keys of the job's last line: checkpoint, <noun>_id, classes, trained_parameters, images, seconds, epochs, loss,
-        the task's figures (of the last epoch on `val`, in points), skipped, left_out, resumed_from.
+        the task's figures (of the last epoch on `val`, in points), skipped, left_out, coloured (of at most 64
+        pictures that were looked at), resumed_from.
     Raises:
         ConfigError, DataError, ModelError.
     """
@@ -137,26 +184,42 @@ def train_model(
         known = {picture.uri for picture in train.pictures}
         if shared := [picture.uri for picture in val.pictures if picture.uri in known]:
             raise DataError("leak", f"{len(shared)} pictures of --val are learnt from too, e.g. {shared[0]}")
-    given = {key: value for key, value in values.items() if value is not None}
-    sizes = sizes_for(is_cnn(named_backbone(values["backbone"]).name))
-    model_config = task.config.parse(sizes | given | {"classes": train.classes}, "options")
-    fresh = new_model(task, model_config, config.seed)
+    chosen = model_values(task, source, values)
+    model_config = task.config.parse(chosen | {"classes": train.classes}, "options")
+    fresh = new_model(task, model_config, config.seed, source.start)
+    begun = model_id(source.start, task.model) if source.start and is_folder(source.start) else None
     trained_parameters = count(fresh.trained_parameters().values())
     run_folder = out.with_name(f".{out.name}.training")
     backbone_hash = vit_hash(fresh.backbone.network)
-    _claim(run_folder, task.model.format, model_config, config, train, val, backbone_hash)
+    started = {"start": begun or source.start, "head_hash": vit_hash(fresh.head)} if source.start else {}
+    _claim(run_folder, task.model.format, model_config, config, train, val, {"backbone_hash": backbone_hash} | started)
     progress.phase(
         f"learning {', '.join(train.classes)} from {len(train.pictures)} pictures, {trained_parameters} parameters"
     )
     for fault in train.faults[:5]:
         progress.note(f"{'left out' if fault.is_skipped else 'mended'}: {fault}")
+    coloured = count_coloured(train.pictures, train.name, progress.note)
+    if val is not None:
+        count_coloured(val.pictures, val.name, progress.note)
     connect_to_ray()
     check_workers(run.workers, run.threads, run.use_gpu, progress.note)
+    learnt, of_backbone = (
+        marks_of([picture.uri for picture in train.pictures]),
+        learnt_by_backbone(model_config.backbone),
+    )
+    if source.start and begun:
+        learnt += read_learnt(Path(source.start)) or []
+        of_backbone = read_learnt(Path(source.start), BACKBONE_NAME)
+    if val is not None:
+        judged = [picture.uri for picture in val.pictures]
+        marks = marks_of(judged)
+        tell_seen("this training (from copies)", judged, marks, learnt, progress.note)
+        tell_seen(f"the backbone {model_config.backbone}", judged, marks, of_backbone, progress.note)
     logging.getLogger("ray.train").setLevel(logging.ERROR)
     per_epoch = math.ceil(len(train.pictures) / config.batch_size)
     progress.expect(config.epochs * per_epoch)
     with shown(run_folder, config.batch_size, "pictures", progress):
-        state, trained = train_on_ray(task, model_config, config, run, train, val, run_folder)
+        state, trained = train_on_ray(task, model_config, config, run, train, val, run_folder, source.start)
     if not trained.images:
         discard_run(run_folder)
         raise DataError("no_readable_picture", f"none of {len(train.pictures)} pictures could be read")
@@ -169,6 +232,8 @@ def train_model(
         train=source.train,
         val=source.val,
         licence=source.licence,
+        start=source.start,
+        start_id=begun,
         objects=objects,
         masks=train.masks,
         pictures=len(train.pictures),
@@ -184,7 +249,9 @@ def train_model(
     )
     folder = new_draft(out)
     write_model(folder, task, fresh, record, trained.history)
-    write_pictures(folder, [picture.uri for picture in train.pictures])
+    write_learnt(folder, learnt)
+    if of_backbone is not None:
+        write_learnt(folder, of_backbone, BACKBONE_NAME)
     shutil.copytree(run_folder / SAMPLES, folder / SAMPLES, dirs_exist_ok=True)
     publish_draft(folder, out)
     discard_run(run_folder)
@@ -200,6 +267,7 @@ def train_model(
         **{name: last.get(f"val/{name}") for name in task.figures},
         "skipped": len(trained.skipped),
         "left_out": record.left_out,
+        "coloured": coloured,
         "resumed_from": trained.resumed_from,
     }
 
@@ -217,12 +285,12 @@ def _claim(
     config: DetectorTrainConfig,
     train: InfraredSet,
     val: InfraredSet | None,
-    backbone_hash: str,
+    weights: dict[str, str],
 ) -> None:
-    """Begin a run folder, or check that it is of this very training."""
+    """Begin a run folder, or check that it is of this very training. weights: what it begins with."""
     settings = model.model_dump(mode="json") | config.model_dump(mode="json")
     settings |= {"train": sha256_of(train), "val": sha256_of(val) if val else None, "format": model_format}
-    settings["backbone_hash"] = backbone_hash
+    settings |= weights
     text = json.dumps(settings, indent=1, sort_keys=True)
     file = folder / _SETTINGS
     try:

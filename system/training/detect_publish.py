@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,12 +17,13 @@ from system.pairs.masks import PSEUDO
 from system.training.infrared_task import InfraredTask
 from system.training.publish import CARD_NAME, CURVES_NAME, HISTORY_NAME, TENSORBOARD_NAME
 
-DETECT_NAME, PICTURES_NAME = "training.json", "training_pictures.txt"
+DETECT_NAME = "training.json"
 
 
 class DetectRecord(FrozenConfig):
     """Where a detector or a segmenter comes from.
 
+    start, start_id: what it began with in place of chance, and its id where it is a model of ours.
     objects: of each class that it learnt from; pixels, for a segmenter. masks: what its masks are, "" for a detector.
     figures: of the last epoch. skipped: why, for each picture.
     """
@@ -33,6 +33,8 @@ class DetectRecord(FrozenConfig):
     train: tuple[str, ...]
     val: str | None
     licence: str
+    start: str | None = None
+    start_id: str | None = None
     objects: dict[str, int]
     masks: str = ""
     pictures: int
@@ -62,31 +64,6 @@ def write_model(
         (folder / CARD_NAME).write_text(_card(task, record), "utf-8")
     except OSError as error:
         raise ModelError(f"{folder}: cannot be written: {error.strerror or error}") from error
-
-
-def write_pictures(folder: Path, uris: Sequence[str]) -> None:
-    """Hashes of the names of what was learnt from, so that it is not judged on later.
-
-    Raises:
-        ModelError: the folder cannot be written.
-    """
-    try:
-        (folder / PICTURES_NAME).write_text("".join(f"{_hashed(uri)}\n" for uri in sorted(uris)), "utf-8")
-    except OSError as error:
-        raise ModelError(f"{folder}: cannot be written: {error.strerror or error}") from error
-
-
-def learnt_from(folder: Path, uris: Sequence[str]) -> list[str]:
-    """Those of some pictures that a detector was trained on; none where its folder does not say."""
-    try:
-        known = set((folder / PICTURES_NAME).read_text("utf-8").split())
-    except OSError:
-        return []
-    return [uri for uri in uris if _hashed(uri) in known]
-
-
-def _hashed(uri: str) -> str:
-    return hashlib.sha256(uri.encode()).hexdigest()[:16]
 
 
 def _write_history(folder: Path, history: Sequence[Mapping[str, float]]) -> None:
@@ -140,6 +117,7 @@ def _card(task: InfraredTask, record: DetectRecord) -> str:
             "",
             "## Training",
             "",
+            f"{f'Begun with `{Path(record.start).name}`. ' if record.start else ''}"
             f"{config.epochs} epochs in {record.seconds:.0f} s, batches of {config.batch_size}, seed {config.seed}, "
             f"{config.precision}, views `{config.augment}`, {record.trained_parameters} parameters; a moving average "
             f"of their values is what is kept. All settings and library versions: `{DETECT_NAME}`. Commit "

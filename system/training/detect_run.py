@@ -7,9 +7,7 @@ Legend: N pictures, H x W pixels.
 
 from __future__ import annotations
 
-import json
 import math
-import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -22,7 +20,6 @@ import torch
 import torch.distributed
 from pydantic import Field
 from ray.train.torch import get_device
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from system.backbones.vit import vit_hash
@@ -33,15 +30,15 @@ from system.infrared.augment import Example
 from system.infrared.detector import InfraredModel
 from system.infrared.detector_config import InfraredModelConfig
 from system.infrared.detector_trainer import DetectorTrainConfig, DetectorTrainer
+from system.infrared.start import begin, read_start
 from system.pairs.infrared_set import InfraredPicture, InfraredSet
 from system.pipelines.teacher_cache import TeacherCache, kept_as, key_of
 from system.training.detect_data import PictureReader, stream_views
 from system.training.infrared_task import InfraredTask, mean_points
 from system.training.position import note_position
-from system.training.ray_trainer import fit_on_ray
+from system.training.ray_trainer import fit_on_ray, load_checkpoint, refuse_bad, report_checkpoint
 from system.training.student import load_backbone
 
-_TENSORS, _PROGRESS = "state.safetensors", "progress.json"
 SAMPLES = "samples"
 _SAMPLE_PICTURES, _LOOKED_AT = 6, 500
 
@@ -85,6 +82,7 @@ class DetectSpec:
     train: tuple[InfraredPicture, ...]
     val: tuple[InfraredPicture, ...]
     folder: str
+    start: str | None = None
 
 
 def train_on_ray(
@@ -95,31 +93,41 @@ def train_on_ray(
     train: InfraredSet,
     val: InfraredSet | None,
     run_folder: Path,
+    start: str | None = None,
 ) -> tuple[dict[str, Tensor], DetectProgress]:
     """Train, or go on where an earlier call with the same folder was killed.
 
+    Args:
+        start: as of `new_model`.
     Returns:
         (state of the `DetectorTrainer`, progress) at the end.
     Raises:
         DataError: too many pictures cannot be read. ModelError: the loss became no number, or workers died more often
             than `max_failures`.
     """
-    spec = DetectSpec(task, model, config, run, train.pictures, val.pictures if val else (), str(run_folder.absolute()))
+    folder = str(run_folder.absolute())
+    spec = DetectSpec(task, model, config, run, train.pictures, val.pictures if val else (), folder, start)
     checkpoint = fit_on_ray(_train, spec, run_folder, run.workers, run.threads, run.use_gpu, run.max_failures)
     with checkpoint.as_directory() as folder:
-        state, progress = _load(Path(folder))
+        state, progress = load_checkpoint(Path(folder), DetectProgress)
     if progress.epoch < config.epochs:
         raise ModelError(f"{run_folder}: the training ended in epoch {progress.epoch + 1}, before its time")
     return state, progress
 
 
-def new_model(task: InfraredTask, config: InfraredModelConfig, seed: int) -> InfraredModel:
+def new_model(task: InfraredTask, config: InfraredModelConfig, seed: int, start: str | None = None) -> InfraredModel:
     """At the start of a training, the same in every process.
 
+    Args:
+        start: what it begins with in place of chance, a name of `read_start`.
     Raises:
-        ConfigError, ModelError: as `load_backbone`.
+        ConfigError, ModelError: as `load_backbone`, `read_start` and `begin`.
     """
-    return task.model.untrained(config, load_backbone(config.backbone, config.merge), seed)
+    if start is None:
+        return task.model.untrained(config, load_backbone(config.backbone, config.merge), seed)
+    begun = read_start(start, task.model)
+    network = begun.network if begun.network is not None else load_backbone(config.backbone, config.merge)
+    return begin(task.model, config, begun, network, seed)
 
 
 class FeatureReader:
@@ -160,7 +168,7 @@ def _train(spec: DetectSpec) -> None:
     device = get_device()
     assert isinstance(device, torch.device)
     task = spec.task
-    model = new_model(task, spec.model, config.seed).to(device)
+    model = new_model(task, spec.model, config.seed, spec.start).to(device)
     epoch_steps = math.ceil(len(spec.train) / config.batch_size)
     trainer = DetectorTrainer(model, config, config.epochs * epoch_steps)
     keeps = spec.model.is_frozen and config.augment != "full"
@@ -169,7 +177,7 @@ def _train(spec: DetectSpec) -> None:
     progress = DetectProgress()
     if (saved := ray.train.get_checkpoint()) is not None:
         with saved.as_directory() as folder:
-            state, progress = _load(Path(folder))
+            state, progress = load_checkpoint(Path(folder), DetectProgress)
         trainer.restore(state)
         progress.resumed_from = progress.epoch
     sum_up = torch.distributed.all_reduce if world > 1 else None
@@ -188,7 +196,7 @@ def _train(spec: DetectSpec) -> None:
                 sum_up(counts)
             count, bad = counts.tolist()
             bad_of_epoch += bad
-            _refuse_bad(bad_of_epoch, len(spec.train), spec.run.max_bad_share, progress.skipped)
+            refuse_bad(bad_of_epoch, len(spec.train), "pictures", spec.run.max_bad_share, progress.skipped.values())
             if not count:
                 trainer.steps_done += 1
                 continue
@@ -209,7 +217,7 @@ def _train(spec: DetectSpec) -> None:
         if rank == 0:
             row |= _look(trainer.averaged(), spec, progress.epoch, features)
         progress.history.append(row)
-        _report(trainer, progress, rank, world)
+        report_checkpoint(row, trainer.state, progress)
 
 
 def _spread(pictures: Sequence[InfraredPicture], count: int) -> Sequence[InfraredPicture]:
@@ -257,33 +265,3 @@ def answer(task: InfraredTask, model: InfraredModel, example: Example, features:
     else:
         maps = features([example], device)
     return task.answer(model, maps)
-
-
-def _refuse_bad(bad: int, pictures: int, max_share: float, skipped: dict[str, str]) -> None:
-    if bad > max_share * pictures:
-        example = f", e.g. {next(iter(skipped.values()))}" if skipped else ""
-        raise DataError(
-            "too_many_bad",
-            f"{bad} of {pictures} pictures could not be read, more than --max-bad-share {max_share:g}{example}; mend "
-            "them or their storage and repeat the command",
-        )
-
-
-def _report(trainer: DetectorTrainer, progress: DetectProgress, rank: int, world: int) -> None:
-    if world > 1:
-        everybody: list[dict[str, str]] = [{}] * world
-        torch.distributed.all_gather_object(everybody, progress.skipped)
-        if rank == 0:
-            for skipped in everybody:
-                progress.skipped |= skipped
-    if rank:
-        ray.train.report({"epoch": progress.epoch})
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        save_file(trainer.state(), Path(folder) / _TENSORS)
-        (Path(folder) / _PROGRESS).write_text(json.dumps(vars(progress)), "utf-8")
-        ray.train.report(progress.history[-1], checkpoint=ray.train.Checkpoint.from_directory(folder))
-
-
-def _load(folder: Path) -> tuple[dict[str, Tensor], DetectProgress]:
-    return load_file(folder / _TENSORS), DetectProgress(**json.loads((folder / _PROGRESS).read_text("utf-8")))

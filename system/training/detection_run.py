@@ -20,9 +20,9 @@ from safetensors.torch import load_file
 from torch import nn
 
 from system.backbones.cnn import load_network
+from system.bootstrap import draw_pictures
 from system.errors import ConfigError, DataError
 from system.freqkd.distiller import DistillConfig, order_of
-from system.freqkd.probe import draw_pictures
 from system.freqkd.student import merged_network
 from system.infrared.augment import Example
 from system.infrared.detector import InfraredModel
@@ -32,10 +32,9 @@ from system.pairs.infrared_set import InfraredSet
 from system.training.detect_data import PictureReader, stream_views
 from system.training.detect_run import DetectRun, FeatureReader, answer
 from system.training.freqkd_arms import NO_KD, Arm
-from system.training.freqkd_run import ADAPTERS, write_json
+from system.training.freqkd_run import ADAPTERS
 from system.training.infrared_task import Floats, InfraredTask, Judgement
-
-_SETTINGS = "settings.json"
+from system.training.study_folder import SETTINGS_NAME, write_json
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,7 +82,7 @@ def distillation_of(students: Path) -> DistillConfig:
         ConfigError: there is no study.
     """
     try:
-        settings = json.loads((students / _SETTINGS).read_text("utf-8"))
+        settings = json.loads((students / SETTINGS_NAME).read_text("utf-8"))
         return DistillConfig.parse(settings["distill"], str(students))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"--students {students}: expected the folder of jobs/study_freqkd.py: {error}") from error

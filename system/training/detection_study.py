@@ -18,9 +18,10 @@ from pydantic import Field
 
 from system.backbones.cnn import is_cnn
 from system.config import FrozenConfig
-from system.errors import ConfigError, DataError, NightminerError
+from system.errors import DataError, NightminerError
 from system.infrared.detector_config import sizes_for
 from system.infrared.detector_trainer import DetectorTrainConfig
+from system.pairs.coloured import count_coloured
 from system.pairs.infrared_set import InfraredSet, read_infrared_set
 from system.pairs.masks import PSEUDO
 from system.pipelines.resources import connect_to_ray
@@ -37,10 +38,11 @@ from system.training.detection_run import (
 )
 from system.training.detection_summary import DetectionFigures, summarise_detection
 from system.training.freqkd_arms import parse_arms
-from system.training.freqkd_run import write_json
 from system.training.infrared_task import DetectionTask, InfraredTask
+from system.training.learnt import marks_of, read_learnt, tell_seen
+from system.training.study_folder import SETTINGS_NAME, refuse_other_settings, write_json, write_settings
 
-_SETTINGS, _RESULT, _TABLES = "settings.json", "study.json", "study.md"
+_RESULT, _TABLES = "study.json", "study.md"
 _RETRIES = 3
 # 280x378 for a ViT/14.
 _SCALE = 5 / 6
@@ -109,7 +111,8 @@ def run_study(
         sets: of `study_sets`. values: of the task's configuration without classes and backbone; None where the backbone
             decides.
     Returns:
-        What lies in study.json: for each test set the arms' figures and their differences, and the budget.
+        What lies in study.json: for each test set the arms' figures and their differences, how many of its pictures the
+        students have learnt from without labels (None where that is not known), and the budget.
     Raises:
         ConfigError: students that are missing, or `out` holds a study with other settings. DataError, ModelError.
     """
@@ -137,9 +140,12 @@ def run_study(
         "data": {name: sha256_of(found) for name, found in {"train": train, **tests}.items()},
         "students": _students(students),
     }
-    _refuse_other_settings(out, settings)
+    refuse_other_settings(out, settings)
     missing = [cell for cell in cells if not (out / f"{cell.name}.json").is_file()]
     connect_to_ray()
+    for name, found in {"train": train, **tests}.items():
+        count_coloured(found.pictures, f"{found.name} ({name})", progress.note)
+    seen = {name: _seen(students, name, found, progress) for name, found in tests.items()}
     budget = {
         "runs": len(cells),
         "runs_done": len(cells) - len(missing),
@@ -153,7 +159,7 @@ def run_study(
     tell_budget(budget)
     if is_dry:
         return {"budget": budget}
-    _write_settings(out, settings)
+    write_settings(out, settings)
     bench = DetectionBench(task, out.absolute(), students, model, config, train, tests, study.rounds, study.threads)
     _run(bench, missing, progress)
     seconds = [json.loads((out / f"{cell.name}.json").read_text("utf-8"))["seconds"] for cell in cells]
@@ -165,6 +171,7 @@ def run_study(
         "figures": list(task.figures),
         "masks": train.masks,
         "pseudo": train.masks.startswith(PSEUDO),
+        "seen_in_training": seen,
         "sets": {},
     }
     for name in tests:
@@ -209,9 +216,17 @@ def study_sets(
     return train, tests
 
 
+def _seen(students: Path, name: str, test: InfraredSet, progress: ConsoleProgress) -> int | None:
+    """How many pictures of a test set the students have learnt from."""
+    uris = [picture.uri for picture in test.pictures]
+    return tell_seen(
+        f"the students of {students} (set {name})", uris, marks_of(uris), read_learnt(students), progress.note
+    )
+
+
 def _students(folder: Path) -> dict[str, Any]:
     """How the students were made; arms that were added to their study later change none of them."""
-    settings = json.loads((folder / _SETTINGS).read_text("utf-8"))
+    settings = json.loads((folder / SETTINGS_NAME).read_text("utf-8"))
     return {key: settings[key] for key in ("distill", "backbone", "registration", "data")}
 
 
@@ -238,21 +253,3 @@ def _run(bench: DetectionBench, missing: Sequence[StudyCell], progress: ConsoleP
         if isinstance(error.cause, NightminerError):
             raise error.cause from None
         raise
-
-
-def _refuse_other_settings(out: Path, settings: dict[str, Any]) -> None:
-    file = out / _SETTINGS
-    try:
-        before = json.loads(file.read_text("utf-8")) if file.is_file() else settings
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{file}: cannot be read: {error}") from error
-    if differing := sorted(key for key in settings if before.get(key) != json.loads(json.dumps(settings[key]))):
-        raise ConfigError(f"{out}: holds a study with other settings ({', '.join(differing)}); choose another --out")
-
-
-def _write_settings(out: Path, settings: dict[str, Any]) -> None:
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        write_json(out / _SETTINGS, settings)
-    except OSError as error:
-        raise ConfigError(f"{out}: cannot be written: {error.strerror}") from error

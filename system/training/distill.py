@@ -24,6 +24,7 @@ from system.store.runs import git_commit
 from system.training.certificate import library_versions, now
 from system.training.distill_publish import DistillRecord, write_student
 from system.training.distill_run import DistillProgress, DistillRun, distill_on_ray, steps_of_epoch
+from system.training.learnt import Marks, learnt_by_backbone, marks_of, write_learnt
 from system.training.position import shown
 from system.training.run import discard_run
 
@@ -115,6 +116,7 @@ def distill(
     )
     folder = new_draft(out)
     write_student(folder, student.eval(), record, trained.history)
+    write_learnt(folder, _learnt(gathered, config, progress))
     publish_draft(folder, out)
     discard_run(run_folder)
     return {
@@ -130,6 +132,19 @@ def distill(
         "left_out": len(gathered.left_out),
         "resumed_from": trained.resumed_from,
     }
+
+
+def _learnt(gathered: GatheredPairs, config: DistillConfig, progress: ConsoleProgress) -> list[Marks]:
+    """Marks of the infrared pictures, and of what teacher and student had learnt from before."""
+    marks = marks_of([name.infrared_uri for name in gathered.names])
+    for name in filter(None, (config.tower, config.teacher)):
+        before = learnt_by_backbone(name)
+        if before is None:
+            progress.note(
+                f"warning: {name} does not tell which pictures it learnt from; the list beside this student lacks them"
+            )
+        marks += before or []
+    return marks
 
 
 def gather_pairs(source: PairSource) -> GatheredPairs:

@@ -6,9 +6,7 @@ epoch, step, place in the batch), never from who computes them.
 
 from __future__ import annotations
 
-import json
 import math
-import tempfile
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +17,6 @@ import torch
 import torch.distributed
 from pydantic import Field
 from ray.train.torch import get_device
-from safetensors.torch import load_file, save_file
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
@@ -34,9 +31,8 @@ from system.pipelines.pair_stream import PairName, StreamConfig, stream_steps, t
 from system.pipelines.teacher_cache import TeacherCache
 from system.training.distill_teacher import Lesson, PairTeacher
 from system.training.position import note_position
-from system.training.ray_trainer import fit_on_ray
+from system.training.ray_trainer import fit_on_ray, load_checkpoint, refuse_bad, report_checkpoint
 
-_TENSORS, _PROGRESS = "state.safetensors", "progress.json"
 _NAMED_PAIRS = 16
 # Rows of the curve, about.
 _CURVE_ROWS = 500
@@ -111,7 +107,7 @@ def distill_on_ray(
     cpus = trainer_cpus(run.threads)
     checkpoint = fit_on_ray(_train, spec, run_folder, run.workers, cpus, run.use_gpu, run.max_failures)
     with checkpoint.as_directory() as folder:
-        state, progress = _load(Path(folder))
+        state, progress = load_checkpoint(Path(folder), DistillProgress)
     if progress.epoch < config.epochs:
         raise ModelError(f"{run_folder}: the training ended in epoch {progress.epoch + 1}, before its time")
     return state, progress
@@ -148,7 +144,7 @@ def _train(spec: dict[str, Any]) -> None:
     progress = DistillProgress()
     if (saved := ray.train.get_checkpoint()) is not None:
         with saved.as_directory() as folder:
-            state, progress = _load(Path(folder))
+            state, progress = load_checkpoint(Path(folder), DistillProgress)
         distiller.restore(state)
         progress.resumed_from = {"epoch": progress.epoch, "step": progress.step}
         progress.session_images, progress.session_seconds = 0, 0.0
@@ -172,7 +168,7 @@ def _train(spec: dict[str, Any]) -> None:
             done = progress.epoch * epoch_steps + data.step + 1
             bad_of_epoch += bad
             try:
-                _refuse_bad(bad_of_epoch, len(pairs), run.max_bad_share, data.problems)
+                refuse_bad(bad_of_epoch, len(pairs), "pairs", run.max_bad_share, data.problems.values())
                 losses = _step(distiller, teach(data, progress.epoch), data.places, count, sum_up)
             except NightminerError as error:
                 names = ", ".join(pairs[number].pair_id for number in data.numbers[:_NAMED_PAIRS])
@@ -193,17 +189,8 @@ def _train(spec: dict[str, Any]) -> None:
             if is_last:
                 progress.epoch, progress.step = progress.epoch + 1, 0
             if is_last or done % run.save_steps == 0:
-                _report(distiller, progress, rank, world)
-
-
-def _refuse_bad(bad: int, pairs: int, max_share: float, problems: dict[int, str]) -> None:
-    if bad > max_share * pairs:
-        example = f", e.g. {next(iter(problems.values()))}" if problems else ""
-        raise DataError(
-            "too_many_bad",
-            f"{bad} of {pairs} pairs could not be read, more than --max-bad-share {max_share:g}{example}; mend them or "
-            "their storage and repeat the command, which goes on",
-        )
+                row = {"epoch": float(progress.epoch), "step": float(progress.step)}
+                report_checkpoint(row, distiller.state, progress)
 
 
 def _step(distiller: Distiller, lesson: Lesson, places: list[int], count: int, sum_up: Any) -> dict[str, float]:
@@ -212,23 +199,3 @@ def _step(distiller: Distiller, lesson: Lesson, places: list[int], count: int, s
         distiller.steps_done += 1
         return {}
     return distiller.step(lesson.infrared_NHWC, lesson.teacher, lesson.valid_NHW, places, count, sum_up)
-
-
-def _report(distiller: Distiller, progress: DistillProgress, rank: int, world: int) -> None:
-    if world > 1:
-        everybody: list[dict[str, str]] = [{}] * world
-        torch.distributed.all_gather_object(everybody, progress.skipped)
-        for skipped in everybody:
-            progress.skipped |= skipped
-    row = {"epoch": float(progress.epoch), "step": float(progress.step)}
-    if rank:
-        ray.train.report(row)
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        save_file(distiller.state(), Path(folder) / _TENSORS)
-        (Path(folder) / _PROGRESS).write_text(json.dumps(vars(progress)), "utf-8")
-        ray.train.report(row, checkpoint=ray.train.Checkpoint.from_directory(folder))
-
-
-def _load(folder: Path) -> tuple[dict[str, Tensor], DistillProgress]:
-    return load_file(folder / _TENSORS), DistillProgress(**json.loads((folder / _PROGRESS).read_text("utf-8")))

@@ -1,4 +1,4 @@
-"""Judge a detector on a labelled set, or anybody's result file by KAIST's rules; figures, curves and worst errors."""
+"""Judge a detector on a labelled set: figures, curves and worst errors."""
 
 from __future__ import annotations
 
@@ -9,27 +9,26 @@ from typing import Any
 import numpy as np
 from pydantic import Field
 
+from system.bootstrap import draw_pictures
 from system.config import FrozenConfig
 from system.errors import ConfigError, DataError
-from system.freqkd.probe import draw_pictures
 from system.infrared.detections import Detections, Truth
 from system.infrared.detector import detector_id, read_detector_config
 from system.infrared.judge import Judged, calibration, figures, worst_errors
-from system.infrared.kaist import read_kaist_annotations, read_kaist_results
-from system.infrared.kaist_judge import kaist_figures, kaist_matches
+from system.pairs.coloured import tell_coloured
 from system.pairs.infrared_set import InfraredPicture, InfraredSet, read_infrared_set
 from system.pairs.pixels import InfraredMapping, read_infrared
 from system.pipelines.config import PoolConfig
 from system.pipelines.infrared_stream import PictureResult
 from system.pipelines.predict_infrared import detect_all
+from system.pipelines.resources import connect_to_ray
 from system.report.console import ConsoleProgress
 from system.report.detection_curves import detection_curves
 from system.report.detection_sheet import DetectionCell, detection_sheet
 from system.training.detect import JUDGED_SPLITS, refuse_left_out
-from system.training.detect_publish import learnt_from
+from system.training.learnt import judge_unseen
 
 FIGURES_NAME, CURVES_NAME, ERRORS_NAME = "figures.json", "curves.png", "worst_errors.jpg"
-_KAIST_CURVES = ("all", "day", "night")
 
 
 class JudgeConfig(FrozenConfig):
@@ -40,24 +39,6 @@ class JudgeConfig(FrozenConfig):
     sure_score: float = Field(default=0.3, ge=0, le=1)
     errors: int = Field(default=12, ge=0, le=120)
     max_bad_share: float = Field(default=0.05, ge=0, le=1)
-
-
-def judge_kaist(annotations: Path, results: Path, out: Path | None, config: JudgeConfig) -> dict[str, Any]:
-    """KAIST's miss rates of a result file, of all pictures and, as `parity`, of those with people only.
-
-    Raises:
-        DataError: a file is not of its form.
-    """
-    images = read_kaist_annotations(annotations)
-    found = read_kaist_results(results, images)
-    matched = kaist_matches(images, found)
-    told = kaist_figures(matched, config.rounds)
-    told["parity"] = kaist_figures(kaist_matches(images, found, only_with_people=True), config.rounds)
-    if out is not None:
-        make_folder(out)
-        detection_curves({name: matched[name] for name in _KAIST_CURVES}, None, out / CURVES_NAME)
-        (out / FIGURES_NAME).write_text(json.dumps(told, indent=1) + "\n", "utf-8")
-    return told
 
 
 def judge_detector(
@@ -72,9 +53,12 @@ def judge_detector(
     """Detect in every picture of a labelled set, and judge.
 
     Returns:
-        ap50, ap {value, low, high}, classes, coco, parity (pictures with objects only), calibration, counts.
+        ap50, ap {value, low, high}, classes, coco, parity (pictures with objects only), calibration, counts,
+        seen_in_training (how many it or its backbone learnt from as copies or without labels; None where
+        that is not known), coloured (as no infrared pictures are).
     Raises:
-        ConfigError: the set and the detector share no class. DataError: too much cannot be read. ModelError.
+        ConfigError: the set and the detector share no class. DataError: pictures that the detector was trained on, or
+            too much that cannot be read. ModelError.
     """
     classes = read_detector_config(Path(model)).config.classes
     labelled = read_infrared_set(uri, images, JUDGED_SPLITS)
@@ -85,19 +69,19 @@ def judge_detector(
             f"{uri} knows {', '.join(labelled.classes)}; the detector finds {', '.join(classes)}: no class to judge"
         )
     judged_set = labelled.of_classes(classes)
-    if known := learnt_from(Path(model), [picture.uri for picture in judged_set.pictures]):
-        raise DataError(
-            "leak",
-            f"{model} was trained on {len(known)} of the {len(judged_set.pictures)} pictures of {uri}, e.g. {known[0]}",
-        )
+    connect_to_ray()
+    uris = [picture.uri for picture in judged_set.pictures]
+    seen = judge_unseen(Path(model), uri, uris, "detector", progress.note)
     progress.phase(f"detecting in {len(judged_set.pictures)} pictures")
     progress.expect(len(judged_set.pictures))
-    results = detect_all([picture.uri for picture in judged_set.pictures], model, pool, progress)
+    results = detect_all(uris, model, pool, progress)
     pictures, found, faults = _readable(judged_set, results, classes, shared)
     if len(faults) > config.max_bad_share * len(judged_set.pictures):
         raise DataError(
             "too_many_bad", f"{len(faults)} of {len(judged_set.pictures)} pictures cannot be judged, e.g. {faults[0]}"
         )
+    coloured = sum(result.is_coloured for result in results.values())
+    tell_coloured(coloured, len(results) - len(faults), progress.note)
     truths = [_truth(picture, classes, shared) for picture in pictures]
     with_objects = [n for n, truth in enumerate(truths) if not truth.is_ignored.all()]
     if not with_objects:
@@ -116,6 +100,7 @@ def judge_detector(
         "unreadable": len(faults),
         "faults": len(labelled.faults),
     }
+    told |= {"seen_in_training": seen, "coloured": coloured}
     told |= {"model": model, "detector_id": detector_id(model), "data": uri, "not_judged": _others(classes, shared)}
     told["faults"] = [*faults, *map(str, labelled.faults)][:20]
     if out is not None:

@@ -15,11 +15,12 @@ import numpy as np
 import ray
 import torch
 
+from system.bootstrap import draw_pictures
 from system.errors import ConfigError, DataError, storage_errors
-from system.freqkd.probe import draw_pictures
 from system.infrared.detector import model_id, read_model_config
 from system.infrared.segment_judge import Counts, confusion, picture_scores, segment_figures
 from system.infrared.segmenter import Segmenter
+from system.pairs.coloured import count_coloured
 from system.pairs.infrared_set import InfraredPicture
 from system.pairs.mask_set import MaskSource, of_mask_classes, read_mask_set
 from system.pairs.masks import BACKGROUND, PSEUDO
@@ -29,8 +30,8 @@ from system.report.console import ConsoleProgress
 from system.report.label_sheet import LabelCell, label_sheet
 from system.report.segment_charts import segment_charts
 from system.training.detect import JUDGED_SPLITS, refuse_left_out
-from system.training.detect_publish import learnt_from
 from system.training.evaluate_detector import JudgeConfig, make_folder
+from system.training.learnt import judge_unseen
 from system.training.segment import tell_masks
 
 FIGURES_NAME, CHARTS_NAME, WORST_NAME = "figures.json", "classes.png", "worst_pictures.jpg"
@@ -54,7 +55,8 @@ def judge_segmenter(
         threads: CPUs of a task.
     Returns:
         What `segment_figures` tells, masks and pseudo of what is judged by, model_masks of what was learnt
-        from, counts, faults.
+        from, counts, faults, seen_in_training (how many it or its backbone learnt from as copies or without
+        labels; None where that is not known).
     Raises:
         ConfigError: the set and the segmenter share no class. DataError: pictures that were learnt from, or too much
             that cannot be read. ModelError.
@@ -69,13 +71,10 @@ def judge_segmenter(
             f"{uri} knows {', '.join(found.classes[1:])}; the segmenter finds {', '.join(classes[1:])}: none to judge"
         )
     judged = of_mask_classes(found, shared)
-    if known := learnt_from(folder, [picture.uri for picture in judged.pictures]):
-        raise DataError(
-            "leak",
-            f"{model} was trained on {len(known)} of the {len(judged.pictures)} pictures of {uri}, e.g. {known[0]}",
-        )
-    tell_masks(judged.masks, progress)
     connect_to_ray()
+    seen = judge_unseen(folder, uri, [picture.uri for picture in judged.pictures], "segmenter", progress.note)
+    tell_masks(judged.masks, progress)
+    coloured = count_coloured(judged.pictures, uri, progress.note)
     progress.phase(f"segmenting {len(judged.pictures)} pictures")
     progress.expect(len(judged.pictures))
     rows = _confusions(str(folder), judged.pictures, shared, threads, progress)
@@ -91,6 +90,7 @@ def judge_segmenter(
     told |= {"masks": judged.masks, "pseudo": judged.masks.startswith(PSEUDO)}
     told["model_masks"] = getattr(read_model_config(folder, Segmenter).config, "masks", "")
     told["counts"] = {"pictures": len(pictures), "unreadable": len(faults), "faults": len(judged.faults)}
+    told |= {"seen_in_training": seen, "coloured": coloured}
     told |= {"model": model, "segmenter_id": model_id(folder, Segmenter), "data": uri}
     told["not_judged"] = [name for name in classes if name not in shared]
     told["faults"] = [*faults, *map(str, judged.faults)][:20]

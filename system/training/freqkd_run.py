@@ -14,7 +14,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,15 +28,16 @@ from torch import Tensor, nn
 
 from system.backbones.cnn import is_cnn, load_network
 from system.backbones.vit import load_vit, vit_facts
+from system.bootstrap import draw_pictures
 from system.errors import ModelError
 from system.freqkd.distiller import DistillConfig, Distiller, is_flipped, order_of, teacher_features
-from system.freqkd.probe import draw_pictures
 from system.freqkd.registration import register_pair, shift_picture, valid_tokens
 from system.freqkd.student import merged_network, new_student, teacher_name, trained_state
 from system.training.encoder import Encoder, pooled
 from system.training.freqkd_arms import Arm, drift_shifts, drifted
 from system.training.probe import figures, judge_backbone
 from system.training.probe_set import ProbeSet
+from system.training.study_folder import write_json
 
 CACHE, ADAPTERS = "cache", "adapters"
 _PICTURES_AT_ONCE = 8
@@ -290,13 +291,6 @@ def pooled_gallery(config: DistillConfig, test: ProbeSet, block: int) -> Tensor:
     """
     name = config.tower if is_cnn(config.tower) else teacher_name(config)
     return pooled(Encoder.of(_network(name), config), test.rgb_NHWC, block)
-
-
-def write_json(file: Path, values: Mapping[str, Any]) -> None:
-    """Whole or not at all."""
-    partial = file.with_name(f".{file.name}.{os.getpid()}")
-    partial.write_text(json.dumps(values, indent=1) + "\n", "utf-8")
-    partial.replace(file)
 
 
 class _FeatureFiles:

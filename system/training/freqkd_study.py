@@ -16,10 +16,11 @@ from pydantic import Field
 
 from system.backbones.cnn import STRIDES, is_cnn, load_network
 from system.backbones.vit import architecture_of, build_vit, load_vit, vit_facts, vit_hash
+from system.bootstrap import draw_pictures
 from system.config import FrozenConfig
 from system.errors import ConfigError, NightminerError
 from system.freqkd.distiller import DistillConfig, Distiller, teacher_features
-from system.freqkd.probe import STRENGTH, draw_pictures
+from system.freqkd.probe import STRENGTH
 from system.freqkd.registration import REGISTRATION_VERSION
 from system.freqkd.student import new_student, refuse_stage_count, teacher_name
 from system.pairs.pixels import InfraredMapping
@@ -37,12 +38,13 @@ from system.training.freqkd_run import (
     prepare_plain,
     prepare_registered,
     run_cell,
-    write_json,
 )
 from system.training.freqkd_summary import RunFigures, summarise
+from system.training.learnt import marks_of, write_learnt
 from system.training.probe_set import ProbeSet, read_set, refuse_shared, shared_classes
+from system.training.study_folder import refuse_differing, refuse_other_settings, write_json, write_settings
 
-_SETTINGS, _RESULT, _PLOT, _TABLES = "settings.json", "study.json", "study.png", "study.md"
+_RESULT, _PLOT, _TABLES = "study.json", "study.png", "study.md"
 _TIMED_STEPS = 2
 # A worker that was killed is tried again; a run that is refused is not.
 _RETRIES = 3
@@ -104,7 +106,7 @@ def study_freqkd(
     classes = shared_classes(train, test)
     blocks = _refuse_blocks(config, arms)
     settings = _settings(config, arms, train, test)
-    settings["recipes"] |= _refuse_other_settings(out, settings)
+    settings["recipes"] |= other_recipes(out, settings)
     torch.set_num_threads(config.threads)
     bench = Bench(
         out.absolute(), train, test, classes, config.probe_block, config.distill, config.rounds, torch.zeros(0)
@@ -116,7 +118,8 @@ def study_freqkd(
     tell_budget(budget)
     if is_dry:
         return {"budget": budget}
-    _write_settings(out, settings)
+    write_settings(out, settings)
+    write_learnt(out, marks_of([pair.infrared_uri for pair in train.pairs]))
     if missing:
         _run(bench, config, missing, blocks, progress)
     seconds = [json.loads((out / f"{cell.name}.json").read_text("utf-8"))["seconds"] for cell in cells]
@@ -304,30 +307,13 @@ def _settings(config: StudyConfig, arms: Sequence[Arm], train: ProbeSet, test: P
     }
 
 
-def _refuse_other_settings(out: Path, settings: dict[str, Any]) -> dict[str, Any]:
-    """Returns: the recipes of the folder's other arms.
+def other_recipes(out: Path, settings: dict[str, Any]) -> dict[str, Any]:
+    """The recipes of the folder's other arms.
 
     Raises:
-        ConfigError: `out` cannot be read, or holds a study with other settings.
+        ConfigError: as `refuse_other_settings`; an arm of the same name has another recipe.
     """
-    file = out / _SETTINGS
-    try:
-        before = json.loads(file.read_text("utf-8")) if file.is_file() else settings
-    except OSError as error:
-        raise ConfigError(f"{file}: cannot be read: {error.strerror}") from error
-    except ValueError as error:
-        raise ConfigError(f"{file}: expected JSON: {error}") from error
-    recipes, known = settings["recipes"], before.get("recipes", {})
-    differing = sorted(key for key in settings if key != "recipes" and before.get(key) != settings[key])
-    differing += [f"recipe of {arm}" for arm in sorted(recipes.keys() & known) if recipes[arm] != known[arm]]
-    if differing:
-        raise ConfigError(f"{out}: holds a study with other settings ({', '.join(differing)}); choose another --out")
+    known = refuse_other_settings(out, settings, may_differ=("recipes",)).get("recipes", {})
+    recipes = settings["recipes"]
+    refuse_differing(out, [f"recipe of {arm}" for arm in sorted(recipes.keys() & known) if recipes[arm] != known[arm]])
     return {arm: loss for arm, loss in known.items() if arm not in recipes}
-
-
-def _write_settings(out: Path, settings: dict[str, Any]) -> None:
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        write_json(out / _SETTINGS, settings)
-    except OSError as error:
-        raise ConfigError(f"{out}: cannot be written: {error.strerror}") from error

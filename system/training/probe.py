@@ -22,6 +22,7 @@ from torch import Tensor
 from system.backbones.cnn import is_cnn, load_network
 from system.backbones.loading import DINOV2, TIMM
 from system.backbones.vit import vit_hash
+from system.bootstrap import draw_pictures
 from system.config import FrozenConfig
 from system.errors import ConfigError, ModelError
 from system.freqkd.probe import (
@@ -30,7 +31,6 @@ from system.freqkd.probe import (
     Floats,
     LinearProbe,
     average_precision,
-    draw_pictures,
     drawn_average_precision,
     fit_probe,
     retrieval_ranks,
@@ -38,6 +38,7 @@ from system.freqkd.probe import (
 from system.pairs.pixels import InfraredMapping
 from system.training.distill_publish import DISTILL_NAME, MERGED_NAME, DistillRecord
 from system.training.encoder import Encoder, batches, pooled
+from system.training.learnt import learnt_by_backbone, marks_of, tell_seen
 from system.training.probe_set import ProbeSet, read_set, refuse_shared, shared_classes
 
 
@@ -92,14 +93,19 @@ class Judged:
 
 
 def probe_backbone(
-    backbone: str, train: str, test: str, config: ProbeConfig, say: Callable[[str], None] = lambda _: None
+    backbone: str,
+    train: str,
+    test: str,
+    config: ProbeConfig,
+    say: Callable[[str], None] = lambda _: None,
+    note: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Any]:
     """Fit a probe on the boxes of one set of pairs, read it on another.
 
     Args:
         backbone: of `load_network`, or the folder of a distilled one. train, test: of `open_pairs`; their classes are
             matched by name.
-        say: told what happens now.
+        say: told what happens now. note: told what stays, as that the backbone has learnt from test pictures.
     Returns:
         What jobs/probe_backbone.py prints; all figures in points of 100, intervals of 95 %.
     Raises:
@@ -124,6 +130,8 @@ def probe_backbone(
     mapping = config.mapping or named.mapping
     learn, judge = read_set(train, size, mapping, config.max_train_pictures), read_set(test, size, mapping)
     refuse_shared(learn, judge)
+    uris = [pair.infrared_uri for pair in judge.pairs]
+    seen = tell_seen(f"the backbone {backbone}", uris, marks_of(uris), learnt_by_backbone(backbone), note)
     classes = shared_classes(learn, judge, config.classes)
     say("encoding RGB")
     gallery_NC = pooled(teacher, judge.rgb_NHWC, config.block)
@@ -146,6 +154,7 @@ def probe_backbone(
             },
             "faults": len(learn.faults) + len(judge.faults),
         },
+        "seen_in_training": seen,
         "penalty": STRENGTH,
         "faults": [*learn.faults, *judge.faults][:20],
         "seconds": round(time.monotonic() - started_s, 1),

@@ -3,16 +3,29 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import ray.train
+import torch
+import torch.distributed
 from ray.train.torch import TorchTrainer
+from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from system.errors import ConfigError, DataError, ModelError, NightminerError
 
 _PROBLEM = "problem.json"
+_TENSORS, _PROGRESS = "state.safetensors", "progress.json"
+ProgressT = TypeVar("ProgressT")
+
+
+class SkippingProgress(Protocol):
+    """How far a training is. skipped: {what could not be read: why}."""
+
+    skipped: dict[str, str]
 
 
 def fit_on_ray(
@@ -59,6 +72,52 @@ def fit_on_ray(
         raise _problem_of(folder, None)
     assert result.checkpoint is not None
     return result.checkpoint
+
+
+def refuse_bad(bad: int, count: int, of: str, max_share: float, problems: Iterable[str]) -> None:
+    """End a training of whose pictures too many cannot be read.
+
+    Args:
+        of: what they are, for the message. problems: some of them.
+    Raises:
+        DataError: too_many_bad.
+    """
+    if bad > max_share * count:
+        example = next((f", e.g. {problem}" for problem in problems), "")
+        raise DataError(
+            "too_many_bad",
+            f"{bad} of {count} {of} could not be read, more than --max-bad-share {max_share:g}{example}; mend them or "
+            "their storage and repeat the command, which goes on",
+        )
+
+
+def report_checkpoint(
+    row: dict[str, float], state: Callable[[], dict[str, Tensor]], progress: SkippingProgress
+) -> None:
+    """Report from every worker at the same step; the first one leaves a checkpoint with what all of them skipped.
+
+    Args:
+        state: asked of the first worker alone. progress: a dataclass of what JSON holds.
+    """
+    context = ray.train.get_context()
+    rank, world = context.get_world_rank(), context.get_world_size()
+    if world > 1:
+        everybody: list[dict[str, str]] = [{}] * world
+        torch.distributed.all_gather_object(everybody, progress.skipped)
+        for skipped in everybody:
+            progress.skipped |= skipped
+    if rank:
+        ray.train.report(row)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        save_file(state(), Path(folder) / _TENSORS)
+        (Path(folder) / _PROGRESS).write_text(json.dumps(vars(progress)), "utf-8")
+        ray.train.report(row, checkpoint=ray.train.Checkpoint.from_directory(folder))
+
+
+def load_checkpoint(folder: Path, progress: type[ProgressT]) -> tuple[dict[str, Tensor], ProgressT]:
+    """State and progress, as `report_checkpoint` left them."""
+    return load_file(folder / _TENSORS), progress(**json.loads((folder / _PROGRESS).read_text("utf-8")))
 
 
 def _worker(loop: dict[str, Any]) -> None:

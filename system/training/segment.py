@@ -11,13 +11,13 @@ import numpy as np
 from system.drafts import refuse_existing
 from system.errors import DataError, storage_errors
 from system.infrared.detector_trainer import DetectorTrainConfig
-from system.infrared.segmenter import class_weights
+from system.infrared.segmenter import Segmenter, class_weights
 from system.pairs.infrared_set import InfraredPicture, InfraredSet
 from system.pairs.mask_set import MaskSource, of_mask_classes, read_mask_set
 from system.pairs.masks import BACKGROUND, IGNORED, PSEUDO
 from system.pairs.pixels import InfraredMapping, read_infrared
 from system.report.console import ConsoleProgress
-from system.training.detect import JUDGED_SPLITS, DetectSource, train_model
+from system.training.detect import JUDGED_SPLITS, DetectSource, model_values, start_classes, train_model
 from system.training.detect_run import DetectRun
 from system.training.segmentation_task import SegmentationTask
 
@@ -97,13 +97,15 @@ def train_segmenter(
         Keys of `train_model`, and masks, pseudo: whether they are pseudo-masks.
     """
     refuse_existing(out)
-    train = gather_masked(source.train, masks, source.images, source.classes, source.splits)
+    classes = source.classes or start_classes(source, Segmenter)
+    train = gather_masked(source.train, masks, source.images, classes, source.splits)
     val = None
     if source.val:
         val = of_mask_classes(read_mask_set(source.val, masks, source.images, JUDGED_SPLITS), train.classes)
     tell_masks(train.masks, progress)
     progress.phase("counting the pixels of each class")
-    pixels = count_pixels(train, values["mapping"])
+    mapping = model_values(SegmentationTask(train.masks), source, values)["mapping"]
+    pixels = count_pixels(train, InfraredMapping.parse(mapping, "mapping") if isinstance(mapping, dict) else mapping)
     for name in [name for name, number in pixels.items() if not number]:
         progress.note(f"{name}: no pixel of it in the pictures that were counted")
     values = values | {"masks": train.masks}

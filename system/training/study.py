@@ -48,6 +48,7 @@ from system.training.metrics import (
 )
 from system.training.records import read_training
 from system.training.run import Recipe
+from system.training.study_folder import refuse_other_settings, write_json, write_settings
 from system.training.summary_fit import fit_summary
 from system.training.targets import TrainingSet
 from system.training.task import HeadTask, Task
@@ -56,7 +57,7 @@ ARMS = ("ours", "adapter_random", "adapter_zero", "unfrozen")
 # The field's figure of each head; of errors, less is better.
 METRICS = {"embedding": "ndcg_at_10", "tags": "tag_map", "risk": "risk_spearman", "forecast": "min_ade_m"}
 _ERRORS = frozenset({"min_ade_m"})
-_SETTINGS, _RESULT, _PLOT = "settings.json", "study.json", "study.png"
+_RESULT, _PLOT = "study.json", "study.png"
 
 Answers = dict[str, tuple[Tensor, ...]]
 
@@ -134,10 +135,10 @@ def study_interference(
                 continue
             progress.phase(f"{arm}, seed {seed}")
             run = bench.run(arm, seed)
-            _write(file, vars(run))
+            write_json(file, vars(run))
             runs.append(run)
     result = summarise(runs, study, {part: len(rows) for part, rows in parts.items()})
-    _write(out / _RESULT, result)
+    write_json(out / _RESULT, result)
     _plot(result, out / _PLOT)
     return result
 
@@ -329,22 +330,8 @@ def _claim(out: Path, study: StudyConfig, config: TrainConfig, parts: Mapping[st
         "config": config.model_dump(mode="json", include={"epochs", "patience", "batch_size", "learning_rate"}),
         "data": {part: examples.sha256() for part, examples in parts.items()},
     }
-    file = out / _SETTINGS
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        if file.is_file() and json.loads(file.read_text("utf-8")) != settings:
-            raise ConfigError(f"{out}: holds a study with other settings; choose another --out")
-        _write(file, settings)
-    except OSError as error:
-        raise ConfigError(f"{out}: cannot be written: {error.strerror}") from error
-    except ValueError as error:
-        raise ConfigError(f"{file}: expected JSON: {error}") from error
-
-
-def _write(file: Path, values: Mapping[str, Any]) -> None:
-    partial = file.with_suffix(".partial")
-    partial.write_text(json.dumps(values, indent=1) + "\n", "utf-8")
-    partial.replace(file)
+    refuse_other_settings(out, settings)
+    write_settings(out, settings)
 
 
 def _plot(result: Mapping[str, Any], file: Path) -> None:

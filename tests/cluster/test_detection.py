@@ -19,6 +19,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from system.errors import StoreError
 from system.logs.windows import WindowConfig
 from system.pipelines.infrared_reading import windows_of
 from system.store.commits import append_rows
@@ -31,6 +32,8 @@ from tests.cluster.jobs import ROOT, Done, call_job, run_job
 from tests.plain_logs import write_plain_log
 
 PICTURES = 12
+# Commits hold 64 of them.
+LOOKED_AT = 400
 # Each worker takes the mean over the objects of its own part of a batch.
 WORKERS_TOLERANCE = 0.02
 
@@ -102,6 +105,18 @@ def test_a_detector_learns_and_says_where_it_comes_from(house: Path, whole: Done
     assert len(list((house / "whole" / "samples").iterdir())) == 4
 
 
+def test_a_training_goes_on_from_a_trained_detector(house: Path, head: Head, whole: Done):
+    given = ["--train", house / "val.json", "--start", house / "whole", "--out", house / "further"]
+    done = run_job("train_detector", *map(str, [*given, "--epochs", "1", "--cache", house / "cache"]), env=head.env)
+    assert done.code == 0, done.stderr
+    record = json.loads((house / "further" / "training.json").read_text())
+    assert record["start_id"] == whole.figures["detector_id"] and record["detector"]["height"] == 64
+    assert history(house / "further")[0]["train/total"] < history(house / "whole")[0]["train/total"]
+    judged = run_job("evaluate_detector", "--coco", str(house / "train.json"), "--model", str(house / "further"),
+                     "--out", str(house / "leaking"), env=head.env)  # fmt: skip
+    assert judged.code == 3 and "leak" in judged.stderr, judged.stderr
+
+
 # That a restored training goes on to the same bits is a unit test.
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", ["1", "2"])
@@ -163,10 +178,53 @@ def test_the_scenes_of_a_store_are_looked_at_once_and_found_by_what_is_in_them(
     assert all(row["detections"]["warm"] >= 1 for row in search.figures["results"])
 
 
-def store_of_scenes(root: Path) -> StoreLocation:
-    """A mined store: two scenes with an infrared camera, one with a broken one, one with none."""
-    for name, camera in (("night", "NIGHT"), ("broken", "NIGHT"), ("day", "FRONT")):
-        log = write_plain_log(root / "fleet", name, seconds=8 if name == "night" else 4, cameras=(camera,))
+def test_scenes_are_looked_at_once_though_runs_are_killed_and_stopped(
+    house: Path, head: Head, whole: Done, tmp_path: Path
+):
+    store = store_of_scenes(tmp_path, {"night": 4 * LOOKED_AT}, hz=0.5)
+    given = ("--store", str(store.uri), "--model", str(house / "whole"), "--min-score", "0.02", "--actors", "1")
+    command = [sys.executable, str(ROOT / "jobs" / "predict_infrared.py"), *given]
+
+    def committed() -> list[str]:
+        try:
+            return store.dataset("detections").to_table(columns=["scene_id"])["scene_id"].to_pylist()
+        except StoreError:
+            return []
+
+    before = 0
+    for sent in (signal.SIGKILL, signal.SIGTERM):
+        job = subprocess.Popen(
+            command, cwd=ROOT, env=head.env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        deadline_s = time.monotonic() + 120
+        while len(committed()) <= before and job.poll() is None and time.monotonic() < deadline_s:
+            time.sleep(0.05)
+        job.send_signal(sent)
+        stdout, stderr = job.communicate(timeout=60)
+        assert before < len(committed()) < LOOKED_AT, stderr
+        before = len(committed())
+    assert job.returncode == 0 and "scenes remain; the same command goes on" in stderr, stderr
+    told = json.loads(stdout.strip().splitlines()[-1])
+    assert told["stopped"] and told["remaining"] == LOOKED_AT - before and told["problem"] is None
+    assert told["found"] == LOOKED_AT == told["committed"] + told["already"] + told["remaining"]
+    rest = call_job("predict_infrared", *given, env=head.env)
+    assert rest.code == 0 and rest.figures["committed"] == LOOKED_AT - before and not rest.figures["stopped"], (
+        rest.stderr
+    )
+    assert len(committed()) == len(set(committed())) == LOOKED_AT
+    search = call_job("search_scenes", "--store", store.uri, "--detected", "WARM:0.02", "--top", str(LOOKED_AT))
+    shown = store.dataset("detections").to_table(filter="array_has(label, 'warm')").num_rows
+    assert search.code == 0 and len(search.figures["results"]) == shown > 0, search.stderr
+
+
+MIXED_LOGS = {"night": 8, "broken": 4, "day": 4}
+
+
+def store_of_scenes(root: Path, seconds: dict[str, int] = MIXED_LOGS, hz: float = 2.0) -> StoreLocation:
+    """A mined store of 4 s scenes: with an infrared camera, with a broken one, with none."""
+    for name, length in seconds.items():
+        camera = "FRONT" if name == "day" else "NIGHT"
+        log = write_plain_log(root / "fleet", name, seconds=length, hz=hz, cameras=(camera,))
         described = json.loads((log / "log.json").read_text())
         for image in described["images"]:
             if camera == "NIGHT":
@@ -196,7 +254,7 @@ def test_a_detector_is_judged_as_after_its_last_epoch(house: Path, head: Head, w
     # Boxes are judged at the pictures' own size here, at the detector's there.
     assert figures["ap50"]["value"] == pytest.approx(history(house / "whole")[-1]["val/ap50"], abs=3)
     assert figures["coco"]["ap50"] == pytest.approx(figures["ap50"]["value"], abs=0.01)
-    assert {"parity", "calibration", "counts", "classes"} <= figures.keys()
+    assert {"parity", "calibration", "counts", "classes"} <= figures.keys() and figures["seen_in_training"] == 0
     assert {f.name for f in (house / "judged").iterdir()} == {"figures.json", "curves.png", "worst_errors.jpg"}
 
 

@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from system.training.learnt import learnt_by_backbone, marks_of, seen_before
 from tests.cluster.conftest import Head
 from tests.cluster.jobs import ROOT, Done, call_job, run_job
 
@@ -73,6 +74,8 @@ def test_a_student_is_taught_a_broken_pair_is_counted_and_timm_loads_the_result(
     assert last < first
     names = {"adapters.safetensors", "merged.safetensors", "README.md", "curves.png", "distill.json", "tensorboard"}
     assert names <= {file.name for file in (house / "whole").iterdir()}
+    pictures = [str(house / "pairs" / "infrared" / f"{n:03d}.png") for n in range(PAIRS)]
+    assert seen_before(marks_of(pictures), learnt_by_backbone(str(house / "whole")) or []) == list(range(PAIRS))
     model = timm.create_model("test_vit", num_classes=0, checkpoint_path=str(house / "whole" / "merged.safetensors"))
     before = load_file(house / "vit.safetensors")["blocks.1.mlp.fc1.weight"]
     assert not torch.equal(model.blocks[1].mlp.fc1.weight, before)

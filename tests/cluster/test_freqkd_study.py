@@ -75,7 +75,7 @@ def test_a_backbone_is_probed_the_same_way_twice(house: Path, head: Head):
     }
     assert set(first.figures["patch_ap"]) == {"person", "car", "mean"}
     assert 0 <= first.figures["retrieval_r1"] <= first.figures["retrieval_r5"] <= 100
-    assert first.figures["counts"]["test_pictures"] == 6
+    assert first.figures["counts"]["test_pictures"] == 6 and first.figures["seen_in_training"] == 0
 
 
 def test_a_study_compares_arms_goes_on_and_refuses_other_settings(house: Path, head: Head):
@@ -127,6 +127,7 @@ def test_networks_of_convolutions_are_studied_and_detected_with(house: Path, hea
     done = call_job("study_detection", *judged, "--height", "64", "--width", "96", "--out", house / "d", env=head.env)
     assert done.code == 0, done.stderr
     assert done.figures["sets"]["test"]["arms"]["mse"]["0"]["ap50"]["seeds"] == 1
+    assert done.figures["seen_in_training"] == {"test": 0}
 
 
 def test_what_cannot_be_studied_is_refused(house: Path, head: Head):

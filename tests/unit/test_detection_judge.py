@@ -4,19 +4,32 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from system.errors import DataError
+from system.errors import ConfigError, DataError
 from system.infrared.detections import Detections, Truth
 from system.infrared.judge import Judged, calibration, coco_figures, figures, worst_errors
-from system.infrared.kaist import SUBSETS, read_kaist_annotations, read_kaist_results
+from system.infrared.kaist import (
+    SUBSETS,
+    infrared_pictures,
+    read_kaist_annotations,
+    read_kaist_results,
+    write_kaist_results,
+)
 from system.infrared.kaist_judge import kaist_figures, kaist_matches
 from system.infrared.matching import COCO_OVERLAPS, average_precision, match, precision_recall
 from system.infrared.miss_rate import log_average_miss_rate
+from system.pipelines.config import PoolConfig
+from system.pipelines.infrared_reading import Shot
+from system.pipelines.infrared_stream import PictureResult
+from system.report.console import ConsoleProgress
+from system.training import evaluate_kaist
+from system.training.evaluate_detector import JudgeConfig
 
 SIZE = (120, 160)
 
@@ -164,6 +177,77 @@ def test_a_result_file_that_cannot_be_judged_names_the_line(tmp_path: Path, line
     (tmp_path / "a.json").write_text('{"images": [1]}')
     with pytest.raises(DataError, match=r"a\.json"):
         read_kaist_annotations(tmp_path / "a.json")
+
+
+def test_a_written_result_file_is_read_back_as_it_was(data_root: Path, tmp_path: Path):
+    folder = data_root / "pairs" / "KAIST_eval"
+    images = read_kaist_annotations(folder / "KAIST_annotation.json")
+    published = read_kaist_results(folder / "MLPD_result.txt", images)
+    write_kaist_results(tmp_path / "ours" / "r.txt", published)
+    again = read_kaist_results(tmp_path / "ours" / "r.txt", images)
+    assert [len(found) for found in again] == [len(found) for found in published]
+    line = (folder / "MLPD_result.txt").read_text().splitlines()[0]
+    assert (tmp_path / "ours" / "r.txt").read_text().splitlines()[0] == line
+    for ours, theirs in zip(again, published, strict=True):
+        assert np.allclose(ours.boxes_xyxy, theirs.boxes_xyxy, atol=1e-3)
+        assert np.allclose(ours.scores, theirs.scores, atol=1e-7)
+    assert [file.name for file in (tmp_path / "ours").iterdir()] == ["r.txt"]
+
+
+@pytest.fixture
+def kaist_subset(data_root: Path, tmp_path: Path) -> tuple[Path, str]:
+    """Annotations of the few pictures that are here, and of one that is not."""
+    content = json.loads((data_root / "pairs" / "KAIST_eval" / "KAIST_annotation.json").read_text())
+    root = data_root / "pairs" / "KAIST_sample"
+    present = {f"{f.parts[-4]}/{f.parts[-3]}/{f.stem}" for f in (root / "images").glob("set*/V*/lwir/*")}
+    kept = [image for image in content["images"] if image["im_name"] in present]
+    kept.append({"id": 99_999, "im_name": "set06/V000/I99999", "height": 512, "width": 640})
+    ids = {image["id"] for image in kept}
+    content |= {"images": kept, "annotations": [row for row in content["annotations"] if row["image_id"] in ids]}
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    return tmp_path / "a.json", str(root)
+
+
+def test_a_detectors_persons_on_kaist_are_written_and_judged(
+    kaist_subset: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """The detector tells the truth, and of cars, which do not count; images are numbered in the annotation's order."""
+    annotations, root = kaist_subset
+    images = read_kaist_annotations(annotations)
+    assert len(images) > 3
+    truths = dict(zip(infrared_pictures(root, images), images, strict=True))
+
+    def detect_all(uris: list[str], *_: object) -> dict[str, PictureResult]:
+        results = {}
+        for uri in uris:
+            boxes = truths[uri].boxes_xyxy
+            labels, scores = [1] * len(boxes) + [0], [0.9] * len(boxes) + [0.99]
+            found = Detections.of([*boxes, [0, 0, 50, 90]], scores, labels, (512, 640))
+            results[uri] = PictureResult(Shot(uri), 1, found)
+        return results
+
+    config = SimpleNamespace(config=SimpleNamespace(classes=("car", "person")))
+    monkeypatch.setattr(evaluate_kaist, "detect_all", detect_all)
+    monkeypatch.setattr(evaluate_kaist, "read_detector_config", lambda _: config)
+    monkeypatch.setattr(evaluate_kaist, "detector_id", lambda _: "d")
+    monkeypatch.setattr(evaluate_kaist, "connect_to_ray", lambda: None)
+
+    def judged(share: float, name: str) -> dict:
+        config, progress = JudgeConfig(rounds=5, max_bad_share=share), ConsoleProgress()
+        return evaluate_kaist.judge_on_kaist(
+            annotations, root, str(tmp_path), tmp_path / name, None, config, PoolConfig(), progress
+        )
+
+    with pytest.raises(DataError, match="set06/V000/I99999: missing_file"):
+        judged(0.0, "r.txt")
+    told = judged(0.5, "r.txt")
+    assert told["unreadable"] == 1 and told["pictures"] == len(images) and told["seen_in_training"] is None
+    assert told["mr_every_size"] == pytest.approx(0, abs=0.01)
+    lines = [line.split(",") for line in (tmp_path / "r.txt").read_text().splitlines()]
+    assert len(lines) == sum(len(image.boxes_xyxy) for image in images)
+    assert {int(line[0]) for line in lines} == {n for n, image in enumerate(images, 1) if len(image.boxes_xyxy)}
+    with pytest.raises(ConfigError, match="never overwritten"):
+        judged(0.5, "r.txt")
 
 
 def test_real_pictures_are_judged_as_coco_does(data_root: Path):

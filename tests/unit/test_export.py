@@ -27,6 +27,7 @@ from system.pipelines.select_scenes import SceneQuery, read_scene_set, select_sc
 from system.records import EgoTrack, Frame, Track
 from system.store.filters import SceneFilter
 from system.store.location import StoreLocation
+from system.store.sets import save_set
 from tests.cluster.jobs import call_job
 from tests.mined_store import RUN_ID, mine_without_model
 from tests.nuscenes_logs import CAMERAS, SIZE, VERSION, write_nuscenes_root
@@ -379,6 +380,16 @@ def test_a_set_is_read_as_lines_as_json_and_as_a_search_prints_it(ids, tmp_path)
             read_scene_set(str(file))
     with pytest.raises(ConfigError, match="expected a text file of scene ids"):
         read_scene_set(str(tmp_path / "none"))
+
+
+def test_a_set_saved_in_the_store_is_named_by_its_id(store, ids, tmp_path):
+    values = {"name": "wet nights", "created_by": "ana", "model_id": "m1", "version": 1, "scene_ids": tuple(ids[:2])}
+    saved = save_set(store, values)
+    assert select_scenes(store.uri, SceneQuery(scene_set=saved.set_id)) == ids[:2]
+    with pytest.raises(
+        ConfigError, match=rf"--set {'0' * 16}: expected a file, or a set.*{saved.set_id} \(wet nights\)"
+    ):
+        select_scenes(store.uri, SceneQuery(scene_set="0" * 16))
 
 
 def test_a_set_beside_a_search_is_refused(store, ids, tmp_path):

@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from system.bootstrap import draw_pictures
 from system.errors import ConfigError, DataError
 from system.freqkd.distiller import DistillConfig
-from system.freqkd.probe import draw_pictures
 from system.report.freqkd_study import freqkd_table, study_markdown, write_plot
 from system.training.freqkd_arms import drift_shifts, drifted, parse_arm, parse_arms
-from system.training.freqkd_study import _refuse_other_settings
+from system.training.freqkd_study import other_recipes
 from system.training.freqkd_summary import RunFigures, summarise
 
 CLASSES = ("person", "car")
@@ -133,11 +133,11 @@ def test_a_study_is_told_in_words_tables_and_a_plot(tmp_path: Path):
 
 def test_a_study_folder_takes_new_arms_but_no_arm_that_became_another(tmp_path: Path):
     settings = {"distill": {"epochs": 1}, "recipes": {"mse": {"kind": "mse"}}}
-    assert _refuse_other_settings(tmp_path, settings) == {}
+    assert other_recipes(tmp_path, settings) == {}
     (tmp_path / "settings.json").write_text(json.dumps(settings), "utf-8")
     more = settings | {"recipes": {"cosine": {"kind": "cosine"}}}
-    assert _refuse_other_settings(tmp_path, more) == {"mse": {"kind": "mse"}}
+    assert other_recipes(tmp_path, more) == {"mse": {"kind": "mse"}}
     with pytest.raises(ConfigError, match=r"other settings \(recipe of mse\)"):
-        _refuse_other_settings(tmp_path, settings | {"recipes": {"mse": {"kind": "log_mse"}}})
+        other_recipes(tmp_path, settings | {"recipes": {"mse": {"kind": "log_mse"}}})
     with pytest.raises(ConfigError, match=r"other settings \(distill\)"):
-        _refuse_other_settings(tmp_path, settings | {"distill": {"epochs": 2}})
+        other_recipes(tmp_path, settings | {"distill": {"epochs": 2}})

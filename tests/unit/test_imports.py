@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 # What each room may import besides itself and the ground floor. A new room is added here on purpose.
-GROUND = {"system.records", "system.config", "system.errors", "system.drafts"}
+GROUND = {"system.records", "system.config", "system.errors", "system.drafts", "system.bootstrap"}
 METHODS = {
     "system.logs",
     "system.pairs",
@@ -29,6 +29,7 @@ ALLOWED = {
     "system.config": {"system.errors"},
     "system.errors": set(),
     "system.drafts": {"system.errors"},
+    "system.bootstrap": set(),
     "system.logs": GROUND,
     "system.pairs": GROUND,
     "system.backbones": GROUND,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,7 @@ from system.logs.windows import WindowConfig
 from system.pairs.files import pictures_below
 from system.pairs.pixels import InfraredMapping, InfraredPixels
 from system.pipelines.infrared_reading import NO_INFRARED, Part, picture_parts, read_part, window_parts, windows_of
+from tests.mcap_logs import Drive, write_ros2
 from tests.plain_logs import write_plain_log
 from tests.unit.test_video import COUNT, RATE, write_video
 
@@ -82,6 +85,39 @@ def test_sixteen_bits_of_a_log_are_mapped_as_those_of_a_folder(tmp_path: Path):
     ((_, _, of_folder),) = read_part(picture_parts([str(log / "images" / "NIGHT_0000.png")])[0], MAPPING)
     assert isinstance(of_log, InfraredPixels) and isinstance(of_folder, InfraredPixels)
     assert of_log.bits == 16 and np.array_equal(of_log.pixels_HW, of_folder.pixels_HW) and of_log.pixels_HW.max() == 255
+
+
+@pytest.mark.parametrize("name", ["lwir.tar", "lwir.tar.gz"])
+def test_sixteen_bits_of_an_archive_are_mapped_as_the_detector_says(tmp_path: Path, name: str):
+    mapping = InfraredMapping(kind="range", low=6000, high=10000)
+    deep = np.linspace(7000, 9000, 48 * 64).reshape(48, 64).astype(np.uint16)
+    (tmp_path / "lwir").mkdir()
+    for k in range(3):
+        Image.fromarray(deep + np.uint16(k)).save(tmp_path / "lwir" / f"night_{k:03d}.png")
+    with tarfile.open(tmp_path / name, "w:gz" if name.endswith("gz") else "w") as archive:
+        for file in sorted((tmp_path / "lwir").iterdir()):
+            archive.add(file, f"lwir/{file.name}")
+    windows, _ = windows_of([str(tmp_path / name)], "auto", WindowConfig())
+    rows = [row for part in window_parts(windows, 10.0) for row in read_part(part, mapping)]
+    assert len(rows) == 3 and all(shot.container == "tar" for shot, _, _ in rows)
+    ((_, _, of_folder),) = read_part(picture_parts([str(tmp_path / "lwir" / "night_000.png")])[0], mapping)
+    of_tar = rows[0][2]
+    assert isinstance(of_tar, InfraredPixels) and isinstance(of_folder, InfraredPixels)
+    assert of_tar.bits == 16 and not of_tar.is_coloured and np.array_equal(of_tar.pixels_HW, of_folder.pixels_HW)
+    assert (of_tar.pixels_HW.min(), of_tar.pixels_HW.max()) == (64, 191), "a quarter to three quarters of the range"
+
+
+def test_sixteen_bits_of_a_recording_are_mapped_as_the_detector_says(tmp_path: Path):
+    buffer = io.BytesIO()
+    deep = np.linspace(7000, 9000, 48 * 64).reshape(48, 64).astype(np.uint16)
+    Image.fromarray(deep).save(buffer, "PNG")
+    path = write_ros2(tmp_path / "drive.mcap", Drive([buffer.getvalue()] * 2, (64, 48)))
+    windows, _ = windows_of([str(path)], "auto", WindowConfig())
+    mapping = InfraredMapping(kind="range", low=6000, high=10000)
+    rows = [row for part in window_parts(windows, 10.0, all_cameras=True) for row in read_part(part, mapping)]
+    assert rows and all(shot.container == "mcap" for shot, _, _ in rows)
+    read = rows[0][2]
+    assert isinstance(read, InfraredPixels) and (read.pixels_HW.min(), read.pixels_HW.max()) == (64, 191)
 
 
 def test_pictures_lie_at_any_depth_and_a_ring_of_links_ends(tmp_path: Path):

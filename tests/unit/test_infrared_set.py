@@ -10,8 +10,9 @@ import pytest
 from PIL import Image
 
 from system.errors import ConfigError, DataError
+from system.pairs.coco_file import read_coco
 from system.pairs.infrared_set import read_infrared_set
-from system.pairs.pixels import read_infrared
+from system.pairs.pixels import picture_size, read_infrared
 
 
 def picture(path: Path, seed: int = 0) -> None:
@@ -62,6 +63,64 @@ def test_what_is_wrong_is_a_counted_fault_and_the_rest_is_read(tmp_path: Path):
     assert sorted(fault.code for fault in found.faults) == [
         "bad_annotation", "box_outside", "empty_box", "missing_file", "path_escapes",
     ]  # fmt: skip
+
+
+def test_boxes_are_held_against_the_picture_where_no_size_is_stated(tmp_path: Path):
+    picture(tmp_path / "a.png")  # 40 x 32
+    images = [{"id": 1, "file_name": "a.png", "width": None, "height": None}]
+    boxes = [(1, 0, [90, 1, 5, 9], 0), (1, 0, [30, 20, 60, 60], 0), (1, 0, [1, 1, 5, 5], 0)]
+    found = read_infrared_set(coco(tmp_path / "x.json", images, boxes, ["person"]))
+    assert sorted(fault.code for fault in found.faults) == ["box_cut", "box_outside"]
+    (only,) = found.pictures
+    assert only.boxes_xyxy.tolist() == [[30, 20, 40, 32], [1, 1, 6, 6]] and (only.width, only.height) == (40, 32)
+
+
+def test_a_picture_whose_size_cannot_be_told_is_left_to_who_reads_it(tmp_path: Path):
+    (tmp_path / "a.png").write_bytes(b"no picture")
+    images = [{"id": 1, "file_name": "a.png", "width": 0, "height": None}]
+    found = read_infrared_set(coco(tmp_path / "x.json", images, [(1, 0, [90, 1, 5, 9], 0)], ["person"]))
+    assert found.pictures[0].width is None and len(found.pictures[0].boxes_xyxy) == 1
+
+
+def test_sizes_of_every_form_are_read_from_the_head_of_a_file(tmp_path: Path):
+    for form in ("png", "jpg", "tif", "bmp", "webp", "pgm"):
+        path = tmp_path / f"a.{form}"
+        Image.fromarray(np.random.default_rng(0).integers(0, 256, (320, 400), dtype=np.uint8)).save(path)
+        assert picture_size(str(path)) == (320, 400), form
+
+
+@pytest.mark.parametrize("wrong", ["Infinity", "NaN", '"elk"', "1.5", "null", "[1]"])
+def test_a_category_that_is_no_whole_number_names_the_file_and_the_annotation(tmp_path: Path, wrong: str):
+    picture(tmp_path / "a.png")
+    uri = coco(tmp_path / "x.json", [{"id": 1, "file_name": "a.png"}], [(1, 0, [1, 1, 5, 5], 0)] * 3, ["person"])
+    text = (
+        Path(uri)
+        .read_text()
+        .replace('"id": 1, "image_id": 1, "category_id": 0', f'"id": 1, "image_id": 1, "category_id": {wrong}')
+    )
+    Path(uri).write_text(text)
+    with pytest.raises(DataError, match=r"x\.json: annotation 1: category_id") as raised:
+        read_infrared_set(uri)
+    assert raised.value.code == "not_coco"
+
+
+def test_a_category_with_an_endless_id_and_boxes_without_an_end_are_no_traceback(tmp_path: Path):
+    picture(tmp_path / "a.png")
+    uri = coco(tmp_path / "x.json", [{"id": 1, "file_name": "a.png"}], [(1, 0, [1, 1, float("inf"), 5], 0)], ["person"])
+    assert [fault.code for fault in read_infrared_set(uri).faults] == ["not_finite"]
+    assert not read_coco(uri).outlines.get(1)
+    Path(uri).write_text(Path(uri).read_text().replace('{"id": 0, "name"', '{"id": Infinity, "name"'))
+    with pytest.raises(DataError, match="each of 'categories' needs an id"):
+        read_infrared_set(uri)
+
+
+def test_a_file_most_of_whose_annotations_are_of_unknown_categories_is_refused(tmp_path: Path):
+    picture(tmp_path / "a.png")
+    boxes = [(1, label, [1, 1, 5, 5], 0) for label in (0, 7, 7, 9)]
+    uri = coco(tmp_path / "x.json", [{"id": 1, "file_name": "a.png"}], boxes, ["person"])
+    with pytest.raises(DataError, match=r"x\.json: 3 of 4 annotations.*7, 9; listed: 0") as raised:
+        read_infrared_set(uri)
+    assert raised.value.code == "unknown_class"
 
 
 @pytest.mark.parametrize(

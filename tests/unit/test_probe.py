@@ -8,13 +8,13 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score
 
+from system.bootstrap import draw_pictures
 from system.errors import DataError
 from system.freqkd.probe import (
     ABSENT,
     IGNORED,
     PRESENT,
     average_precision,
-    draw_pictures,
     drawn_average_precision,
     fit_probe,
     patch_targets,

@@ -27,6 +27,7 @@ from system.store.detections import DETECTIONS, detections_schema, open_detectio
 from system.store.maintain import remove_orphans
 from system.store.runs import RunRecord, write_run
 from system.store.tables import open_for_writing
+from system.store.vector_index import VectorIndexConfig, refresh_vector_index
 from tests.serving import MODEL, Server, add_scenes, finish_run, jpeg, make_server
 
 SCENE, BARE = scene_id("fleet", "log0", 1, 4), scene_id("fleet", "log1", 4, 4)
@@ -124,6 +125,13 @@ def test_what_a_detector_found_is_a_filter(tmp_path):
     tags = ask(server, "GET", "/v1/tags?detected=person:0.5:2").json()
     assert tags["total"] == 1
     assert ask(server, "GET", "/v1/hard?detected=person:2").status_code == 422
+    assert ask(server, "GET", "/v1/tags?detected=Person&detector=d").json()["total"] == 1
+    for where, words in (
+        ("detected=elk", "finds person"),
+        ("detected=person&detector=x", "knows, the newest first: d"),
+    ):
+        told = ask(server, "GET", f"/v1/hard?{where}")
+        assert told.status_code == 409 and words in told.json()["detail"] and str(tmp_path) not in told.text
 
 
 @pytest.mark.parametrize("text", ["' OR 1=1 --", "x') OR true --", "%", "a\x00b", "𝔘𝔫𝔦", "\\", "'; DROP TABLE scenes"])
@@ -262,6 +270,22 @@ def test_yesterdays_answer_can_be_asked_for(tmp_path):
     runs = {run["run_id"]: run for run in ask(server, "GET", "/v1/runs").json()["runs"]}
     assert runs["r1"]["tag"] == "run-r1" and "secret" not in json.dumps(runs)
     assert ask(server, "GET", "/v1/overview?as_of=run-r1").json()["num_scenes"] == 30
+
+
+def test_a_run_tells_what_its_vector_index_finds_and_searches_use_it(tmp_path):
+    server = make_server(tmp_path)
+    add_scenes(server.location, 400, first=100)
+    exact = ids(search(server, query=TEXT, top=10))
+    index = refresh_vector_index(server.location, VectorIndexConfig(from_rows=256, queries=4))
+    report = {"figures": {}, "vector_index": index.as_json()}
+    write_run(server.location, RunRecord("r2", "m1", "finished", 2, 3, None, report))
+    server.app.state.context.services.store._read = None  # as a second later
+    told = ask(server, "GET", "/v1/runs").json()["runs"]
+    assert told[0]["vector_index"]["kind"] == "IVF_SQ" and told[0]["vector_index"]["recall_at_10"] >= 0.95
+    assert told[1]["vector_index"] is None
+    found = search(server, query=TEXT, top=10)
+    assert len(set(ids(found)) & set(exact)) >= 9
+    assert found["total"] == 24 + 320, "scenes without pictures do not count"
 
 
 def test_a_new_model_is_shown_when_its_run_has_finished(tmp_path):

@@ -20,11 +20,12 @@ from system.store.lease import Lease, current_holder
 from system.store.location import MARKER, StoreLocation
 from system.store.maintain import build_indices, remove_orphans, tag_version
 from system.store.pictures import read_pictures
-from system.store.ranking import nearest_distance, num_unranked, read_signals, write_ranks
+from system.store.ranking import nearest_distance, num_unranked, read_signals, read_vectors, write_ranks
 from system.store.runs import RunRecord, read_run, read_runs, write_run
 from system.store.schema import PICTURES, SCENES, pictures_schema, scenes_schema
 from system.store.search import SearchConfig, embedding_of, search_scenes
 from system.store.tables import ModelRow, check_model, open_for_writing
+from system.store.vector_index import VectorIndexConfig
 
 DIM = 8
 MODEL = ModelRow("m1", "packaged", "tower-1", None, DIM, ("night", "rain"), "{}")
@@ -49,6 +50,7 @@ def scene_rows(count: int, first: int = 0, batch: str = "b1", model_id: str = "m
                 "embedding": None if k % 5 == 4 else embedding / np.linalg.norm(embedding),
                 "tags": ["night"] if k % 2 else ["rain", "it's"],
                 "risk": k / 100 if k % 3 else None,
+                "num_pictures": 0 if k % 5 == 4 else 3,
                 "picture_batch": batch,
             }
         )
@@ -93,6 +95,23 @@ def test_id_set_is_a_set(first: set[int], later: set[int]):
     assert len(ids) == len(first | later)
 
 
+def test_a_column_of_ids_is_the_same_set_and_others_are_refused():
+    shared = ["ab" * 8 + "00" * 8, "ab" * 8 + "ff" * 8]
+    texts = [scene_id("s", "l", k, 1) for k in range(500)] + shared
+    column = pa.array(["0" * 32, *texts, texts[0], shared[1]])
+    ids = IdSet.of_batches([column[1:200], column[200:], column[:0]])
+    assert len(ids) == len(texts) and all(text in ids for text in texts)
+    assert "0" * 32 not in ids and "ab" * 8 + "01" * 8 not in ids
+    for text in texts:
+        ids.add(text)
+    for k in range(9000):
+        ids.add(scene_id("other", "l", k, 1))
+    assert len(ids) == len(texts) + 9000 and all(text in ids for text in (*texts, scene_id("other", "l", 8999, 1)))
+    for odd in (["ab"], ["g" * 32], [None, "a" * 32]):
+        with pytest.raises(StoreError, match="is not 32 hexadecimal digits"):
+            IdSet.of_batches([pa.array(odd, pa.string())])
+
+
 def test_pictures_of_a_batch_that_no_scene_names_are_never_shown(location):
     rows = scene_rows(1)
     wanted = rows["scene_id"][0].as_py()
@@ -121,17 +140,17 @@ def test_ranks_are_rewritten_in_place(location):
     append_rows(location, SCENES, scene_rows(5, first=10))
     append_rows(location, SCENES, scene_rows(3, first=10, model_id="m2"))
     assert num_unranked(location, "m1") == 15
-    signals = read_signals(location, "m1")
-    assert signals.embedding_NE.shape == (15, DIM)
-    assert np.isnan(signals.embedding_NE[4]).all()
-    assert np.isnan(signals.risk[0])
+    dataset = location.dataset(SCENES)
+    signals = read_signals(dataset, "m1")
+    assert len(signals.risk) == 15 and np.isnan(signals.risk[0]) and np.isnan(signals.rarity).all()
     assert signals.risk[7] == pytest.approx(0.07)
-    values = pa.array(np.linspace(0, 1, 15), pa.float32())
+    vectors = read_vectors(dataset, "m1")
+    assert vectors.embedding_NE.shape == (12, DIM) and len(set(vectors.log.tolist())) == 4
+    values = np.linspace(0, 1, 15)
     names = ("rarity", "risk_rank", "ambiguity_rank", "rarity_rank", "hardness")
-    ranks = pa.table(dict.fromkeys(names, values) | {"ranked_among": pa.array([15] * 15)})
-    fragments, fields = write_ranks(location, signals.row_address, ranks)
+    fragments, fields = write_ranks(dataset, signals.row_address, lambda rows: dict.fromkeys(names, values[rows]))
     assert num_unranked(location, "m1") == 15
-    commit_updated(location, SCENES, fragments, fields)
+    commit_updated(location, SCENES, fragments, fields, dataset.version)
     assert num_unranked(location, "m1") == 0
     assert num_unranked(location, "m2") == 3
     build_indices(location)
@@ -159,10 +178,10 @@ def test_the_same_search_with_a_vector_index_gives_the_same_best(location):
     append_rows(location, SCENES, scene_rows(600))
     query = embedding_of(location, scene_id("fleet", "log1", 6, 4), "m1")
     exact = [row["scene_id"] for row in search_scenes(location, query, SceneFilter(), SearchConfig(top=10))]
-    build_indices(location, vector_from_rows=100)
+    build_indices(location, VectorIndexConfig(from_rows=100))
     found = [row["scene_id"] for row in search_scenes(location, query, SceneFilter(), SearchConfig(top=10))]
     assert len(set(exact) & set(found)) >= 9
-    distances = nearest_distance(location, query[None], ["log1"], 3)
+    distances = nearest_distance(location, "m1", query[None], ["log1"], 3)
     assert 0 < distances[0] < 1
 
 

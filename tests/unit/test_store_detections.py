@@ -22,6 +22,8 @@ from system.store.detections import (
     counts_of,
     detected_ids,
     detections_schema,
+    detectors_of,
+    note_classes,
     open_detections,
 )
 from system.store.filters import SceneFilter
@@ -111,8 +113,48 @@ def test_search_asks_for_what_one_picture_shows(location):
     assert passing("person:0.7") == set()
     assert passing("person", "car") == {ids[0]}
     assert passing("person", among=(ids[1], ids[2])) == {ids[1]}
-    assert passing("it's' OR true") == set()
-    assert counts_of(location, ids[:3]) == {ids[0]: {"person": 2, "car": 1}, ids[1]: {"person": 1}, ids[2]: {}}
+    assert passing("Person") == {ids[0], ids[1]}, "small and capital letters are one"
+    with pytest.raises(ConfigError, match=r"unknown class .*finds car, person"):
+        passing("it's' OR true")
+    assert counts_of(location, ids[:3], DETECTOR) == {
+        ids[0]: {"person": 2, "car": 1},
+        ids[1]: {"person": 1},
+        ids[2]: {},
+    }
+
+
+def test_a_search_is_of_one_detector_and_names_the_others(location):
+    ids = [window.scene_id for window in _windows(location)]
+    rows = [
+        ("d1-old", "20250101", ids[0], "person"),
+        ("d1-new", "20260101", ids[1], "Person"),
+        ("d2", "2024", ids[2], "car"),
+    ]
+    table = [
+        {"scene_id": scene, "detector_id": detector, "run_id": run, "num_pictures": 1, "picture": [0],
+         "label": [label], "score": [0.6]}
+        for detector, run, scene, label in rows
+    ]  # fmt: skip
+    append_rows(location, DETECTIONS, pa.Table.from_pylist(table, schema=detections_schema()))
+    note_classes(location, "d2", ("car", "bicycle"))
+
+    def passing(form: str, detector: str | None = None) -> set[str]:
+        narrowed = among_detected(location, SceneFilter(), [Detected.of_option(form)], detector)
+        return set(narrowed.scene_ids) if narrowed else set()
+
+    assert [seen.detector_id for seen in detectors_of(location)] == ["d1-new", "d1-old", "d2"]
+    assert passing("person") == {ids[1]}, "the newest, however it spells its classes"
+    assert passing("person", "d1-old") == {ids[0]} and passing("CAR", "d2") == {ids[2]}
+    assert passing("bicycle", "d2") == set(), "a class that it knows and never found"
+    for detector, told in (("d1", "fits several"), ("x", "is unknown")):
+        with pytest.raises(
+            ConfigError, match=rf"{told}.*d1-new \(1 scenes, Person\), d1-old.*d2 \(1 scenes, car, bicycle\)"
+        ):
+            passing("person", detector)
+    assert counts_of(location, ids, "d1-old") == {ids[0]: {"person": 1}}
+    version = location.dataset(DETECTIONS).version
+    note_classes(location, "d2", ("car", "bicycle"))
+    assert location.dataset(DETECTIONS).version == version, "what is known is not written again"
 
 
 @pytest.mark.parametrize("form", ["", ":0.5", "person:x", "person:0.5:0", "person:2", "person:0.5:1:1", "a:0.5.5"])

@@ -28,7 +28,7 @@ from system.pipelines.plan import Listing
 from system.store.lease import Lease, wait_for_dead_holder
 from system.store.location import StoreLocation
 from system.store.log_versions import drop_mined, read_log_versions, versions_of_night, write_log_versions
-from system.store.maintain import build_indices, remove_orphans, tag_version
+from system.store.maintain import maintain_store, tag_version
 from system.store.tables import ModelRow, check_model, open_for_writing
 
 
@@ -111,11 +111,11 @@ def run_night(
             rank_new(location, model.model_id, config.mine, lease)
         lease.check()
         tag_version(location, result.version_tag)
-        if config.maintenance.enabled and not is_asked_to_stop:
-            progress.phase("maintaining the store")
-            # Ranking has brought the indices up to date.
-            maintain(location, config.maintenance.keep_days, with_indices=bool(mined.committed) and not config.rank)
-            tag_version(location, result.version_tag)
+    if config.maintenance.enabled and not is_asked_to_stop:
+        progress.phase("maintaining the store")
+        result.maintained = maintain_store(location, config.maintenance.steps, mined.run_id).figures()
+    with Lease(location, mined.run_id) as lease:
+        tag_version(location, result.version_tag)
         progress.phase("comparing with the last nights")
         result.figures = night_figures(location, model.model_id, run_ids)
         result.arrived = versions_of_night(location, model.model_id, todo.day.isoformat())
@@ -125,13 +125,6 @@ def run_night(
         lease.check()
         write_night(location, mined.run_id, todo.days, result.left, result.figures)
     return result
-
-
-def maintain(location: StoreLocation, keep_days: float, with_indices: bool) -> None:
-    """Clean the store, and compact and index it where asked. Call with the lease held; raises StoreError."""
-    if with_indices:
-        build_indices(location)
-    remove_orphans(location, keep_days)
 
 
 def _model(config: NightlyConfig) -> ModelRow:

@@ -1,4 +1,6 @@
-"""How far the infrared picture of a pair lies from the RGB one, from their edges.
+"""How far the infrared picture of a pair lies from the RGB one, from their edges alone: a measure of corpora.
+
+What pairs are registered by in training asks a model too: `system.freqkd.registration`.
 
 Heat and light share edges but not their sign or strength. So each picture becomes orientation channels of its gradient,
 from 0 to 180 degrees, its magnitude divided by the mean around, so that a lamp does not outweigh the street; channels

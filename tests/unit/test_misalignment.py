@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from system.errors import ConfigError, DataError
+from system.pairs.misalignment import estimate_shift
 from system.pairs.pixels import read_pair
-from system.pairs.registration import estimate_shift
 from system.pairs.registry import open_pairs
 
 MARGIN = 24

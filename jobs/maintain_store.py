@@ -1,0 +1,66 @@
+"""Keep a store fast and small, or erase one log from it for good."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from system.errors import ConfigError
+from system.report.console import exit_with_code, print_figures
+from system.store.forget import forget_log, plan_forgetting
+from system.store.lease import Lease
+from system.store.location import StoreLocation
+from system.store.maintain import MaintainConfig, maintain_store
+from system.store.runs import new_run_id
+
+app = typer.Typer(add_completion=False, rich_markup_mode="markdown", pretty_exceptions_enable=False)
+
+
+@app.command()
+def main(
+    store: Annotated[str, typer.Option(help="Store that jobs/mine_fleet.py filled.")],
+    keep_days: Annotated[float, typer.Option(help="Versions that are younger stay, as do tagged ones.")] = 7.0,
+    orphan_days: Annotated[float, typer.Option(help="Files that no version names stay so long.")] = 1.0,
+    forget: Annotated[str | None, typer.Option(help="Id of a log that is to be erased.")] = None,
+    source: Annotated[str | None, typer.Option(help="Of that log, where several sources have one of this id.")] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Erase; without it, only what would go is told.")] = False,
+    prove: Annotated[
+        bool, typer.Option("--prove/--no-prove", help="Look in every byte of the store for what is left of the log.")
+    ] = True,
+) -> None:
+    """Compact, bring indices up to date, remove old versions and what killed runs left.
+
+    Others may search meanwhile, and one may mine: what it could miss is left alone then. With --forget, a log goes from
+    every table and version, index, picture, saved set and report, nobody may write meanwhile, and tags of versions that
+    held it go too. Exports and older versions of objects in a bucket that keeps them are not reached. A call that was
+    killed is repeated.
+
+    The last line of stdout is one JSON object: bytes, fragments and versions before and after, unindexed_share,
+    held_by; with --forget: scenes, rows by table, tags_removed, sets_changed, bytes_found_after, which is 0.
+
+    Exit codes: 0 done; 2 a wrong option or an unknown log; 4 the store, or who holds it; 6 something of the log is
+    left.
+    """
+    with exit_with_code():
+        location, run_id = StoreLocation.parse(store), new_run_id()
+        if forget is None:
+            if source is not None or yes:
+                raise ConfigError("--source and --yes go with --forget")
+            config = MaintainConfig.parse({"keep_days": keep_days, "orphan_days": orphan_days}, "options")
+            print_figures(maintain_store(location, config, run_id).figures())
+            return
+        if not yes:
+            work = plan_forgetting(location, forget, source)
+            print_figures(
+                {"log_id": forget, "scenes": len(work.scene_ids), "pieces": len(work.pieces), "erased": False}
+            )
+            return
+        with Lease(location, run_id) as lease:
+            work = plan_forgetting(location, forget, source)
+            report = forget_log(location, work, lease, prove)
+        print_figures(report.figures() | {"erased": True, "is_proven": prove})
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,58 @@
+"""The folder of a study: files that are whole or not there, and the settings that all its runs have in common.
+
+Settings are written once and held against every later call.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from system.errors import ConfigError
+
+SETTINGS_NAME = "settings.json"
+
+
+def refuse_other_settings(out: Path, settings: Mapping[str, Any], may_differ: Collection[str] = ()) -> dict[str, Any]:
+    """Returns: the settings that a folder holds; a new folder's are those that are given.
+
+    Args:
+        may_differ: keys that the caller looks at itself.
+    Raises:
+        ConfigError: `out` cannot be read, or holds a study with other settings.
+    """
+    file = out / SETTINGS_NAME
+    asked: dict[str, Any] = json.loads(json.dumps(settings))
+    try:
+        before: dict[str, Any] = json.loads(file.read_text("utf-8")) if file.is_file() else asked
+    except OSError as error:
+        raise ConfigError(f"{file}: cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise ConfigError(f"{file}: expected JSON: {error}") from error
+    refuse_differing(out, sorted(key for key in asked if key not in may_differ and before.get(key) != asked[key]))
+    return before
+
+
+def refuse_differing(out: Path, differing: Collection[str]) -> None:
+    """Raises ConfigError: something differs."""
+    if differing:
+        raise ConfigError(f"{out}: holds a study with other settings ({', '.join(differing)}); choose another --out")
+
+
+def write_settings(out: Path, settings: Mapping[str, Any]) -> None:
+    """Raises ConfigError: `out` cannot be written."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        write_json(out / SETTINGS_NAME, settings)
+    except OSError as error:
+        raise ConfigError(f"{out}: cannot be written: {error.strerror}") from error
+
+
+def write_json(file: Path, values: Mapping[str, Any]) -> None:
+    """Whole or not at all."""
+    partial = file.with_name(f".{file.name}.{os.getpid()}")
+    partial.write_text(json.dumps(values, indent=1) + "\n", "utf-8")
+    partial.replace(file)

@@ -1,0 +1,201 @@
+"""The same pictures with the same model into a searchable store: ours, and what people would use instead.
+
+    ours         jobs/mine_fleet.py: scenes, tags, risk, small pictures, ranking and a report beside the vectors
+    dataloader   PyTorch's DataLoader and a loop, vectors into LanceDB
+    daft         Daft: download, decoding, resizing and a class over batches, vectors into Lance
+
+Each is a process of its own with the CPUs of `--cpus`, from its start to a store that answers a query; in turns, and
+the medians count. `pip install nightminer[peers]` installs Daft; one that is missing is left out and said so. Prints
+one JSON object as its last line. `ratio_to_best_peer` is our pictures a second over those of the best of the others,
+`steady_ratio` the same without what each takes for an eighth of the pictures, most of which is its start.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from system.backbones.loading import load_tower
+from system.backbones.runtime import choose_runtime
+from tests.benchmarks.jobs_under_test import ROOT
+
+_BATCH = 16
+_SUFFIXES = (".jpg", ".jpeg", ".png")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--pictures", type=Path, help="folder of real pictures; $NIGHTMINER_DATA, if not given")
+    parser.add_argument("--count", type=int, default=800, help="of them, as often as it takes")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--cpus", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--workers", type=int, default=1, help="processes of DataLoader that decode")
+    parser.add_argument("--peers", default="ours,dataloader,daft")
+    parser.add_argument("--run", choices=sorted(_PEERS), help=argparse.SUPPRESS)
+    parser.add_argument("--store", type=Path, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.run:
+        found = _PEERS[arguments.run](arguments.pictures, arguments.store, arguments)
+        print(json.dumps({"pictures": found}))
+        return
+    names = arguments.peers.split(",")
+    missing = [name for name in names if name == "daft" and importlib.util.find_spec("daft") is None]
+    names = [name for name in names if name not in missing]
+    seconds: dict[str, list[float]] = {name: [] for name in names}
+    short: dict[str, list[float]] = {name: [] for name in names}
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        whole, eighth = root / "whole", root / "eighth"
+        source = arguments.pictures or Path(os.environ["NIGHTMINER_DATA"])
+        _gather(source, whole, arguments.count)
+        _gather(source, eighth, arguments.count // 8)
+        for turn in range(arguments.rounds):
+            for name in names:
+                short[name].append(_timed(name, eighth, root / f"{name}-{turn}-short", arguments))
+                seconds[name].append(_timed(name, whole, root / f"{name}-{turn}", arguments))
+    told: dict[str, Any] = {"pictures": arguments.count, "cpus": arguments.cpus, "not_installed": missing}
+    rates, steady = {}, {}
+    for name in names:
+        took, start = statistics.median(seconds[name]), statistics.median(short[name])
+        rates[name] = arguments.count / took
+        steady[name] = (arguments.count - arguments.count // 8) / (took - start)
+        told[name] = {
+            "pictures_per_s": round(rates[name], 2),
+            "steady_pictures_per_s": round(steady[name], 2),
+            "seconds": [round(s, 1) for s in seconds[name]],
+        }
+    if others := [name for name in names if name != "ours"]:
+        told["best_peer"] = max(others, key=lambda name: rates[name])
+        told["ratio_to_best_peer"] = round(rates["ours"] / max(rates[name] for name in others), 3)
+        told["steady_ratio"] = round(steady["ours"] / max(steady[name] for name in others), 3)
+    print(json.dumps(told))
+
+
+def _gather(source: Path, folder: Path, count: int) -> None:
+    """Real pictures under plain names, evenly over all, again from the first where there are fewer."""
+    found = sorted(path for path in source.rglob("*") if path.suffix.lower() in _SUFFIXES)
+    if not found:
+        raise SystemExit(f"{source}: expected pictures, found none")
+    folder.mkdir()
+    for k in range(count):
+        path = found[k * len(found) // count if count <= len(found) else k % len(found)]
+        shutil.copyfile(path, folder / f"{k:06d}{path.suffix.lower()}")
+
+
+def _timed(name: str, pictures: Path, store: Path, arguments: argparse.Namespace) -> float:
+    command = [sys.executable, "-m", "tests.benchmarks.peers", "--run", name, "--pictures", str(pictures)]
+    command += ["--store", str(store), "--cpus", str(arguments.cpus), "--workers", str(arguments.workers)]
+    began_s = time.perf_counter()
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    took_s = time.perf_counter() - began_s
+    if done.returncode:
+        sys.stderr.write(done.stderr)
+        raise SystemExit(f"{name} failed")
+    count, expected = json.loads(done.stdout.strip().splitlines()[-1])["pictures"], len(list(pictures.iterdir()))
+    if count != expected:
+        raise SystemExit(f"{name}: {count} of {expected} pictures are in its store")
+    return took_s
+
+
+def _ours(pictures: Path, store: Path, arguments: argparse.Namespace) -> int:
+    from tests.benchmarks.jobs_under_test import run_job
+
+    mined = run_job("mine_fleet", "--logs", str(pictures), "--store", str(store))
+    return int(mined["images"])
+
+
+class Pictures(torch.utils.data.Dataset[tuple[str, torch.Tensor]]):
+    """Decoded and resized by PIL."""
+
+    def __init__(self, folder: Path, size: tuple[int, int]) -> None:
+        self._paths, self._size = sorted(folder.iterdir()), size
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def __getitem__(self, k: int) -> tuple[str, torch.Tensor]:
+        with Image.open(self._paths[k]) as picture:
+            picture.draft("RGB", self._size[::-1])
+            pixels = np.asarray(picture.convert("RGB").resize(self._size[::-1], Image.Resampling.BICUBIC))
+        return str(self._paths[k]), torch.from_numpy(pixels.copy())
+
+
+def _dataloader(pictures: Path, store: Path, arguments: argparse.Namespace) -> int:
+    import lancedb
+
+    threads = max(1, arguments.cpus - arguments.workers)
+    torch.set_num_threads(threads)
+    tower = load_tower("packaged", choose_runtime(threads, False))
+    loader = torch.utils.data.DataLoader(
+        Pictures(pictures, tower.input_size), batch_size=_BATCH, num_workers=arguments.workers
+    )
+
+    def rows() -> Iterator[list[dict[str, Any]]]:
+        for paths, images in loader:
+            vectors = tower.encode_images(images).pooled_NE.numpy()
+            yield [{"path": path, "vector": vector} for path, vector in zip(paths, vectors, strict=True)]
+
+    table = None
+    for batch in rows():
+        if table is None:
+            table = lancedb.connect(store).create_table("pictures", batch)
+        else:
+            table.add(batch)
+    assert table is not None and table.search(np.ones(tower.embedding_dim)).limit(1).to_list()
+    return int(table.count_rows())
+
+
+def _daft(pictures: Path, store: Path, arguments: argparse.Namespace) -> int:
+    import daft
+    import lance
+    from daft import DataType, Series
+    from daft.functions import decode_image, download, resize
+
+    threads = max(1, arguments.cpus - arguments.workers)
+    info = load_tower("packaged", choose_runtime(threads, False))
+    height, width = info.input_size
+
+    @daft.cls(max_concurrency=1, use_process=False)
+    class Encoder:
+        def __init__(self) -> None:
+            torch.set_num_threads(threads)
+            self._tower = load_tower("packaged", choose_runtime(threads, False))
+
+        @daft.method.batch(return_dtype=DataType.embedding(DataType.float32(), info.embedding_dim), batch_size=_BATCH)
+        def __call__(self, images: Series) -> np.ndarray:
+            stacked = np.stack([np.asarray(image) for image in images.to_pylist()])
+            return self._tower.encode_images(torch.from_numpy(stacked)).pooled_NE.numpy()
+
+    frame = daft.from_glob_path(f"{pictures}/*")
+    image = resize(decode_image(download(frame["path"]), mode="RGB"), width, height)
+    frame = frame.select("path", Encoder()(image).alias("vector"))
+    frame.write_lance(str(store))
+    found = lance.dataset(str(store))
+    query = {"column": "vector", "q": np.ones(info.embedding_dim, np.float32), "k": 1}
+    assert found.to_table(nearest=query).num_rows == 1
+    return int(found.count_rows())
+
+
+_PEERS: dict[str, Callable[[Path, Path, argparse.Namespace], int]] = {
+    "ours": _ours,
+    "dataloader": _dataloader,
+    "daft": _daft,
+}
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,75 @@
+"""The planner's arithmetic, checked by hand, and what it says when a night cannot be done."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from system.errors import ConfigError
+from system.pipelines.cluster_plan import Borne, Machine, Night, plan_cluster
+from tests.cluster.jobs import call_job
+
+NIGHT = Night(scenes=100_000, pictures_per_scene=40, deadline_hours=2)
+MACHINE = Machine(images_per_s=400, price_per_hour=1.5, spot_loss=0.0, start_minutes=6)
+
+
+def test_nodes_hours_and_money_by_hand():
+    plan = plan_cluster(NIGHT, MACHINE)
+    # 4,000,000 pictures at 400 a second are 10,000 node seconds; 7200 s less 360 and 0.5 of listing leave 6839.5.
+    assert plan.nodes == 2 and plan.is_in_time and plan.bound == "GPUs"
+    assert plan.hours == pytest.approx((360 + 0.5 + 5000) / 3600, abs=0.01)
+    assert plan.money == pytest.approx(2 * (360 + 0.5 + 5000) / 3600 * 1.5, abs=0.01)
+    assert plan.scenes_per_s == pytest.approx(20, abs=0.01)
+    per_scene = 4 * 384 + 12_000 * 40 + 2000
+    assert plan.store_gib_per_night == pytest.approx(100_000 * per_scene / 1024**3, abs=0.01)
+    assert plan.store_gib == pytest.approx(365 * plan.store_gib_per_night, rel=1e-3)
+
+
+def test_the_smallest_cluster_that_is_in_time():
+    for hours in (0.5, 1, 3, 9):
+        plan = plan_cluster(NIGHT.model_copy(update={"deadline_hours": hours}), MACHINE)
+        assert plan.is_in_time and plan.hours <= hours
+        if plan.nodes > 1:
+            smaller = MACHINE.model_copy(update={"most_nodes": plan.nodes - 1})
+            assert not plan_cluster(NIGHT.model_copy(update={"deadline_hours": hours}), smaller).is_in_time
+
+
+def test_nodes_whose_cpus_cannot_feed_the_gpus_are_said_so():
+    plan = plan_cluster(NIGHT, MACHINE.model_copy(update={"cpus": 2}))
+    assert plan.bound == "CPUs that decode" and plan.nodes > plan_cluster(NIGHT, MACHINE).nodes
+
+
+@pytest.mark.parametrize(
+    ("night", "borne", "part"),
+    [
+        ({}, {"commits_per_s": 0.001}, "commits"),
+        ({"nights": 10_000}, {"id_bytes": 1}, "memory of ranking"),
+        ({"nights": 1}, {"id_bytes": 1_000_000}, "memory of the driver"),
+        ({}, {"listed_per_s": 1}, "listing before the first picture"),
+        ({}, {"bucket_gib_per_s": 0.001}, "reading from the bucket"),
+        ({"deadline_hours": 0.1001, "nights": 1, "picture_kb": 1}, {"commits_per_s": 9}, "nodes"),
+    ],
+)
+def test_the_part_that_gives_out_first_is_named(night, borne, part):
+    plan = plan_cluster(NIGHT.model_copy(update=night), MACHINE, Borne.parse(borne, "test"))
+    assert plan.breaks_first == part and plan.scales <= 1
+    assert max(plan.parts, key=lambda p: p.load).name == part
+
+
+def test_a_deadline_shorter_than_the_start_of_a_node_is_not_met():
+    plan = plan_cluster(NIGHT.model_copy(update={"deadline_hours": 0.05}), MACHINE)
+    assert not plan.is_in_time and plan.nodes == MACHINE.most_nodes
+
+
+def test_the_job_prints_a_table_and_its_assumptions():
+    given = ("--scenes", "1000000", "--images-per-s", "2000", "--price-per-hour", "0.8")
+    done = call_job("plan_cluster", *given)
+    assert done.code == 0, done.stderr
+    assert "first to give out" in done.stdout
+    figures = json.loads(done.stdout.strip().splitlines()[-1])
+    assert figures["assumed"]["machine"]["images_per_s"] == 2000 and figures["is_in_time"] is True
+    wrong = call_job("plan_cluster", "--scenes", "0", *given[2:])
+    assert wrong.code == 2 and "scenes: " in wrong.stderr and "Traceback" not in wrong.stderr
+    with pytest.raises(ConfigError):
+        Machine.parse({"images_per_s": -1, "price_per_hour": 1}, "test")

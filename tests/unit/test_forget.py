@@ -1,0 +1,181 @@
+"""A log is erased: rows, versions, indices, pictures, sets, reports; and the proof finds what is left."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from system.errors import ConfigError, LeaseError, ReconcileError, StoreError
+from system.store import forget
+from system.store.byte_scan import PatternFinder
+from system.store.forget import WORK_NAME, forget_log, plan_forgetting
+from system.store.ids import committed_ids
+from system.store.lease import Lease
+from system.store.location import StoreLocation
+from system.store.maintain import build_indices
+from system.store.pictures import all_pictures, read_pictures
+from system.store.runs import RunRecord, read_runs, write_run
+from system.store.schema import PICTURES, SCENES
+from system.store.sets import list_sets, save_set
+from tests.cluster.jobs import call_job
+from tests.serving import add_scenes, finish_run, make_store
+
+LOG = "log25"  # scenes 100 to 103; log2 and log5 are others'
+
+
+@pytest.fixture
+def location(tmp_path) -> StoreLocation:
+    store = make_store(tmp_path / "store")
+    build_indices(store)
+    add_scenes(store, 12, first=100)
+    report = {"repeated_logs": [f"fleet/{LOG} at /somewhere"], "figures": {"found": 42}}
+    write_run(store, RunRecord("r1b", "m1", "finished", 3, 4, None, report))
+    finish_run(store, "r2", 5)
+    build_indices(store)
+    store.write_text("reports/r2.html", f"<p>fleet/{LOG}</p>")
+    store.write_text("reports/r1.html", "<p>fleet/log1</p>")
+    return store
+
+
+def of_log(location: StoreLocation) -> list[str]:
+    return location.dataset(SCENES).to_table(columns=["scene_id"], filter=f"log_id = '{LOG}'")["scene_id"].to_pylist()
+
+
+def save(location: StoreLocation, name: str, ids: list[str], search: dict | None = None) -> None:
+    values = {
+        "name": name,
+        "created_by": "ana",
+        "model_id": "m1",
+        "version": 1,
+        "scene_ids": tuple(ids),
+        "search": search,
+    }
+    save_set(location, values)
+
+
+def everything(location: StoreLocation) -> bytes:
+    return b"".join(path.read_bytes() for path in sorted(Path(location.uri).rglob("*")) if path.is_file())
+
+
+def test_nothing_of_a_log_is_left_and_all_else_is(location):
+    gone = of_log(location)
+    others = sorted(location.dataset(SCENES).to_table(columns=["scene_id"])["scene_id"].to_pylist())
+    others = [scene_id for scene_id in others if scene_id not in gone]
+    save(location, "both", [gone[0], others[0]], {"query": {"kind": "scene", "scene_id": gone[1]}})
+    save(location, "its own", gone)
+    save(location, "others", others[:2], {"where": {"logs": ["log1"]}})
+    jpegs = [picture.jpeg for found in read_pictures(location, gone, "m1").values() for picture in found]
+    kept = sorted(all_pictures(location, others))
+    assert len(gone) == 4 and len(jpegs) == 8
+
+    with Lease(location, "f") as lease:
+        report = forget_log(location, plan_forgetting(location, LOG), lease)
+
+    assert report.raw_before > 4 and report.bytes_found_after == 0 and report.bytes_freed > 0
+    assert report.rows["scenes"] == 4 and report.rows["thumbnails"] == 8
+    assert report.tags_removed == ["run-r2"] and location.dataset(SCENES).tags.list().keys() == {"run-r1"}
+    left = everything(location)
+    assert LOG.encode() not in left and not any(scene_id.encode() in left for scene_id in gone)
+    assert not any(jpeg[-60:-2] in left for jpeg in jpegs)
+    assert sorted(location.dataset(SCENES).to_table(columns=["scene_id"])["scene_id"].to_pylist()) == others
+    assert sorted(all_pictures(location, None)) == kept
+    assert location.dataset(SCENES).checkout_version("run-r1").count_rows() == 30
+    assert {saved.name: (len(saved.scene_ids), saved.search is None) for saved in list_sets(location)} == {
+        "both": (1, True), "others": (2, False),
+    }  # fmt: skip
+    assert (report.sets_changed, report.sets_removed, report.runs_changed) == (1, 1, 1)
+    assert report.reports_removed == ["reports/r2.html"] and location.read_text("reports/r1.html") is not None
+    changed = next(run for run in read_runs(location) if run.run_id == "r1b")
+    assert changed.report == {"repeated_logs": ["(forgotten)"], "figures": {"found": 42}}
+    assert location.read_text(WORK_NAME) is None
+    assert {index.field_names[0] for index in location.dataset(SCENES).describe_indices()} >= {"scene_id", "log_id"}
+    with pytest.raises(ConfigError, match=f"knows no log '{LOG}'"):
+        plan_forgetting(location, LOG)
+
+
+@pytest.mark.parametrize("step", ["_remove_tags", "_change_records", "_remove_reports", "_erase_rows", "build_indices"])
+def test_a_call_that_was_killed_is_gone_on_with(location, monkeypatch, step):
+    gone = of_log(location)
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    work = plan_forgetting(location, LOG)
+    with Lease(location, "f") as lease:
+        with monkeypatch.context() as patched:
+            patched.setattr(forget, step, killed)
+            with pytest.raises(KeyboardInterrupt):
+                forget_log(location, work, lease)
+        with pytest.raises(StoreError, match="was begun and not finished"):
+            plan_forgetting(location, "log1")
+        again = plan_forgetting(location, LOG)
+        assert again == work and set(again.scene_ids) == set(gone)
+        assert forget_log(location, again, lease).bytes_found_after == 0
+    assert len(committed_ids(location, "m1")) == 38
+
+
+def test_the_proof_finds_what_is_left(location, monkeypatch):
+    with Lease(location, "f") as lease:
+        work = plan_forgetting(location, LOG)
+        monkeypatch.setattr(forget, "_remove_reports", lambda *_: None)
+        location.write_text("reports/r3.html", f"<p>{work.scene_ids[0]}</p>")
+        with pytest.raises(ReconcileError, match=r"bytes of the log are left, in .*r3\.html"):
+            forget_log(location, work, lease)
+
+
+def test_a_source_has_to_be_named_where_two_have_such_a_log(location):
+    table = location.dataset(SCENES)
+    rows = table.to_table(filter=f"log_id = '{LOG}'")
+    other = rows.set_column(rows.schema.get_field_index("source"), "source", [["other"] * len(rows)])
+    ids = [[f"{k:032x}" for k in range(len(rows))]]
+    table.insert(other.set_column(0, "scene_id", ids).cast(rows.schema))
+    with pytest.raises(ConfigError, match="of several sources: fleet, other; name a --source"):
+        plan_forgetting(location, LOG)
+    with Lease(location, "f") as lease:
+        forget_log(location, plan_forgetting(location, LOG, "other"), lease)
+    assert len(of_log(location)) == 4
+
+
+def test_the_job_asks_first_and_tells_what_it_did(location):
+    told = call_job("maintain_store", "--store", location.uri, "--forget", LOG)
+    assert told.code == 0 and told.figures["scenes"] == 4 and told.figures["erased"] is False
+    assert len(of_log(location)) == 4
+    done = call_job("maintain_store", "--store", location.uri, "--forget", LOG, "--yes")
+    assert done.code == 0, done.stderr
+    assert done.figures["bytes_found_after"] == 0 and done.figures["erased"] is True
+    assert json.dumps(done.figures)
+    for wrong, code, message in (
+        (["--forget", "nobody"], 2, "knows no log 'nobody'"),
+        (["--yes"], 2, "go with --forget"),
+        (["--keep-days", "-1"], 2, "keep_days"),
+    ):
+        found = call_job("maintain_store", "--store", location.uri, *wrong)
+        assert found.code == code and message in found.stderr and "Traceback" not in found.stderr
+    nowhere = call_job("maintain_store", "--store", f"{location.uri}-not")
+    assert nowhere.code == 4 and "no Nightminer store is here" in nowhere.stderr
+
+
+def test_nobody_may_write_meanwhile(location):
+    with Lease(location, "miner"):
+        found = call_job("maintain_store", "--store", location.uri, "--forget", LOG, "--yes")
+    assert found.code == 4 and "miner" in found.stderr
+    assert issubclass(LeaseError, StoreError) and len(of_log(location)) == 4
+
+
+def test_patterns_are_found_at_every_offset_and_over_the_ends_of_chunks():
+    patterns = [b"0123456789abcdef", b"picture bytes", b"01234567ZZZ"]
+    finder = PatternFinder(patterns)
+    for offset in range(20):
+        assert finder.found_in(b"x" * offset + b"..picture bytes...") == {b"picture bytes"}
+        assert finder.found_in(b"y" * offset + b"0123456789abcdef") == {patterns[0]}
+    assert finder.found_in(b"0123456789abcde picture byte") == set()
+    assert finder.found_in(b"") == set() and finder.found_in(b"012") == set()
+    with pytest.raises(ValueError, match="less than 8 bytes"):
+        PatternFinder([b"short"])
+
+
+def test_all_pictures_are_those_of_no_row_too(location):
+    assert len(list(all_pictures(location, None))) == location.dataset(PICTURES).count_rows()
+    assert list(all_pictures(location, [])) == []

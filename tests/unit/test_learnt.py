@@ -1,0 +1,88 @@
+"""A model knows which pictures it and its backbone learnt from, whatever these are called when it is judged."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from system.errors import DataError
+from system.training.distill_publish import DISTILL_NAME
+from system.training.learnt import (
+    BACKBONE_NAME,
+    judge_unseen,
+    learnt_by_backbone,
+    marks_of,
+    read_learnt,
+    seen_before,
+    tell_seen,
+    write_learnt,
+)
+
+
+@pytest.fixture
+def uris(tmp_path: Path) -> list[str]:
+    """Four pictures and a name without a file."""
+    rng = np.random.default_rng(0)
+    for n in range(4):
+        Image.fromarray(rng.integers(0, 256, (8, 9), dtype=np.uint8)).save(tmp_path / f"{n}.png")
+    return [str(tmp_path / f"{n}.png") for n in range(4)] + [str(tmp_path / "gone.png")]
+
+
+def model(folder: Path, own: list[str] | None, backbone: list[str] | None) -> Path:
+    folder.mkdir()
+    if own is not None:
+        write_learnt(folder, marks_of(own))
+    if backbone is not None:
+        write_learnt(folder, marks_of(backbone), BACKBONE_NAME)
+    return folder
+
+
+def test_a_picture_is_known_by_name_and_as_a_copy_elsewhere(tmp_path: Path, uris: list[str]):
+    folder = model(tmp_path / "m", [*uris[:2], uris[4]], None)
+    shutil.copy(uris[1], tmp_path / "renamed.png")
+    asked = [uris[0], uris[2], str(tmp_path / "renamed.png"), uris[4]]
+    assert seen_before(marks_of(asked), read_learnt(folder) or []) == [0, 2, 3]
+
+
+def test_pictures_of_the_backbone_are_counted_and_warned_of(tmp_path: Path, uris: list[str]):
+    told: list[str] = []
+    folder = model(tmp_path / "m", uris[:1], uris[1:3])
+    assert judge_unseen(folder, "val.json", uris[1:4], "detector", told.append) == 2
+    assert len(told) == 1 and "warning" in told[0] and "backbone" in told[0] and "2 of the 3" in told[0]
+    assert judge_unseen(folder, "val.json", uris[3:], "detector", told.append) == 0 and len(told) == 1
+
+
+def test_training_pictures_are_refused_by_name_and_their_copies_warned_of(tmp_path: Path, uris: list[str]):
+    folder = model(tmp_path / "m", uris[:2], [])
+    with pytest.raises(DataError, match=r"was trained on 1 of the 2 pictures of val\.json"):
+        judge_unseen(folder, "val.json", uris[1:3], "detector", lambda _: None)
+    shutil.copy(uris[1], tmp_path / "copy.png")
+    told: list[str] = []
+    assert judge_unseen(folder, "val.json", [str(tmp_path / "copy.png")], "detector", told.append) == 1
+    assert "the detector" in told[0] and "copy.png" in told[0]
+
+
+def test_what_is_not_told_is_not_counted_as_unseen(tmp_path: Path, uris: list[str]):
+    told: list[str] = []
+    assert judge_unseen(model(tmp_path / "old", uris[:1], None), "v", uris[2:], "detector", told.append) is None
+    assert len(told) == 1 and "is not told" in told[0]
+    assert tell_seen("x", uris, marks_of(uris), None, told.append) is None and len(told) == 2
+
+
+def test_a_backbone_is_asked_by_folder_and_by_file_and_a_strangers_weights_saw_nothing_of_ours(
+    tmp_path: Path, uris: list[str]
+):
+    distilled = model(tmp_path / "distilled", uris[:2], None)
+    (distilled / DISTILL_NAME).write_text("{}")
+    marks = sorted(marks_of(uris[:2]))
+    assert learnt_by_backbone(str(distilled)) == marks
+    assert learnt_by_backbone(f"timm:test_vit@{distilled}/merged.safetensors") == marks
+    assert learnt_by_backbone("dinov2-packaged") == [] == learnt_by_backbone(f"timm:test_vit@{tmp_path}/w.safetensors")
+    old = tmp_path / "old"
+    old.mkdir()
+    (old / DISTILL_NAME).write_text("{}")
+    assert learnt_by_backbone(str(old)) is None
