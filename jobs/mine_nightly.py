@@ -43,9 +43,9 @@ def main(
     **Keys** of the configuration, all but the first two optional: `logs` (folders or URIs; `{date}` or
     `{date:%Y/%m/%d}` stands for a day), `store`, `timezone`, `since`, `late_days`, `reuploaded` (`mine_again` or
     `tell`), `rank`, `report`; tables `[mine]` (as the options of jobs/mine_fleet.py), `[labels]` (`enabled`, `rules`),
-    `[budget]` (`hours`, `scenes`, `money`, `price_per_hour`), `[maintenance]` (`enabled`, `keep_days`), `[compare]`
-    (`nights`), `[alerts]` (thresholds), `[webhook]` (`url`, `secret_env` or `secret_file`, `only_alerts`).
-    `system/pipelines/nightly/config.py` explains each.
+    `[budget]` (`hours`, `scenes`, `money`, `price_per_hour`), `[maintenance]` (`enabled`, `keep_days`,
+    `orphan_days`), `[compare]` (`nights`), `[alerts]` (thresholds), `[webhook]` (`url`, `secret_env` or
+    `secret_file`, `only_alerts`). `system/pipelines/nightly/config.py` explains each.
 
     The last line of stdout is one JSON object: found = committed + already + quarantined + left_for_next_night, all of
     scenes; seconds, version_tag, alerts, and more.

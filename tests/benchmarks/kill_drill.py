@@ -8,6 +8,7 @@ followed by a fresh one. Prints one JSON object as its last line.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import random
@@ -43,7 +44,7 @@ class TwoNodes:
             self.address = f"127.0.0.1:{probe.getsockname()[1]}"
         self._env = {**os.environ, "RAY_AUTH_MODE": "disabled"}
         self._second: subprocess.Popen[bytes] | None = None
-        self._head = self._start("--head", "--port", self.address.split(":")[1], "--include-dashboard=false")
+        self._head = self._start_head()
         self.start_second()
 
     @property
@@ -57,6 +58,20 @@ class TwoNodes:
             process = subprocess.Popen(command, env=self._env, stdout=log, stderr=log)
         time.sleep(6)
         return process
+
+    def _start_head(self) -> subprocess.Popen[bytes]:
+        return self._start("--head", "--port", self.address.split(":")[1], "--include-dashboard=false")
+
+    def kill_head(self) -> None:
+        """SIGKILL everything of the head, and with it what the second node knows; both start anew."""
+        for node in (self._head, self._second):
+            if node is not None:
+                for process in (*_children(node.pid), psutil.Process(node.pid)):
+                    with contextlib.suppress(psutil.NoSuchProcess):
+                        process.kill()
+                node.wait(30)
+        self._head = self._start_head()
+        self.start_second()
 
     def start_second(self) -> None:
         self._second = self._start("--address", self.address)
@@ -150,13 +165,13 @@ def _run_with_kills(
             continue
         # The target that was killed least so far, so that all four kinds are met.
         target = min(TARGETS, key=lambda name: (made[name], rng.random()))
-        if _kill(target, cluster, job, rng):
+        if kill(target, cluster, job, rng):
             made[target] += 1
             left -= 1
             print(f"killed {target}", file=sys.stderr, flush=True)
 
 
-def _kill(target: str, cluster: TwoNodes, job: subprocess.Popen[bytes], rng: random.Random) -> bool:
+def kill(target: str, cluster: TwoNodes, job: subprocess.Popen[bytes], rng: random.Random) -> bool:
     """SIGKILL one process; False where there is none of the kind at this moment."""
     if target == "driver":
         job.send_signal(signal.SIGKILL)

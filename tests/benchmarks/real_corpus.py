@@ -28,10 +28,12 @@ def real_pictures() -> list[Path]:
     return sorted(p for part in ("frames", "driving") for p in (root / part).rglob("*.jpg") if "masks" not in str(p))
 
 
-def write_rig_corpus(root: Path, num_logs: int, seconds: float, pictures: list[Path] | None = None) -> Path:
-    """Logs of six cameras at 2 Hz whose pictures are links to real ones."""
+def write_rig_corpus(
+    root: Path, num_logs: int, seconds: float, pictures: list[Path] | None = None, seed: int = 0
+) -> Path:
+    """Logs of six cameras at 2 Hz whose pictures are links to real ones; their names begin at `seed`."""
     pictures = real_pictures() if pictures is None else pictures
     root.mkdir(parents=True, exist_ok=True)
-    for k in range(num_logs):
+    for k in range(seed, seed + num_logs):
         write_plain_log(root, f"log{k:05d}", seconds=seconds, cameras=RIG, pictures=pictures, seed=k)
     return root

@@ -27,7 +27,9 @@ from system.pipelines.nightly.report_night import report_and_tell
 from system.pipelines.plan import plan_mining
 from system.pipelines.result import MiningResult
 from system.store.commits import append_rows
+from system.store.forget import forget_log, plan_forgetting
 from system.store.ids import committed_ids, quarantined_ids
+from system.store.lease import Lease
 from system.store.location import StoreLocation
 from system.store.runs import RunRecord, write_run
 from system.store.schema import SCENES, scenes_schema
@@ -205,6 +207,19 @@ def test_a_webhook_that_fails_harms_no_night_and_what_is_missing_is_told_before_
     assert result.mined.committed == 2 and [alert.code for alert in result.alerts] == ["webhook"]
     # A night without alerts is not told where only alerts are.
     assert not night(webhook={**hook, "only_alerts": True}).alerts
+
+
+def test_nothing_that_a_night_wrote_keeps_a_log_that_is_erased(tmp_path, night: Night):
+    for name in ("drive-to-forget", "drive-to-keep"):
+        upload(tmp_path, name)
+    result = night()
+    location = StoreLocation.parse(f"{tmp_path}/store")
+    with Lease(location, "forget") as lease:
+        report = forget_log(location, plan_forgetting(location, "drive-to-forget"), lease)
+    assert report.bytes_found_after == 0 and report.rows["logs"] == 1
+    assert f"labels/night-{DAY}.parquet" in report.reports_removed
+    assert {row["log_id"] for row in scenes(tmp_path)} == {"drive-to-keep"}
+    assert not Path(result.labels).exists()
 
 
 def test_a_night_runs_on_an_object_store_alone(bucket, tmp_path, night: Night):  # noqa: F811

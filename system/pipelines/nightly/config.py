@@ -14,6 +14,7 @@ from system.errors import ConfigError, DataError
 from system.logs import files
 from system.pipelines.config import MiningOptions
 from system.pipelines.nightly.partitions import check_template
+from system.store.maintain import MaintainConfig
 
 _MOST_CONFIG_BYTES = 1 << 20
 
@@ -48,11 +49,14 @@ class BudgetConfig(FrozenConfig):
         return self
 
 
-class MaintenanceConfig(FrozenConfig):
-    """keep_days: table versions without a tag and files of killed runs go when they are older than this."""
+class MaintenanceConfig(MaintainConfig):
+    """What jobs/maintain_store.py does, every night."""
 
     enabled: bool = True
-    keep_days: float = Field(default=1.0, ge=0.5, le=3650)
+
+    @property
+    def steps(self) -> MaintainConfig:
+        return MaintainConfig(keep_days=self.keep_days, orphan_days=self.orphan_days)
 
 
 class CompareConfig(FrozenConfig):

@@ -28,7 +28,7 @@ from system.pipelines.plan import Listing
 from system.store.lease import Lease, wait_for_dead_holder
 from system.store.location import StoreLocation
 from system.store.log_versions import drop_mined, read_log_versions, versions_of_night, write_log_versions
-from system.store.maintain import MaintainConfig, maintain_held, tag_version
+from system.store.maintain import maintain_held, tag_version
 from system.store.tables import ModelRow, check_model, open_for_writing
 
 
@@ -115,7 +115,8 @@ def run_night(
             progress.phase("maintaining the store")
             # Ranking has brought the indices up to date.
             is_indexed = config.rank or not mined.committed
-            maintain_held(location, MaintainConfig(keep_days=config.maintenance.keep_days), None, not is_indexed)
+            steps = config.maintenance.steps
+            result.maintained = maintain_held(location, steps, with_indices=not is_indexed).figures()
             tag_version(location, result.version_tag)
         progress.phase("comparing with the last nights")
         result.figures = night_figures(location, model.model_id, run_ids)

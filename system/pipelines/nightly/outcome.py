@@ -43,6 +43,7 @@ class NightResult:
     cost: float | None = None
     labels: str | None = None
     label_faults: int = 0
+    maintained: dict[str, Any] | None = None
     version_tag: str = ""
     report: str = ""
     seconds: float = 0.0
@@ -77,6 +78,7 @@ class NightResult:
             "budget_spent": self.budget_spent,
             "cost": self.cost,
             "labels": self.labels,
+            "maintained": self.maintained,
             "run_id": mined.run_id,
             "report": self.report,
             "problem": mined.problem,
