@@ -217,9 +217,10 @@ def test_nothing_that_a_night_wrote_keeps_a_log_that_is_erased(tmp_path, night: 
     with Lease(location, "forget") as lease:
         report = forget_log(location, plan_forgetting(location, "drive-to-forget"), lease)
     assert report.bytes_found_after == 0 and report.rows["logs"] == 1
-    assert f"labels/night-{DAY}.parquet" in report.reports_removed
+    assert report.rows[f"labels/night-{DAY}.parquet"] == 2
     assert {row["log_id"] for row in scenes(tmp_path)} == {"drive-to-keep"}
-    assert not Path(result.labels).exists()
+    labels = pq.read_table(result.labels)
+    assert len(labels) == 2 and set(labels["log_id"].to_pylist()) == {"drive-to-keep"}
 
 
 def test_a_night_runs_on_an_object_store_alone(bucket, tmp_path, night: Night):  # noqa: F811

@@ -56,6 +56,5 @@ def label_night(
     plan = plan_mining(about, IdSet(), IdSet(), Listing([], [], refs))
     done = label_planned(plan, config.mine.windows, rules, taxonomy, {})
     buffer = io.BytesIO()
-    # As it is, so that `jobs/maintain_store.py --forget` finds a log's name in it.
-    pq.write_table(label_table(done.rows, taxonomy, rules), buffer, compression="none")
+    pq.write_table(label_table(done.rows, taxonomy, rules), buffer)
     return location.write_bytes(f"labels/night-{night}.parquet", buffer.getvalue()), len(done.faults)
