@@ -213,10 +213,10 @@ def test_the_benchmark_measures_a_small_store(data_root, tmp_path):
     from tests.benchmarks.vector_rows import make_store, real_seeds
     from tests.benchmarks.vector_search import measure
 
-    seeds = real_seeds(tmp_path, 48)
+    seeds = real_seeds(tmp_path, 24)
     figures = measure(
-        make_store(tmp_path / "store", 4000, seeds), seeds, 16, 1, VectorIndexConfig(from_rows=1, queries=8)
+        make_store(tmp_path / "store", 3000, seeds), seeds, 8, 1, VectorIndexConfig(from_rows=1, queries=8)
     )
     assert figures["recall_at_10"] >= 0.9 and figures["recall_at_10_filtered"] >= 0.9
     assert figures["fresh_found"] == 1.0
-    assert figures["rows"] == 4000 and figures["dim"] == 384
+    assert figures["rows"] == 3000 and figures["dim"] == 384
