@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import lance
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -93,6 +94,7 @@ def test_the_index_finds_what_was_promised_with_and_without_a_filter(indexed):
     for where in (
         SceneFilter(),
         SceneFilter(min_risk=0.5),
+        SceneFilter(min_risk=0.3, without_tags=("c0",)),
         SceneFilter(min_risk=0.98),
         SceneFilter(tags=("c3",)),
         SceneFilter(without_tags=("c1", "c2", "c4", "c5")),
@@ -114,6 +116,20 @@ def test_distances_are_those_of_the_full_vectors(indexed):
     exactly = nearest_rows(dataset, queries()[0], None, 10, ["scene_id"], is_exact=True)
     assert by_index["scene_id"].to_pylist()[:3] == exactly["scene_id"].to_pylist()[:3]
     np.testing.assert_allclose(by_index["_distance"].to_numpy()[:3], exactly["_distance"].to_numpy()[:3], atol=1e-5)
+
+
+def test_few_rows_that_pass_are_compared_without_the_index_and_as_it_would(indexed, monkeypatch):
+    dataset = indexed.dataset(SCENES)
+    few = SceneFilter(from_ns=0, to_ns=100_000).to_sql()
+    monkeypatch.setattr("system.store.nearest.FETCHED_UP_TO", 0)
+    by_scan = nearest_rows(dataset, queries()[0], few, 12, ["scene_id"], is_exact=True)
+    monkeypatch.undo()
+    monkeypatch.setattr(lance.LanceDataset, "describe_indices", lambda _: pytest.fail("asks for the index"))
+    fetched = nearest_rows(dataset, queries()[0], few, 12, ["scene_id"], is_exact=True)
+    assert fetched["scene_id"].to_pylist() == by_scan["scene_id"].to_pylist()
+    np.testing.assert_allclose(fetched["_distance"].to_numpy(), by_scan["_distance"].to_numpy(), atol=1e-6)
+    nowhere = SceneFilter(sources=("nowhere",)).to_sql()
+    assert nearest_rows(dataset, queries()[0], nowhere, 12, ["scene_id"], is_exact=True).num_rows == 0
 
 
 def test_rows_that_arrive_are_found_at_once_and_indexed_when_they_are_many(indexed):
@@ -197,10 +213,10 @@ def test_the_benchmark_measures_a_small_store(data_root, tmp_path):
     from tests.benchmarks.vector_rows import make_store, real_seeds
     from tests.benchmarks.vector_search import measure
 
-    seeds = real_seeds(tmp_path, 48)
+    seeds = real_seeds(tmp_path, 24)
     figures = measure(
-        make_store(tmp_path / "store", 4000, seeds), seeds, 16, 1, VectorIndexConfig(from_rows=1, queries=8)
+        make_store(tmp_path / "store", 3000, seeds), seeds, 8, 1, VectorIndexConfig(from_rows=1, queries=8)
     )
     assert figures["recall_at_10"] >= 0.9 and figures["recall_at_10_filtered"] >= 0.9
     assert figures["fresh_found"] == 1.0
-    assert figures["rows"] == 4000 and figures["dim"] == 384
+    assert figures["rows"] == 3000 and figures["dim"] == 384
