@@ -37,5 +37,7 @@ def count_coloured(pictures: Sequence[InfraredPicture], of: str, note: Callable[
 def _is_coloured(picture: InfraredPicture) -> bool | None:
     try:
         return read_infrared(picture.uri, InfraredMapping()).is_coloured
-    except (DataError, *storage_errors()):
+    except DataError:
+        return None
+    except storage_errors():
         return None

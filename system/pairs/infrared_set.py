@@ -167,7 +167,10 @@ def _of_pairs(uri: str, splits: Sequence[str] | None) -> InfraredSet:
     for pair, (height, width) in zip(labelled, sizes, strict=True):
         rows = zip(pair.boxes_xyxy.tolist(), pair.labels.tolist(), pair.is_ignored.tolist(), strict=True)
         boxes = check_boxes(
-            [GivenBox(*box, label, ignored) for box, label, ignored in rows], width, height, pair.pair_id
+            [GivenBox(x1, y1, x2, y2, label, ignored) for (x1, y1, x2, y2), label, ignored in rows],
+            width,
+            height,
+            pair.pair_id,
         )
         faults += boxes.faults
         pictures.append(

@@ -7,7 +7,7 @@ Legend: H x W pixels, M boxes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -88,7 +88,9 @@ class PictureResult:
         return self.shot.name
 
 
-def stream_detections(parts: Sequence[Part], settings: DetectSettings, pool: PoolSize) -> Iterator[PictureResult]:
+def stream_detections(
+    parts: Sequence[Part], settings: DetectSettings, pool: PoolSize
+) -> Generator[PictureResult, None, None]:
     """Detect in every picture; order is not kept. A window without an infrared picture is one result, `no_infrared`."""
     if not parts:
         return
