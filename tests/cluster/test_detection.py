@@ -33,7 +33,7 @@ from tests.plain_logs import write_plain_log
 
 PICTURES = 12
 # Commits hold 64 of them.
-LOOKED_AT = 400
+LOOKED_AT = 240
 # Each worker takes the mean over the objects of its own part of a batch.
 WORKERS_TOLERANCE = 0.02
 
