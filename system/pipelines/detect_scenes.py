@@ -6,6 +6,7 @@ killed run had not committed is missing from the table, and the next run does ju
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -150,7 +151,7 @@ class _Tally:
         self._faults: list[dict[str, Any]] = []
         self.committed = self.quarantined = self.without_infrared = self.images = self.coloured = self.unreachable = 0
         self.told_unreachable = ""
-        self._committed_s = time.monotonic()
+        self._committed_s = math.inf  # until the first picture: the start of Ray and of the model does not count
         self.objects: Counter[str] = Counter(dict.fromkeys(classes, 0))
 
     @property
@@ -161,6 +162,7 @@ class _Tally:
     def add(self, result: PictureResult) -> tuple[int, int, int]:
         """Returns: scenes done, scenes lost, pictures looked at."""
         scene_id = str(result.shot.scene_id)
+        self._committed_s = min(self._committed_s, time.monotonic())
         if scene_id not in self._missing:
             return 0, 0, 0  # Ray did a task twice
         held = self._open.setdefault(scene_id, [])

@@ -116,7 +116,7 @@ def distill(
     )
     folder = new_draft(out)
     write_student(folder, student.eval(), record, trained.history)
-    write_learnt(folder, _learnt(gathered, config, progress))
+    write_learnt(folder, learnt_from(gathered, config, progress))
     publish_draft(folder, out)
     discard_run(run_folder)
     return {
@@ -134,7 +134,7 @@ def distill(
     }
 
 
-def _learnt(gathered: GatheredPairs, config: DistillConfig, progress: ConsoleProgress) -> list[Marks]:
+def learnt_from(gathered: GatheredPairs, config: DistillConfig, progress: ConsoleProgress) -> list[Marks]:
     """Marks of the infrared pictures, and of what teacher and student had learnt from before."""
     marks = marks_of([name.infrared_uri for name in gathered.names])
     for name in filter(None, (config.tower, config.teacher)):

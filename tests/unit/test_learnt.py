@@ -10,6 +10,10 @@ import pytest
 from PIL import Image
 
 from system.errors import DataError
+from system.freqkd.distiller import DistillConfig
+from system.pipelines.pair_stream import PairName
+from system.report.console import ConsoleProgress
+from system.training.distill import GatheredPairs, learnt_from
 from system.training.distill_publish import DISTILL_NAME
 from system.training.learnt import (
     BACKBONE_NAME,
@@ -86,3 +90,12 @@ def test_a_backbone_is_asked_by_folder_and_by_file_and_a_strangers_weights_saw_n
     old.mkdir()
     (old / DISTILL_NAME).write_text("{}")
     assert learnt_by_backbone(str(old)) is None
+
+
+def test_a_student_of_a_distilled_backbone_has_seen_what_that_one_saw(tmp_path: Path, uris: list[str]):
+    first = model(tmp_path / "first", uris[:1], None)
+    (first / DISTILL_NAME).write_text("{}")
+    gathered = GatheredPairs([PairName(0, "1", uris[2], uris[1])], {}, [], {})
+    config = DistillConfig(tower=f"timm:test_vit@{first}/merged.safetensors", blocks=(1,))
+    marks = marks_of(uris[:3])
+    assert seen_before(marks, learnt_from(gathered, config, ConsoleProgress())) == [0, 1], "RGB pictures are not judged"
