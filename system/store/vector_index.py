@@ -2,8 +2,7 @@
 
 It is an IVF with 8-bit scalar quantisation (IVF_SQ). Of what Lance offers it answered soonest at equal recall: product
 quantisation and RaBitQ must compare five to ten times as many rows by their full vectors, and fetching these takes
-most of a query; product quantisation and graphs (HNSW) take many times as long to build. A row costs a quarter of its
-vector.
+most of a query; product quantisation takes many times as long to build. A row costs a quarter of its vector.
 """
 
 from __future__ import annotations
