@@ -15,7 +15,6 @@ import argparse
 import json
 import multiprocessing
 import os
-import resource
 import tempfile
 import time
 from collections.abc import Callable
@@ -24,7 +23,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import pyarrow as pa
 
 from system.pipelines.committing import SceneCommitter
@@ -255,11 +253,17 @@ def _in_a_process(work: Callable[..., dict[str, float]], *arguments: Any) -> dic
 
 
 def _peak_gib() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2
+    """Of this process alone: getrusage goes on from what the parent held when it started this one."""
+    return _status_gib("VmHWM")
 
 
 def _held_gib() -> float:
-    return psutil.Process().memory_info().rss / 1024**3
+    return _status_gib("VmRSS")
+
+
+def _status_gib(name: str) -> float:
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(name))
+    return int(line.split()[1]) / 1024**2
 
 
 if __name__ == "__main__":
