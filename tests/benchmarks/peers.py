@@ -33,14 +33,18 @@ from PIL import Image
 from system.backbones.loading import load_tower
 from system.backbones.runtime import choose_runtime
 from tests.benchmarks.jobs_under_test import ROOT
+from tests.benchmarks.real_corpus import real_pictures
 
 _BATCH = 16
+_IMAGES = "images"
 _SUFFIXES = (".jpg", ".jpeg", ".png")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--pictures", type=Path, help="folder of real pictures; $NIGHTMINER_DATA, if not given")
+    parser.add_argument(
+        "--pictures", type=Path, help="folder of pictures; the driving pictures of $NIGHTMINER_DATA, if not given"
+    )
     parser.add_argument("--count", type=int, default=800, help="of them, as often as it takes")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--cpus", type=int, default=os.cpu_count() or 1)
@@ -61,9 +65,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         whole, eighth = root / "whole", root / "eighth"
-        source = arguments.pictures or Path(os.environ["NIGHTMINER_DATA"])
-        _gather(source, whole, arguments.count)
-        _gather(source, eighth, arguments.count // 8)
+        found = real_pictures()
+        if arguments.pictures:
+            found = sorted(path for path in arguments.pictures.rglob("*") if path.suffix.lower() in _SUFFIXES)
+        _gather(found, whole, arguments.count)
+        _gather(found, eighth, arguments.count // 8)
         for turn in range(arguments.rounds):
             for name in names:
                 short[name].append(_timed(name, eighth, root / f"{name}-{turn}-short", arguments))
@@ -86,15 +92,17 @@ def main() -> None:
     print(json.dumps(told))
 
 
-def _gather(source: Path, folder: Path, count: int) -> None:
-    """Real pictures under plain names, evenly over all, again from the first where there are fewer."""
-    found = sorted(path for path in source.rglob("*") if path.suffix.lower() in _SUFFIXES)
+def _gather(found: list[Path], folder: Path, count: int) -> None:
+    """Real pictures evenly over all, again from the first where there are fewer, and a table by which each is a log."""
     if not found:
-        raise SystemExit(f"{source}: expected pictures, found none")
-    folder.mkdir()
+        raise SystemExit("expected pictures, found none")
+    (folder / _IMAGES).mkdir(parents=True)
+    names = []
     for k in range(count):
         path = found[k * len(found) // count if count <= len(found) else k % len(found)]
-        shutil.copyfile(path, folder / f"{k:06d}{path.suffix.lower()}")
+        names.append(f"{_IMAGES}/{k:06d}{path.suffix.lower()}")
+        shutil.copyfile(path, folder / names[-1])
+    (folder / "frames.csv").write_text("path\n" + "".join(f"{name}\n" for name in names), "utf-8")
 
 
 def _timed(name: str, pictures: Path, store: Path, arguments: argparse.Namespace) -> float:
@@ -106,7 +114,10 @@ def _timed(name: str, pictures: Path, store: Path, arguments: argparse.Namespace
     if done.returncode:
         sys.stderr.write(done.stderr)
         raise SystemExit(f"{name} failed")
-    count, expected = json.loads(done.stdout.strip().splitlines()[-1])["pictures"], len(list(pictures.iterdir()))
+    count, expected = (
+        json.loads(done.stdout.strip().splitlines()[-1])["pictures"],
+        len(list((pictures / _IMAGES).iterdir())),
+    )
     if count != expected:
         raise SystemExit(f"{name}: {count} of {expected} pictures are in its store")
     return took_s
@@ -123,7 +134,7 @@ class Pictures(torch.utils.data.Dataset[tuple[str, torch.Tensor]]):
     """Decoded and resized by PIL."""
 
     def __init__(self, folder: Path, size: tuple[int, int]) -> None:
-        self._paths, self._size = sorted(folder.iterdir()), size
+        self._paths, self._size = sorted((folder / _IMAGES).iterdir()), size
 
     def __len__(self) -> int:
         return len(self._paths)
@@ -181,7 +192,7 @@ def _daft(pictures: Path, store: Path, arguments: argparse.Namespace) -> int:
             stacked = np.stack([np.asarray(image) for image in images.to_pylist()])
             return self._tower.encode_images(torch.from_numpy(stacked)).pooled_NE.numpy()
 
-    frame = daft.from_glob_path(f"{pictures}/*")
+    frame = daft.from_glob_path(f"{pictures}/{_IMAGES}/*")
     image = resize(decode_image(download(frame["path"]), mode="RGB"), width, height)
     frame = frame.select("path", Encoder()(image).alias("vector"))
     frame.write_lance(str(store))
