@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 
 from system.logs.reader import BadLog
+from system.pipelines import metrics
 from system.store.commits import append_rows
 from system.store.ids import quarantine_keys
 from system.store.location import StoreLocation
@@ -40,6 +41,7 @@ class QuarantineWriter:
                 self._known.add(key)
                 rows.append({**fault, "quarantine_id": key, "model_id": self._model_id, "run_id": self._run_id})
         append_rows(self._location, QUARANTINE, pa.Table.from_pylist(rows, schema=quarantine_schema()))
+        metrics.quarantined(rows)
 
 
 def _key(model_id: str, fault: Mapping[str, Any]) -> str:

@@ -9,8 +9,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from datetime import date
+from functools import partial
 from typing import Any
 
+from system.pipelines import metrics
 from system.pipelines.config import MineConfig
 from system.pipelines.mine import describe_model, mine_fleet, plan_only, rank_new
 from system.pipelines.mining_progress import MiningProgress
@@ -105,7 +107,7 @@ def run_night(
     if config.labels.enabled and not is_asked_to_stop:
         progress.phase("labelling")
         result.labels, result.label_faults = label_night(config, location, todo.day, run_ids, judged.current)
-    with Lease(location, mined.run_id) as lease:
+    with Lease(location, mined.run_id, on_beat=partial(metrics.lease_renewed, mined.run_id)) as lease:
         if config.rank and not is_asked_to_stop:
             progress.phase("ranking")
             rank_new(location, model.model_id, config.mine, lease)
