@@ -21,6 +21,7 @@ from system.pipelines.quarantine import QuarantineWriter
 from system.pipelines.ray_environment import set_ray_environment
 from system.pipelines.result import MiningResult
 from system.pipelines.run_report import write_report
+from system.report.log_lines import LOGGER, bind_log_ids
 from system.store.ids import IdSet, committed_ids, quarantined_ids
 from system.store.lease import Lease
 from system.store.location import StoreLocation
@@ -101,6 +102,8 @@ def mine_fleet(
     location, model = StoreLocation.parse(config.store), describe_model(config)
     check_model(location, model)
     run_id = new_run_id()
+    bind_log_ids(run_id=run_id)
+    LOGGER.info("run %s writes to %s", run_id, location.uri)
     with Lease(location, run_id, on_beat=partial(metrics.lease_renewed, run_id)) as lease:
         open_for_writing(location, model)
         run = _Run(config, location, model, run_id, lease, progress, should_stop, listing, remarks or {})

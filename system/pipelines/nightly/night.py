@@ -27,6 +27,7 @@ from system.pipelines.nightly.label_night import label_night, load_label_rules
 from system.pipelines.nightly.outcome import NightResult, night_alerts
 from system.pipelines.nightly.records import NIGHT_OF, one_a_day, runs_of_night, write_night
 from system.pipelines.plan import Listing
+from system.report.log_lines import bind_log_ids
 from system.store.lease import Lease, wait_for_dead_holder
 from system.store.location import StoreLocation
 from system.store.log_versions import drop_mined, read_log_versions, versions_of_night, write_log_versions
@@ -78,6 +79,7 @@ def run_night(
         load_label_rules(config)  # a wrong file is told now and not after hours of mining
     wait_for_dead_holder(location)
     todo = due(config, night, since, now_ns)
+    bind_log_ids(night=todo.day.isoformat())
     progress.phase(f"night {todo.day}: looking at {todo.days[0]} to {todo.days[-1]}")
     logs = find_logs(config.logs, todo.days, config.mine.log_format)
     judged = _judge(config, location, model, todo, logs, now_ns)
