@@ -36,8 +36,9 @@ METRICS: dict[str, tuple[str, str, tuple[str, ...]]] = {
 _COMMIT_BOUNDARIES_S = [0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0]
 
 
-def began(run_id: str, backlog: int) -> None:
-    """The stream of a run begins, with so many scenes to mine."""
+def began(run_id: str, backlog: int, lease_renewed_s: float) -> None:
+    """The stream of a run begins, with so many scenes to mine and a lease of that moment."""
+    _set("nightminer_lease_beat_timestamp_seconds", lease_renewed_s, run_id)
     _set("nightminer_backlog_scenes", backlog, run_id)
     _set("nightminer_last_commit_timestamp_seconds", time.time(), run_id)
 

@@ -176,7 +176,7 @@ class _Run:
             return
         self._progress.phase("starting Ray and the model")
         batches = self._stream()
-        metrics.began(result.run_id, result.remaining)
+        metrics.began(result.run_id, result.remaining, self._lease.renewed_s)
         started_s, began_s = time.perf_counter(), time.time()
         committer = SceneCommitter(
             self._location, self._lease, self._quarantine, self._committed, result, self._progress.advanced

@@ -74,6 +74,7 @@ class Lease:
         self._time_to_live_s = time_to_live_s
         self._heartbeat_s, self._on_beat = heartbeat_s, on_beat
         self._generation = 0
+        self.renewed_s = 0.0  # Unix time of the last heartbeat that was written
         self._stop = threading.Event()
         self._lost: str | None = None
         self._thread = threading.Thread(target=self._beat, name="lease-heartbeat", daemon=True)
@@ -89,7 +90,7 @@ class Lease:
                 )
         if not _create(self._location, newest + 1, Holder.this_process(self._run_id)):
             raise LeaseError(f"{self._location.uri}: another job took the lease at this moment; try again when it ends")
-        self._generation = newest + 1
+        self._generation, self.renewed_s = newest + 1, time.time()
         _forget_old(self._location, self._generation)
         self._thread.start()
         return self
@@ -126,6 +127,7 @@ class Lease:
                     self._lost = "another writer took over"
                     return
                 self._write(released=False)
+                self.renewed_s = time.time()
                 self._on_beat(True)
             except (StoreError, OSError):
                 # A full disk or a short outage: the next beat may succeed, and `check` decides before any commit.

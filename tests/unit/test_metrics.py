@@ -63,7 +63,7 @@ def promtool(*arguments: str | Path) -> None:
 
 def test_where_no_ray_runs_nothing_is_counted_and_ray_is_not_imported():
     code = (
-        "import sys; from system.pipelines import metrics as m; m.began('r', 3); m.committed('r', 1, 2, 0.1, 2); "
+        "import sys; from system.pipelines import metrics as m; m.began('r', 3, 1.0); m.committed('r', 1, 2, 0.1, 2); "
         "m.quarantined([{'level': 'scene', 'code': 'c'}]); m.lease_renewed('r', True); assert 'ray' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
@@ -77,7 +77,7 @@ def test_faults_are_counted_by_level_and_code(told):
 
 
 def test_a_run_that_is_over_shows_no_age_and_keeps_what_it_left(told):
-    metrics.began("r", 9)
+    metrics.began("r", 9, 1.0)
     metrics.committed("r", 4, 0, 0.5, 5)
     metrics.ended("r")
     last = {name: value for name, value, _ in told}
