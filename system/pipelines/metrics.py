@@ -7,6 +7,7 @@ is counted and Ray is not imported. Queues, model actors and bytes between stage
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -23,16 +24,17 @@ METRICS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "nightminer_backlog_scenes": ("Gauge", "Scenes that this run has still to mine", ("run_id",)),
     "nightminer_last_commit_timestamp_seconds": (
         "Gauge",
-        "When the last commit ended, or the stream began; 0 once it is over",
+        "When the last commit ended, or the stream began; gone once it is over",
         ("run_id",),
     ),
     "nightminer_lease_beat_timestamp_seconds": (
         "Gauge",
-        "When the lease was last renewed; 0 once it is given back",
+        "When the lease was last renewed; gone once it is given back",
         ("run_id",),
     ),
 }
 # A local store commits in milliseconds, an object store in seconds; `NightminerCommitsSlow` asks for 10 s.
+_REPEAT_S = 1.0
 _COMMIT_BOUNDARIES_S = [0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0]
 
 
@@ -67,12 +69,51 @@ def quarantined(faults: Iterable[Mapping[str, Any]]) -> None:
 
 def ended(run_id: str) -> None:
     """The stream of a run is over; what is left of the backlog is another run's."""
-    _set("nightminer_last_commit_timestamp_seconds", 0.0, run_id)
+    _gauges.forget("nightminer_backlog_scenes", run_id)
+    _gauges.forget("nightminer_last_commit_timestamp_seconds", run_id)
 
 
 def lease_renewed(run_id: str, is_held: bool) -> None:
     """The lease's heartbeat was written, or the lease given back."""
-    _set("nightminer_lease_beat_timestamp_seconds", time.time() if is_held else 0.0, run_id)
+    if is_held:
+        _set("nightminer_lease_beat_timestamp_seconds", time.time(), run_id)
+    else:
+        _gauges.forget("nightminer_lease_beat_timestamp_seconds", run_id)
+
+
+class _Gauges:
+    """Says each value again until it is forgotten: Ray drops a gauge that nobody has set for two of its intervals."""
+
+    def __init__(self) -> None:
+        self._values: dict[tuple[str, str], float] = {}
+        self._thread: threading.Thread | None = None
+        self._lock = threading.Lock()
+
+    def set(self, name: str, value: float, run_id: str) -> None:
+        with self._lock:
+            self._values[name, run_id] = value
+            _metric(name).set(value, {"run_id": run_id})
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._repeat, name="mining-gauges", daemon=True)
+                self._thread.start()
+
+    def forget(self, name: str, run_id: str) -> None:
+        with self._lock:
+            self._values.pop((name, run_id), None)
+
+    def _repeat(self) -> None:
+        while True:
+            time.sleep(_REPEAT_S)
+            with self._lock:
+                if not self._values or not _ray_runs():
+                    self._values.clear()
+                    self._thread = None
+                    return
+                for (name, run_id), value in self._values.items():
+                    _metric(name).set(value, {"run_id": run_id})
+
+
+_gauges = _Gauges()
 
 
 def _ray_runs() -> bool:
@@ -97,4 +138,4 @@ def _count(name: str, value: float, tags: dict[str, str]) -> None:
 
 def _set(name: str, value: float, run_id: str) -> None:
     if _ray_runs():
-        _metric(name).set(value, {"run_id": run_id})
+        _gauges.set(name, value, run_id)

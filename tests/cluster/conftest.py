@@ -41,7 +41,7 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
     env["PYTHONPATH"] = f"{ROOT}:{env.get('PYTHONPATH', '')}"  # Serve's proxy imports its guard from the checkout
     # Ray makes its workers polite; beside the unit tests they would then hardly run.
     env["RAY_worker_niceness"] = "0"
-    env["RAY_metrics_report_interval_ms"] = "1000"  # 10 s is longer than some runs here
+    env["RAY_metrics_report_interval_ms"] = "2000"  # 10 s is longer than some runs here
     # In /tmp/ray, clusters overwrite each other's list of nodes for Prometheus. Short, since sockets lie there.
     folder = Path(tempfile.mkdtemp(prefix="nm-", dir="/tmp"))
     command = [RAY, "start", "--head", "--block", f"--port={port}", f"--dashboard-port={dashboard}"]

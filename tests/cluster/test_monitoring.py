@@ -13,7 +13,7 @@ from tests.plain_logs import write_plain_log
 from tests.prometheus import MONITORING, running_prometheus, tool
 
 # Where mining is fast, few logs are over between two looks of Prometheus; then more are tried.
-NUM_LOGS = (8, 80)
+NUM_LOGS = (6, 80)
 
 
 def test_every_query_of_the_dashboard_has_data_while_logs_are_mined(head: Head, tmp_path: Path):
@@ -40,7 +40,10 @@ def test_every_query_of_the_dashboard_has_data_while_logs_are_mined(head: Head, 
     assert {name for name, found in values.items() if not found} == set()
     # Prometheus may miss what was counted in the last second; never may it see more.
     assert 0 < seen["commit"] <= figures["committed"] and seen["commit"] <= seen["write"] <= seen["forward"], seen
-    assert max(values[("Backlog", "{{run_id}}")]) == figures["found"]
+    backlog = values[("Backlog", "{{run_id}}")]
+    assert max(backlog) == figures["found"]
+    # One value a second; Ray would drop what is said at commits alone.
+    assert len(backlog) > figures["stages"]["stream"] / 2
     assert max(values[("Quarantine by code", "{{level}} {{code}}")]) > 0
     assert 0 <= min(values[("Lease age", "{{run_id}}")]) < 60
     assert rules and {rule["health"] for rule in rules} == {"ok"}, rules

@@ -42,6 +42,7 @@ def told(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, float, dict[str, st
     found: list[tuple[str, float, dict[str, str]]] = []
     monkeypatch.setattr(metrics, "_ray_runs", lambda: True)
     monkeypatch.setattr(metrics, "_metric", lambda name: Meter(found, name))
+    monkeypatch.setattr(metrics, "_gauges", metrics._Gauges())
     return found
 
 
@@ -76,16 +77,35 @@ def test_faults_are_counted_by_level_and_code(told):
     assert told == [(name, 1, {"level": "scene", "code": "a"}), (name, 2, {"level": "frame", "code": "a"})]
 
 
-def test_a_run_that_is_over_shows_no_age_and_keeps_what_it_left(told):
+def test_a_commit_tells_its_time_its_scenes_and_what_is_left(told):
     metrics.began("r", 9, 1.0)
     metrics.committed("r", 4, 0, 0.5, 5)
     metrics.ended("r")
     last = {name: value for name, value, _ in told}
     assert last["nightminer_backlog_scenes"] == 5
-    assert last["nightminer_last_commit_timestamp_seconds"] == 0
     assert ("nightminer_scenes", 4, {"stage": "commit"}) in told
     assert ("nightminer_commit_seconds", 0.5, {}) in told
     assert not [value for name, value, _ in told if name == "nightminer_images"], "no picture, nothing to add"
+
+
+def test_a_gauge_is_said_again_until_its_run_is_over(told, monkeypatch):
+    monkeypatch.setattr(metrics, "_REPEAT_S", 0.01)
+    metrics.began("r", 9, 1.0)
+    deadline_s = time.monotonic() + 10
+    while told.count(("nightminer_backlog_scenes", 9, {"run_id": "r"})) < 3 and time.monotonic() < deadline_s:
+        time.sleep(0.01)
+    metrics.ended("r")
+    said = told.count(("nightminer_backlog_scenes", 9, {"run_id": "r"}))
+    assert said >= 3
+    lease = told.count(("nightminer_lease_beat_timestamp_seconds", 1.0, {"run_id": "r"}))
+    while told.count(("nightminer_lease_beat_timestamp_seconds", 1.0, {"run_id": "r"})) < lease + 2:
+        assert time.monotonic() < deadline_s
+        time.sleep(0.01)
+    assert told.count(("nightminer_backlog_scenes", 9, {"run_id": "r"})) == said, "it goes on with the lease alone"
+    metrics.lease_renewed("r", False)
+    while metrics._gauges._thread is not None:
+        assert time.monotonic() < deadline_s
+        time.sleep(0.01)
 
 
 def test_a_lease_tells_of_each_heartbeat_and_of_its_end(tmp_path):
