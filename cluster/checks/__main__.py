@@ -88,7 +88,12 @@ def main() -> int:
             "with the custom resource definitions of KubeRay 1.7.0 (cluster/README.md)",
             file=sys.stderr,
         )
-    files = [*(CLUSTER / "kuberay").rglob("*.yaml"), *launchers, CLUSTER / "Dockerfile"]
+    files = [
+        *(CLUSTER / "kuberay").rglob("*.yaml"),
+        CLUSTER / "monitoring" / "kustomization.yaml",
+        *launchers,
+        CLUSTER / "Dockerfile",
+    ]
     summary = {"files": len(files), "objects": objects, "errors": len(findings), "unchecked": unchecked}
     print(json.dumps(summary))
     return 1 if findings else 0

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from system.errors import StoreError
+from system.pipelines import metrics
 from system.pipelines.quarantine import QuarantineWriter
 from system.pipelines.result import MiningResult
 from system.store.commits import commit_appended
@@ -87,9 +88,9 @@ class SceneCommitter:
         took_s = self._clock() - began_s
         self._next_s = began_s + took_s + min(_PAUSE * took_s, _LONGEST_PAUSE_S)
         self._result.stages.commit += took_s
-        self._count(batches)
+        self._count(batches, took_s)
 
-    def _count(self, batches: list[Mapping[str, Any]]) -> None:
+    def _count(self, batches: list[Mapping[str, Any]], took_s: float) -> None:
         result, committed, bad = self._result, 0, 0
         for batch in batches:
             committed += len(batch["scene_ids"])
@@ -105,4 +106,5 @@ class SceneCommitter:
         result.quarantined += bad
         result.remaining -= committed + bad
         result.images += images
+        metrics.committed(result.run_id, committed, images, took_s, result.remaining)
         self._advanced(committed, bad, images)

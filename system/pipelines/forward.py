@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from system.errors import DataError
+from system.pipelines import metrics
 from system.pipelines.rows import CARRIED, mined_schema
 
 if TYPE_CHECKING:
@@ -76,7 +77,9 @@ class ForwardActor:
         columns = {column.name: rows[column.name] for column in CARRIED}
         for name in ("embedding", "tag_probabilities", "tags", "risk", "risk_source", "ambiguity"):
             columns[name] = [getattr(answer, name) for answer in answers]
-        columns["forward_s"] = [(time.perf_counter() - started_s) / len(rows)] * len(rows)
+        took_s = time.perf_counter() - started_s
+        metrics.worked("forward", len(good), sum(rows["num_pictures"].to_pylist()), took_s)
+        columns["forward_s"] = [took_s / len(rows)] * len(rows)
         columns["forward_began_s"] = [began_s] * len(rows)
         if any(answer.fault for answer in answers):
             columns |= _with_faults(rows, answers)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import resource
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Protocol
 
 from system.backbones.loading import describe_tower
@@ -12,6 +13,7 @@ from system.errors import ConfigError, StoreError
 from system.miner.identity import read_saved, untrained_model_id
 from system.miner.miner_config import SceneMinerConfig
 from system.miner.taxonomy import load_taxonomy
+from system.pipelines import metrics
 from system.pipelines.committing import SceneCommitter
 from system.pipelines.config import MineConfig, MiningOptions
 from system.pipelines.plan import Listing, MiningPlan, plan_mining
@@ -19,6 +21,7 @@ from system.pipelines.quarantine import QuarantineWriter
 from system.pipelines.ray_environment import set_ray_environment
 from system.pipelines.result import MiningResult
 from system.pipelines.run_report import write_report
+from system.report.log_lines import LOGGER, bind_log_ids
 from system.store.ids import IdSet, committed_ids, quarantined_ids
 from system.store.lease import Lease
 from system.store.location import StoreLocation
@@ -99,7 +102,9 @@ def mine_fleet(
     location, model = StoreLocation.parse(config.store), describe_model(config)
     check_model(location, model)
     run_id = new_run_id()
-    with Lease(location, run_id) as lease:
+    bind_log_ids(run_id=run_id)
+    LOGGER.info("run %s writes to %s", run_id, location.uri)
+    with Lease(location, run_id, on_beat=partial(metrics.lease_renewed, run_id)) as lease:
         open_for_writing(location, model)
         run = _Run(config, location, model, run_id, lease, progress, should_stop, listing, remarks or {})
         try:
@@ -171,6 +176,7 @@ class _Run:
             return
         self._progress.phase("starting Ray and the model")
         batches = self._stream()
+        metrics.began(result.run_id, result.remaining, self._lease.renewed_s)
         started_s, began_s = time.perf_counter(), time.time()
         committer = SceneCommitter(
             self._location, self._lease, self._quarantine, self._committed, result, self._progress.advanced
@@ -189,6 +195,7 @@ class _Run:
         finally:
             # Whatever ended the stream, what was written is not computed again.
             committer.flush()
+            metrics.ended(result.run_id)
             result.stages.stream = time.perf_counter() - started_s
 
     def finish(self) -> None:

@@ -16,7 +16,7 @@ class MiningProgress(ConsoleProgress):
         for skipped in plan.skipped:
             self.note(f"{skipped.uri}: skipped ({skipped.why})")
         for bad in plan.bad_logs:
-            self.note(f"{bad.uri}: quarantined ({bad.code}: {bad.message})")
+            self.note(f"{bad.uri}: quarantined ({bad.code}: {bad.message})", "warning", log_uri=bad.uri, code=bad.code)
         for log in plan.repeated_logs:
             self.note(f"{log}: repeats scenes of a log that was found before; they are mined once")
         logs = ", ".join(f"{count} of {source}" for source, count in sorted(plan.logs_by_source.items()))

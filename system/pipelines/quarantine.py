@@ -9,10 +9,15 @@ from typing import Any
 import pyarrow as pa
 
 from system.logs.reader import BadLog
+from system.pipelines import metrics
+from system.report.log_lines import LOGGER
 from system.store.commits import append_rows
 from system.store.ids import quarantine_keys
 from system.store.location import StoreLocation
 from system.store.schema import QUARANTINE, quarantine_schema
+
+# A fleet of broken logs must not drown the log of its night; jobs/show_run.py names every fault.
+_MAX_LINES = 100
 
 
 class QuarantineWriter:
@@ -23,6 +28,7 @@ class QuarantineWriter:
         self._model_id = model_id
         self._run_id = run_id
         self._known = quarantine_keys(location)
+        self._told: set[tuple[str, str]] = set()
 
     def add_bad_logs(self, logs: Iterable[BadLog]) -> None:
         self.add({"level": "log", "uri": b.uri, "stage": "list", "code": b.code, "message": b.message} for b in logs)
@@ -40,6 +46,21 @@ class QuarantineWriter:
                 self._known.add(key)
                 rows.append({**fault, "quarantine_id": key, "model_id": self._model_id, "run_id": self._run_id})
         append_rows(self._location, QUARANTINE, pa.Table.from_pylist(rows, schema=quarantine_schema()))
+        metrics.quarantined(rows)
+        for row in rows:
+            self._tell(row)
+
+    def _tell(self, row: Mapping[str, Any]) -> None:
+        """One line for the first fault of each code in a log. Whole logs that are bad are told where they are found."""
+        log_id, code = row.get("log_id") or "", row["code"]
+        if row["level"] == "log" or (log_id, code) in self._told or len(self._told) > _MAX_LINES:
+            return
+        self._told.add((log_id, code))
+        if len(self._told) > _MAX_LINES:
+            LOGGER.warning("more logs have faults: jobs/show_run.py --store %s names each", self._location.uri)
+            return
+        ids = {"log_id": log_id, "scene_id": row.get("scene_id"), "code": code}
+        LOGGER.warning("log %s: quarantined (%s: %s)", log_id, code, row["message"], extra={"ids": ids})
 
 
 def _key(model_id: str, fault: Mapping[str, Any]) -> str:

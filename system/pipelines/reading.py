@@ -26,6 +26,7 @@ from system.miner.kinematics import KinematicConfig
 from system.miner.motion_tags import motion_tags
 from system.miner.risk import RiskConfig
 from system.miner.scene_risk import SceneRisk, score_scene
+from system.pipelines import metrics
 from system.pipelines.config import ThumbnailConfig
 from system.pipelines.crashes import MAX_ATTEMPTS
 from system.pipelines.plan import Chunk
@@ -59,6 +60,7 @@ def read_chunk(chunk: Chunk, settings: ReadSettings, ledger: ray.actor.ActorHand
             rows.append(_bad_row(window, DataError("worker_crash", message)))
         else:
             rows.append(_read_or_explain(window, settings))
+            metrics.worked("read", 1, rows[-1]["num_pictures"], rows[-1]["read_s"])
         finished = window.scene_id
     if ledger is not None and finished is not None:
         ledger.end.remote(finished)

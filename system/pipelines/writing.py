@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from system.errors import StoreError
+from system.pipelines import metrics
 from system.pipelines.rows import WRITTEN_SCHEMA
 from system.store.commits import write_uncommitted
 from system.store.location import StoreLocation
@@ -48,16 +49,18 @@ def write_scenes(rows: pa.Table, settings: WriteSettings) -> pa.Table:
         scene_fragments = write_uncommitted(settings.location, SCENES, scenes) if len(scenes) else []
     except StoreError as error:
         problem = str(error)
+    images, write_s = sum(good["num_pictures"].to_pylist()), time.perf_counter() - started_s
+    metrics.worked("write", 0 if problem else len(good), 0 if problem else images, write_s)
     written = {
         "scene_fragments": scene_fragments,
         "picture_fragments": picture_fragments,
         "scene_ids": good["scene_id"].to_pylist(),
         "faults": _faults(rows),
-        "images": sum(good["num_pictures"].to_pylist()),
+        "images": images,
         "read_s": sum(rows["read_s"].to_pylist()),
         "forward_s": sum(rows["forward_s"].to_pylist()),
         "forward_began_s": min(rows["forward_began_s"].to_pylist()),
-        "write_s": time.perf_counter() - started_s,
+        "write_s": write_s,
         "store_problem": problem,
     }
     return pa.Table.from_pylist([written], schema=WRITTEN_SCHEMA)

@@ -1,8 +1,12 @@
-"""How a job talks: progress on stderr, one JSON object as the last line of stdout, one line for an error."""
+"""How a job talks: progress on stderr, one JSON object as the last line of stdout, one line for an error.
+
+NIGHTMINER_LOGS=json makes each line of stderr a JSON object too (`log_lines.py`).
+"""
 
 from __future__ import annotations
 
 import json
+import logging
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -12,7 +16,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
-from system.errors import NightminerError
+from system.errors import ConfigError, NightminerError
+from system.report.log_lines import LOGGER, LineHandler, forget_log_ids, json_line, wants_json
 
 _LOG_EVERY_S = 10.0
 
@@ -23,8 +28,17 @@ def exit_with_code() -> Iterator[None]:
     try:
         yield
     except NightminerError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(_error_line(error), file=sys.stderr)
         raise SystemExit(error.exit_code) from error
+
+
+def _error_line(error: NightminerError) -> str:
+    try:
+        if wants_json():
+            return json_line(str(error), "error", exit_code=error.exit_code)
+    except ConfigError:
+        pass  # what is wrong with the format is perhaps the very error
+    return f"error: {error}"
 
 
 def print_figures(figures: Mapping[str, Any]) -> None:
@@ -39,9 +53,14 @@ def stdout_console() -> Console:
 
 
 class ConsoleProgress:
-    """A bar on a terminal, a plain line every few seconds in a log. Context manager."""
+    """A bar on a terminal, a plain line every few seconds in a log. Context manager.
+
+    Raises:
+        ConfigError: NIGHTMINER_LOGS asks for something else than text or JSON.
+    """
 
     def __init__(self, doing: str = "mining", what: str = "scenes") -> None:
+        self._is_json, self._handler = wants_json(), LineHandler(self.note)
         self._console = Console(stderr=True)
         self._doing, self._what = doing, what
         self._bar: Progress | None = None
@@ -49,7 +68,10 @@ class ConsoleProgress:
         self._started_s = self._printed_s = time.monotonic()
 
     def __enter__(self) -> ConsoleProgress:
-        if self._console.is_terminal:
+        forget_log_ids()
+        LOGGER.setLevel(logging.INFO)
+        LOGGER.addHandler(self._handler)
+        if self._console.is_terminal and not self._is_json:
             self._bar = Progress(
                 SpinnerColumn(),
                 TextColumn("{task.description}"),
@@ -64,12 +86,15 @@ class ConsoleProgress:
         return self
 
     def __exit__(self, *_: object) -> None:
+        LOGGER.removeHandler(self._handler)
         if self._bar is not None:
             self._bar.stop()
 
-    def note(self, line: str) -> None:
-        """One line that stays."""
-        if self._bar is not None:
+    def note(self, line: str, level: str = "info", **ids: object) -> None:
+        """One line that stays. level, ids: fields of its JSON."""
+        if self._is_json:
+            print(json_line(line, level, **ids), file=sys.stderr, flush=True)
+        elif self._bar is not None:
             self._bar.console.print(line, markup=False, highlight=False)
         else:
             print(line, file=sys.stderr, flush=True)
@@ -79,7 +104,8 @@ class ConsoleProgress:
         if self._bar is not None:
             self._bar.update(self._task, description=name)
         else:
-            self.note(f"{time.monotonic() - self._started_s:6.1f} s  {name}")
+            after_s = time.monotonic() - self._started_s
+            self.note(name if self._is_json else f"{after_s:6.1f} s  {name}", after_s=round(after_s, 1))
 
     def expect(self, total: int) -> None:
         """How many are to be done."""

@@ -12,6 +12,7 @@ import os
 import socket
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -65,12 +66,15 @@ class Lease:
         run_id: str,
         time_to_live_s: float = TIME_TO_LIVE_S,
         heartbeat_s: float = HEARTBEAT_S,
+        on_beat: Callable[[bool], None] = lambda _: None,
     ) -> None:
+        """on_beat: told True after each heartbeat that was written, in the heartbeat's thread, and False at the end."""
         self._location = location
         self._run_id = run_id
         self._time_to_live_s = time_to_live_s
-        self._heartbeat_s = heartbeat_s
+        self._heartbeat_s, self._on_beat = heartbeat_s, on_beat
         self._generation = 0
+        self.renewed_s = 0.0  # Unix time of the last heartbeat that was written
         self._stop = threading.Event()
         self._lost: str | None = None
         self._thread = threading.Thread(target=self._beat, name="lease-heartbeat", daemon=True)
@@ -86,7 +90,7 @@ class Lease:
                 )
         if not _create(self._location, newest + 1, Holder.this_process(self._run_id)):
             raise LeaseError(f"{self._location.uri}: another job took the lease at this moment; try again when it ends")
-        self._generation = newest + 1
+        self._generation, self.renewed_s = newest + 1, time.time()
         _forget_old(self._location, self._generation)
         self._thread.start()
         return self
@@ -94,6 +98,7 @@ class Lease:
     def __exit__(self, error_type: object, *_: object) -> None:
         self._stop.set()
         self._thread.join()
+        self._on_beat(False)
         if self._lost is not None:
             return
         try:
@@ -122,6 +127,8 @@ class Lease:
                     self._lost = "another writer took over"
                     return
                 self._write(released=False)
+                self.renewed_s = time.time()
+                self._on_beat(True)
             except (StoreError, OSError):
                 # A full disk or a short outage: the next beat may succeed, and `check` decides before any commit.
                 continue

@@ -9,8 +9,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from datetime import date
+from functools import partial
 from typing import Any
 
+from system.pipelines import metrics
 from system.pipelines.config import MineConfig
 from system.pipelines.mine import describe_model, mine_fleet, plan_only, rank_new
 from system.pipelines.mining_progress import MiningProgress
@@ -25,6 +27,7 @@ from system.pipelines.nightly.label_night import label_night, load_label_rules
 from system.pipelines.nightly.outcome import NightResult, night_alerts
 from system.pipelines.nightly.records import NIGHT_OF, one_a_day, runs_of_night, write_night
 from system.pipelines.plan import Listing
+from system.report.log_lines import bind_log_ids
 from system.store.lease import Lease, wait_for_dead_holder
 from system.store.location import StoreLocation
 from system.store.log_versions import drop_mined, read_log_versions, versions_of_night, write_log_versions
@@ -76,6 +79,7 @@ def run_night(
         load_label_rules(config)  # a wrong file is told now and not after hours of mining
     wait_for_dead_holder(location)
     todo = due(config, night, since, now_ns)
+    bind_log_ids(night=todo.day.isoformat())
     progress.phase(f"night {todo.day}: looking at {todo.days[0]} to {todo.days[-1]}")
     logs = find_logs(config.logs, todo.days, config.mine.log_format)
     judged = _judge(config, location, model, todo, logs, now_ns)
@@ -105,7 +109,7 @@ def run_night(
     if config.labels.enabled and not is_asked_to_stop:
         progress.phase("labelling")
         result.labels, result.label_faults = label_night(config, location, todo.day, run_ids, judged.current)
-    with Lease(location, mined.run_id) as lease:
+    with Lease(location, mined.run_id, on_beat=partial(metrics.lease_renewed, mined.run_id)) as lease:
         if config.rank and not is_asked_to_stop:
             progress.phase("ranking")
             rank_new(location, model.model_id, config.mine, lease)
