@@ -30,6 +30,7 @@ CPU_NODE, GPU_NODE = "cpu", "gpu"
 # Ray's provider of pretended nodes knows the head by this name and id.
 _HEAD_TYPE, _HEAD_ID = "ray.head.default", "f" * 51 + "00000"
 _PROVIDER = "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider"
+_COMMANDS = ("initialization_commands", "setup_commands", "head_setup_commands", "worker_setup_commands")
 # Every process of the cluster inherits it, and is found by it when the cluster is stopped.
 _MARK = "NIGHTMINER_LOCAL_CLUSTER"
 # A socket's path has at most 107 bytes, of which Ray's names take some 65.
@@ -110,12 +111,18 @@ class LocalCluster:
         facts = {"pid": head.pid, "created_s": started_s, "address": address, "ray": ray.__version__}
         facts["dashboard"] = f"http://127.0.0.1:{config.dashboard_port}" if config.dashboard_port else None
         self._facts_file.write_text(json.dumps(facts), encoding="utf-8")
-        deadline_s = time.monotonic() + config.start_s
+        try:
+            self._wait(head, config.start_s)
+        except BaseException:  # Ctrl-C too leaves nothing behind
+            self.stop()
+            raise
+
+    def _wait(self, head: subprocess.Popen[bytes], seconds: float) -> None:
+        deadline_s = time.monotonic() + seconds
         while not self._answers():
             if head.poll() is not None or time.monotonic() > deadline_s:
                 said = (self._folder / "head.log").read_text(encoding="utf-8", errors="replace")[-2000:]
-                ended = "ended" if head.poll() is not None else f"did not answer within {config.start_s:.0f} s"
-                self.stop()
+                ended = "ended" if head.poll() is not None else f"did not answer within {seconds:.0f} s"
                 raise NightminerError(f"the head {ended}; the end of {self._folder / 'head.log'}:\n{said}")
             time.sleep(0.5)
 
@@ -250,8 +257,11 @@ class LocalCluster:
         return [*command, "--include-dashboard=false"]
 
     def _authenticate(self) -> None:
-        # Ray reads these whenever it speaks to a GCS.
+        from ray._raylet import AuthenticationTokenLoader, Config
+
         os.environ.update({k: v for k, v in self.driver_env().items() if k != "RAY_ADDRESS"})
+        Config.initialize("")  # Ray has read them when it was imported
+        AuthenticationTokenLoader.instance().reset_cache()
 
     def _gcs(self) -> Any:
         from ray._raylet import GcsClient
@@ -261,7 +271,6 @@ class LocalCluster:
         return GcsClient(address=address)
 
     def _answers(self) -> bool:
-        from ray import _raylet
         from ray.exceptions import RayError
 
         if self._head() is None:
@@ -271,9 +280,8 @@ class LocalCluster:
             if probe.connect_ex((host, int(port))) != 0:
                 return False
         try:
-            # Nobody grows the cluster before the autoscaler has told the GCS what nodes there may be.
-            key, namespace = _raylet.GCS_AUTOSCALER_CLUSTER_CONFIG_KEY, _raylet.GCS_AUTOSCALER_STATE_NAMESPACE
-            return bool(self._gcs().internal_kv_get(key.encode(), namespace.encode(), timeout=5))
+            # The autoscaler is there too once it has said where its metrics are.
+            return bool(self._gcs().internal_kv_get(b"AutoscalerMetricsAddress", None, timeout=5))
         except (RayError, RuntimeError):
             return False
 
@@ -302,6 +310,11 @@ def autoscaling_layout(config: LocalClusterConfig, address: str) -> dict[str, An
         },
         "available_node_types": types,
         "head_node_type": _HEAD_TYPE,
+        # Empty, but Ray asks for them: it fills in what a cloud's configuration leaves out, not what this one does.
+        **{name: [] for name in _COMMANDS},
+        "file_mounts": {},
+        "cluster_synced_files": [],
+        "auth": {},
     }
 
 

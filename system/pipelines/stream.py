@@ -42,7 +42,7 @@ def stream_batches(
         batch_size=config.forward_scenes,
         batch_format="pyarrow",
         zero_copy_batch=True,
-        compute=ray.data.ActorPoolStrategy(size=pool.actors, max_tasks_in_flight_per_actor=2),
+        compute=pool.strategy(),
         num_cpus=pool.threads,
         num_gpus=pool.gpus_per_actor,
     )
