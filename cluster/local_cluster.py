@@ -170,8 +170,13 @@ class LocalCluster:
 
     def nodes(self) -> list[LocalNode]:
         """Every worker node that the cluster ever started, in the order of their start."""
-        gcs = self._gcs()
-        reply, draining = gcs.get_all_node_info(), gcs.get_draining_nodes(timeout=10)
+        from ray.exceptions import RayError
+
+        try:
+            gcs = self._gcs()
+            reply, draining = gcs.get_all_node_info(), gcs.get_draining_nodes(timeout=10)
+        except (RayError, RuntimeError) as error:
+            raise NightminerError(f"the head in {self._folder} does not answer: {error}") from error
         found = []
         for node in sorted(reply.values(), key=lambda node: node.start_time_ms):
             if node.node_type_name in (CPU_NODE, GPU_NODE):
@@ -196,6 +201,15 @@ class LocalCluster:
                 if process.name() == "raylet" and process.environ().get("RAY_CLOUD_INSTANCE_ID") == node_id:
                     return process
         return None
+
+    def workers(self, title: str) -> int:
+        """How many of the cluster's processes are workers with this word in their title."""
+        count = 0
+        for process in self._processes():
+            with suppress(psutil.Error):
+                line = " ".join(process.cmdline())
+                count += line.startswith("ray::") and title in line
+        return count
 
     def drain(self, node_id: str, seconds: int) -> None:
         """Tell a node that it will go in so many seconds, as a cloud tells one on spot.
@@ -280,8 +294,11 @@ class LocalCluster:
             if probe.connect_ex((host, int(port))) != 0:
                 return False
         try:
+            gcs = self._gcs()
             # The autoscaler is there too once it has said where its metrics are.
-            return bool(self._gcs().internal_kv_get(b"AutoscalerMetricsAddress", None, timeout=5))
+            return bool(gcs.get_all_node_info()) and bool(
+                gcs.internal_kv_get(b"AutoscalerMetricsAddress", None, timeout=5)
+            )
         except (RayError, RuntimeError):
             return False
 

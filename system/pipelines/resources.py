@@ -34,6 +34,13 @@ class PoolSize:
     cluster_cpus: float
     max_actors: int | None = None
 
+    @property
+    def most_cpus(self) -> float:
+        """How many CPUs the cluster may be asked for: the largest pool, and a quarter of all for reading."""
+        if self.max_actors is None:
+            return math.inf
+        return self.max_actors * self.threads + max(1, self.max_actors * self.threads // 3)
+
     def strategy(self) -> ray.data.ActorPoolStrategy:
         """As Ray Data takes it."""
         if self.max_actors is None:
