@@ -2,7 +2,7 @@
 
 The first night begins without a node. Once there are several, the raylet of one is killed and another gets a spot
 notice (`ray drain-node`). When the night is over the cluster must shrink to nothing, and a second night over the same
-logs must find nothing to do. Then, with `--gpu-night`, a new store is mined with a logical GPU. Prints one JSON object
+logs must find nothing to do. Then, with `--gpu-night`, eight scenes are mined into a new store with a logical GPU. Prints one JSON object
 as its last line.
 """
 
@@ -154,7 +154,7 @@ def measure(
         "until_no_node_s": round(idle_s, 1),
     }
     if gpu_night:
-        third = watched.mine(corpus, folder / "gpu store", ["--gpu", "--actors", "1"])
+        third = watched.mine(corpus, folder / "gpu store", ["--gpu", "--actors", "1", "--limit", "8"])
         figures["gpu_night_committed"] = third["committed"]
         figures["gpu_night_gpu_nodes"] = sum(node.kind == GPU_NODE for node in cluster.nodes())
         watched.wait_until_none()
