@@ -76,7 +76,12 @@ def connect_to_ray() -> None:
 def _init() -> None:
     if os.environ.get("RAY_ADDRESS"):
         # What workers print stays in their logs: the last line of a job's stdout is its figures.
-        ray.init(address="auto", logging_level=logging.WARNING, log_to_driver=False)
+        try:
+            ray.init(address="auto", logging_level=logging.WARNING, log_to_driver=False)
+        except (ConnectionError, RuntimeError) as error:
+            if isinstance(error, ConnectionError) or "ersion mismatch" in str(error):
+                raise ConfigError(f"RAY_ADDRESS {os.environ['RAY_ADDRESS']}: {_first_lines(error)}") from error
+            raise
         return
     ray.init(
         address="local",
@@ -87,6 +92,11 @@ def _init() -> None:
         log_to_driver=False,
         object_store_memory=_LOCAL_OBJECT_STORE_BYTES,
     )
+
+
+def _first_lines(error: Exception) -> str:
+    """Of Ray's message: which versions differ, or what was not found."""
+    return " ".join(line.strip() for line in str(error).splitlines() if line.strip())[:500]
 
 
 def check_workers(workers: int, threads: int, use_gpu: bool, note: Callable[[str], None]) -> None:

@@ -2,8 +2,8 @@
 
 The first night begins without a node. Once there are several, the raylet of one is killed and another gets a spot
 notice (`ray drain-node`). When the night is over the cluster must shrink to nothing, and a second night over the same
-logs must find nothing to do. Then, with `--gpu-night`, eight scenes are mined into a new store with a logical GPU. Prints one JSON object
-as its last line.
+logs must find nothing to do. Then, with `--gpu-night`, eight scenes are mined into a new store with a logical GPU.
+Prints one JSON object as its last line.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from tests.benchmarks.kill_drill import judge
 from tests.benchmarks.real_corpus import real_pictures
 from tests.plain_logs import write_plain_log
 
-SPOT_NOTICE_S = 5
+SPOT_NOTICE_S, SETTLE_S = 5, 5
 
 
 class Watched:
@@ -60,11 +60,11 @@ class Watched:
                 while job.poll() is None:
                     time.sleep(1)
                     nodes = [node for node in self.look() if node.state == "ALIVE"]
-                    is_working = self._cluster.workers("ForwardActor") > 1
-                    if left and is_working and len(nodes) >= 2 and time.monotonic() - before_s > 5:
-                        if self._harm(left[0], nodes):
-                            print(f"{left.pop(0)}: one of {len(nodes)} nodes", file=sys.stderr, flush=True)
-                            before_s = time.monotonic()
+                    is_due = len(nodes) >= 2 and time.monotonic() - before_s > SETTLE_S
+                    is_working = is_due and self._cluster.workers("ForwardActor") > 1
+                    if left and is_working and self._harm(left[0], nodes):
+                        print(f"{left.pop(0)}: one of {len(nodes)} nodes", file=sys.stderr, flush=True)
+                        before_s = time.monotonic()
             finally:
                 job.kill()
             out.seek(0)

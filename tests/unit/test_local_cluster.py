@@ -6,6 +6,7 @@ import json
 import os
 import socket
 from pathlib import Path
+from unittest.mock import Mock
 
 import psutil
 import pytest
@@ -13,6 +14,7 @@ import pytest
 from cluster.local_cluster import CPU_NODE, GPU_NODE, LocalCluster, LocalClusterConfig, autoscaling_layout
 from system.backbones.runtime import LOGICAL_GPUS, choose_runtime
 from system.errors import ConfigError
+from system.pipelines import resources
 from system.pipelines.config import PoolConfig
 from system.pipelines.resources import size_pool
 
@@ -129,3 +131,18 @@ def test_bounds_of_a_pool_out_of_order_are_refused() -> None:
         PoolConfig.parse({"actors": 3, "max_actors": 2}, "options")
     with pytest.raises(ConfigError, match="a pool with GPUs does not grow"):
         PoolConfig.parse({"gpu": True, "max_actors": 2}, "options")
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        RuntimeError("Version mismatch: The cluster was started with:\n    Ray: 2.9.3\nThis process was started with:"),
+        ConnectionError("Could not find any running Ray instance."),
+    ],
+)
+def test_head_that_cannot_be_joined_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch, fault: Exception) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    monkeypatch.setattr(resources.ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(resources.ray, "init", Mock(side_effect=fault))
+    with pytest.raises(ConfigError, match=r"RAY_ADDRESS 10\.0\.0\.1:6379: (Version mismatch.*2\.9\.3|Could not)"):
+        resources.connect_to_ray()
