@@ -48,6 +48,13 @@ def main(
         int | None, typer.Option(help="Workers that hold the model; from the cluster, if not given.")
     ] = None,
     actor_threads: Annotated[int | None, typer.Option(help="CPUs of each of them.")] = None,
+    max_actors: Annotated[
+        int | None, typer.Option(help="On a cluster that grows: add workers up to so many as nodes come.")
+    ] = None,
+    gpu: Annotated[
+        bool | None,
+        typer.Option("--gpu/--no-gpu", help="Workers ask for a GPU each; if not given, where the cluster has one now."),
+    ] = None,
     dry_run: Annotated[bool, typer.Option(help="Say what would be mined, and write nothing.")] = False,
     top: Annotated[int, typer.Option(help="Hardest scenes to show in the table.")] = 10,
 ) -> None:
@@ -75,7 +82,10 @@ def main(
                 "retry_quarantined": retry_quarantined,
                 "report": report,
                 "windows": WindowConfig.of_options(window_s, stride_s, keyframe_hz),
-                "pool": PoolConfig.parse({"actors": actors, "threads_per_actor": actor_threads}, "options"),
+                "pool": PoolConfig.parse(
+                    {"actors": actors, "max_actors": max_actors, "gpu": gpu, "threads_per_actor": actor_threads},
+                    "options",
+                ),
             },
             "options",
         )

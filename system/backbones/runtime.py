@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from typing import Literal
 
 from pydantic import Field
 
 from system.config import FrozenConfig
+
+# Set where GPUs are logical only, as on the cluster of one machine (`cluster/local.py`): what is given one then
+# computes on the CPU. Nowhere else: a machine whose GPU does not work must say so.
+LOGICAL_GPUS = "NIGHTMINER_LOGICAL_GPUS"
 
 
 class Runtime(FrozenConfig):
@@ -29,7 +34,7 @@ def choose_runtime(num_cpus: int, use_gpu: bool, compile_model: bool = False) ->
     On a CPU four pictures at a time stay in its cache (the packaged tower: 74 images/s, but 47 with 32 at a time); on a
     GPU bfloat16 is taken where the card computes it, else float16.
     """
-    if not use_gpu:
+    if not use_gpu or os.environ.get(LOGICAL_GPUS) == "1":
         return Runtime(threads=max(1, num_cpus), compile=compile_model)
     import torch
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pydantic import Field, field_validator
+from typing import Self
+
+from pydantic import Field, field_validator, model_validator
 
 from system.config import FrozenConfig
 from system.logs import files
@@ -25,15 +27,29 @@ class PoolConfig(FrozenConfig):
     """The actor pool; None means: from what the cluster has.
 
     actors: how many hold the model.
+    max_actors: on a cluster that grows, actors are added up to so many as nodes come, and never more than there is work
+        for. Without it the pool keeps its first size.
+    gpu: whether an actor asks for a GPU. On a cluster whose GPU nodes start at none it must be said, and a pool of them
+        does not grow (Ray's issue 59144): `actors` is its size.
     threads_per_actor: CPUs each reserves and computes with.
     forward_scenes: scenes of one call of an actor.
     write_scenes: scenes of one fragment and one commit.
     """
 
     actors: int | None = Field(default=None, ge=1)
+    max_actors: int | None = Field(default=None, ge=1)
+    gpu: bool | None = None
     threads_per_actor: int | None = Field(default=None, ge=1)
     forward_scenes: int = Field(default=8, ge=1, le=4096)
     write_scenes: int = Field(default=32, ge=1, le=65536)
+
+    @model_validator(mode="after")
+    def _bounds_are_in_order(self) -> Self:
+        if self.max_actors is not None and self.max_actors < (self.actors or 1):
+            raise ValueError(f"max_actors {self.max_actors} is less than actors {self.actors}")
+        if self.max_actors is not None and self.gpu:
+            raise ValueError("a pool with GPUs does not grow; give its size as actors and leave max_actors out")
+        return self
 
 
 class MiningOptions(FrozenConfig):

@@ -256,7 +256,7 @@ class _Run:
 
         config, model = self._config, self._model
         connect_to_ray()
-        pool = size_cluster_pool(config.pool)
+        pool = size_cluster_pool(config.pool, self._plan.todo)
         read = ReadSettings(
             input_size=describe_tower(config.tower).input_size,
             windows=config.windows,

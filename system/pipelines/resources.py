@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import signal
+import sys
 import threading
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import ray
+import ray.data
 
 from system.errors import ConfigError
 from system.pipelines.config import PoolConfig
@@ -20,12 +23,31 @@ _LOCAL_OBJECT_STORE_BYTES = 2 * 1024**3
 
 @dataclass(frozen=True)
 class PoolSize:
-    """actors x threads CPUs for the model (and gpus_per_actor GPUs each), the rest for reading and writing."""
+    """actors x threads CPUs for the model (and gpus_per_actor GPUs each), the rest for reading and writing.
+
+    max_actors: the pool grows up to so many as nodes come; None: it keeps its size.
+    """
 
     actors: int
     threads: int
     gpus_per_actor: float
     cluster_cpus: float
+    max_actors: int | None = None
+
+    @property
+    def most_cpus(self) -> float:
+        """How many CPUs the cluster may be asked for: the largest pool, and a quarter of all for reading."""
+        if self.max_actors is None:
+            return math.inf
+        return self.max_actors * self.threads + max(1, self.max_actors * self.threads // 3)
+
+    def strategy(self) -> ray.data.ActorPoolStrategy:
+        """As Ray Data takes it."""
+        if self.max_actors is None:
+            return ray.data.ActorPoolStrategy(size=self.actors, max_tasks_in_flight_per_actor=2)
+        return ray.data.ActorPoolStrategy(
+            min_size=self.actors, max_size=self.max_actors, max_tasks_in_flight_per_actor=2
+        )
 
 
 def connect_to_ray() -> None:
@@ -54,7 +76,12 @@ def connect_to_ray() -> None:
 def _init() -> None:
     if os.environ.get("RAY_ADDRESS"):
         # What workers print stays in their logs: the last line of a job's stdout is its figures.
-        ray.init(address="auto", logging_level=logging.WARNING, log_to_driver=False)
+        try:
+            ray.init(address="auto", logging_level=logging.WARNING, log_to_driver=False)
+        except (ConnectionError, RuntimeError) as error:
+            if isinstance(error, ConnectionError) or "ersion mismatch" in str(error):
+                raise ConfigError(f"RAY_ADDRESS {os.environ['RAY_ADDRESS']}: {_first_lines(error)}") from error
+            raise
         return
     ray.init(
         address="local",
@@ -65,6 +92,11 @@ def _init() -> None:
         log_to_driver=False,
         object_store_memory=_LOCAL_OBJECT_STORE_BYTES,
     )
+
+
+def _first_lines(error: Exception) -> str:
+    """Of Ray's message: which versions differ, or what was not found."""
+    return " ".join(line.strip() for line in str(error).splitlines() if line.strip())[:500]
 
 
 def check_workers(workers: int, threads: int, use_gpu: bool, note: Callable[[str], None]) -> None:
@@ -85,14 +117,18 @@ def check_workers(workers: int, threads: int, use_gpu: bool, note: Callable[[str
     note(f"{told} (the cluster): they wait until there are more")
 
 
-def size_cluster_pool(config: PoolConfig) -> PoolSize:
-    """A pool for the cluster that this process is connected to. Raises as `size_pool`."""
+def size_cluster_pool(config: PoolConfig, scenes: int | None = None) -> PoolSize:
+    """A pool for the cluster that this process is connected to. Arguments and errors as of `size_pool`."""
     resources = ray.cluster_resources()
-    return size_pool(config, resources.get("CPU", 0.0), resources.get("GPU", 0.0))
+    return size_pool(config, resources.get("CPU", 0.0), resources.get("GPU", 0.0), scenes)
 
 
-def size_pool(config: PoolConfig, cpus: float, gpus: float) -> PoolSize:
+def size_pool(config: PoolConfig, cpus: float, gpus: float, scenes: int | None = None) -> PoolSize:
     """How many actors of how many threads.
+
+    Args:
+        cpus, gpus: what the cluster has now.
+        scenes: of work, where known: no node is asked for that would have none.
 
     A pool that takes every CPU starves reading, and Ray Data then waits for ever without a word (measured). A
     quarter of the CPUs, at least one, is therefore left over.
@@ -100,13 +136,19 @@ def size_pool(config: PoolConfig, cpus: float, gpus: float) -> PoolSize:
     Raises:
         ConfigError: the user asked for a pool that leaves none.
     """
-    if gpus >= 1:
-        actors = config.actors or int(gpus)
+    batches = max(1, math.ceil(scenes / config.forward_scenes)) if scenes is not None else sys.maxsize
+    if config.gpu is True or (config.gpu is None and gpus >= 1):
+        actors = config.actors or max(1, int(gpus))
+        if actors > gpus:  # the cluster has to grow for the others
+            actors = max(1, int(gpus), min(actors, batches))
         threads = config.threads_per_actor or max(1, int((cpus - max(1.0, cpus / 2)) // actors))
         return _leave_room(PoolSize(actors, threads, 1.0, cpus))
     left_for_reading = max(1.0, cpus // 4)
     threads = config.threads_per_actor or (1 if cpus <= 8 else 2)
     actors = config.actors or max(1, int((cpus - left_for_reading) // threads))
+    if config.max_actors is not None:
+        actors = min(actors, config.max_actors, batches)
+        return PoolSize(actors, threads, 0.0, cpus, max_actors=max(actors, min(config.max_actors, batches)))
     return _leave_room(PoolSize(actors, threads, 0.0, cpus))
 
 

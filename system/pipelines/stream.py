@@ -35,6 +35,9 @@ def stream_batches(
     Order is not kept. Pixels and vectors stay in the workers and the object store.
     """
     quiet_stream()
+    # Reading would else ask for nodes without end; where those without a GPU run out, for nodes with one.
+    limits = ray.data.ExecutionResources(cpu=pool.most_cpus)
+    ray.data.DataContext.get_current().execution_options.resource_limits = limits
     scenes = read_scenes(chunks, read)
     mined = scenes.map_batches(
         ForwardActor,
@@ -42,7 +45,7 @@ def stream_batches(
         batch_size=config.forward_scenes,
         batch_format="pyarrow",
         zero_copy_batch=True,
-        compute=ray.data.ActorPoolStrategy(size=pool.actors, max_tasks_in_flight_per_actor=2),
+        compute=pool.strategy(),
         num_cpus=pool.threads,
         num_gpus=pool.gpus_per_actor,
     )

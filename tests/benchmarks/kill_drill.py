@@ -133,7 +133,7 @@ def drill(
                 break
             if time.monotonic() - started_s > limit_s:
                 raise SystemExit(f"not done after {limit_s} s: {dict(made)}")
-        totals.update(_judge(corpus, store))
+        totals.update(judge(corpus, store))
         print(f"store {stores}: {dict(made)} kills so far, {dict(totals)}", file=sys.stderr, flush=True)
     return {
         "kills": made.total(),
@@ -195,7 +195,7 @@ def _is_worker(cmdline: list[str] | None, titles: tuple[str, ...]) -> bool:
     return title.startswith("ray::") and any(word in title for word in titles)
 
 
-def _judge(corpus: Path, store: Path) -> Counter[str]:
+def judge(corpus: Path, store: Path) -> Counter[str]:
     """Compare the store with the scenes that the logs hold."""
     nothing_there = str(store.parent / "no store")
     plan = plan_only(MineConfig(logs=(str(corpus),), store=nothing_there))
