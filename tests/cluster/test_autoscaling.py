@@ -1,4 +1,4 @@
-"""A cluster that grows and shrinks, as its benchmark sees it; in a process of its own, for Ray's token is per process."""
+"""A cluster that grows and shrinks, seen by its benchmark in its own process: Ray's token is per process."""
 
 from __future__ import annotations
 
