@@ -101,13 +101,14 @@ def main() -> None:
     parser.add_argument("--logs", type=int, default=24, help="logs of two cameras in the corpus")
     parser.add_argument("--seconds", type=float, default=16.0, help="length of each")
     parser.add_argument("--nodes", type=int, default=4, help="at most so many, of two logical CPUs each")
+    parser.add_argument("--drawn", action="store_true", help="drawn pictures in place of real ones, for a test")
     parser.add_argument("--gpu-night", action="store_true", help="mine once more, with a logical GPU")
     parser.add_argument("--port", type=int, default=6399)
     parser.add_argument("--limit-s", type=float, default=1200.0)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="nm-") as name:
         folder = Path(name)
-        corpus, pictures = folder / "corpus", real_pictures()
+        corpus, pictures = folder / "corpus", [] if arguments.drawn else real_pictures()
         for k in range(arguments.logs):
             write_plain_log(corpus, f"log{k:05d}", seconds=arguments.seconds, pictures=pictures, seed=k)
         config = LocalClusterConfig(port=arguments.port, dashboard_port=0, cpu_nodes=arguments.nodes, idle_s=8)
@@ -127,7 +128,7 @@ def measure(
     started_s, store, watched = time.monotonic(), folder / "store", Watched(cluster, limit_s)
     at_start = len(watched.look())
     first = watched.mine(corpus, store, ["--max-actors", str(max(1, 2 * nodes * 3 // 4))], harm=("kill", "drain"))
-    first_s = time.monotonic() - started_s
+    first_s, peak = time.monotonic() - started_s, watched.peak
     after = watched.wait_until_none()
     idle_s = time.monotonic() - started_s - first_s
     num_before = len(cluster.nodes())
@@ -137,7 +138,7 @@ def measure(
     counts = judge(corpus, store)
     figures = {
         "nodes_at_start": at_start,
-        "nodes_at_peak": watched.peak,
+        "nodes_at_peak": peak,
         "nodes_after": after,
         "lost": counts["lost"],
         "duplicated": counts["duplicated"],
