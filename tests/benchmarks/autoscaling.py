@@ -108,7 +108,7 @@ def main() -> None:
     parser.add_argument("--limit-s", type=float, default=1200.0)
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the cluster is stopped then too
-    with tempfile.TemporaryDirectory(prefix="nm-") as name:
+    with tempfile.TemporaryDirectory(prefix="grow-") as name:
         folder = Path(name)
         corpus, pictures = folder / "corpus", [] if arguments.drawn else real_pictures()
         for k in range(arguments.logs):
