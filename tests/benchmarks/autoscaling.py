@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -106,7 +107,8 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=6399)
     parser.add_argument("--limit-s", type=float, default=1200.0)
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="nm-") as name:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the cluster is stopped then too
+    with tempfile.TemporaryDirectory(prefix="grow-") as name:
         folder = Path(name)
         corpus, pictures = folder / "corpus", [] if arguments.drawn else real_pictures()
         for k in range(arguments.logs):
