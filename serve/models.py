@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Base64Bytes, BaseModel, ConfigDict, Field
+from pydantic import Base64Bytes, BaseModel, ConfigDict, Field, model_validator
 
 MAX_TOP = 100
 MAX_QUERY_CHARS = 500
@@ -26,9 +26,17 @@ Words = Annotated[list[Word], Field(max_length=_MAX_TERMS)]
 
 
 class Request(BaseModel):
-    """A body: unknown keys are refused."""
+    """A body: unknown keys are refused, and a truth value is no number."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_truths(cls, values: Any) -> Any:
+        """No key takes one; pydantic would read true as the number 1."""
+        if isinstance(values, dict) and (truths := [name for name, value in values.items() if isinstance(value, bool)]):
+            raise ValueError(f"{', '.join(map(str, truths))}: expected no true or false")
+        return values
 
 
 class Answer(BaseModel):

@@ -189,6 +189,12 @@ def test_bodies_that_are_no_json_are_refused(server):
         assert 400 <= answer.status_code < 500, content[:20]
 
 
+def test_a_truth_value_is_no_number(server):
+    for body in ({"where": {"min_hardness": True}}, {"top": True}, {"weights": {"similarity": True, "hardness": 1}}):
+        answer = ask(server, "POST", "/v1/search", json=body)
+        assert answer.status_code == 422 and "expected no true or false" in answer.text, body
+
+
 def test_pictures_are_a_query_when_they_are_whole(server):
     found = search(server, query={"kind": "image", "image_base64": base64.b64encode(jpeg()).decode()}, top=3)
     assert len(found["hits"]) == 3
