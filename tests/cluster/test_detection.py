@@ -178,6 +178,7 @@ def test_the_scenes_of_a_store_are_looked_at_once_and_found_by_what_is_in_them(
     assert all(row["detections"]["warm"] >= 1 for row in search.figures["results"])
 
 
+@pytest.mark.slow
 def test_scenes_are_looked_at_once_though_runs_are_killed_and_stopped(
     house: Path, head: Head, whole: Done, tmp_path: Path
 ):
