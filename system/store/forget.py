@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import timedelta
+from functools import lru_cache
 from typing import Any
 
 import lance
@@ -30,7 +32,7 @@ from system.store.commits import commit_appended
 from system.store.filters import literal
 from system.store.lease import FOLDER as LEASE_FOLDER
 from system.store.lease import Lease
-from system.store.location import StoreLocation
+from system.store.location import MARKER, StoreLocation
 from system.store.maintain import build_indices
 from system.store.pictures import all_pictures
 from system.store.runs import RunRecord, read_runs, write_run
@@ -231,7 +233,7 @@ def _change_records(location: StoreLocation, work: ForgetWork, report: ForgetRep
     gone = set(work.scene_ids)
     for saved in list_sets(location):
         kept = tuple(scene_id for scene_id in saved.scene_ids if scene_id not in gone)
-        is_named = any(name in json.dumps(saved.search) for name in names)
+        is_named = _mention(names).search(json.dumps(saved.search).encode()) is not None
         if not kept:
             remove_set(location, saved.set_id)
             report.sets_removed += 1
@@ -241,10 +243,10 @@ def _change_records(location: StoreLocation, work: ForgetWork, report: ForgetRep
             report.sets_changed += 1
 
 
-def _without(value: Any, names: Sequence[str]) -> Any:
+def _without(value: Any, names: tuple[str, ...]) -> Any:
     """The same JSON, with every text that holds one of the names replaced."""
     if isinstance(value, str):
-        return FORGOTTEN if any(name in value for name in names) else value
+        return FORGOTTEN if _mention(names).search(value.encode()) else value
     if isinstance(value, dict):
         return {_without(key, names): _without(part, names) for key, part in value.items()}
     if isinstance(value, list):
@@ -252,20 +254,26 @@ def _without(value: Any, names: Sequence[str]) -> Any:
     return value
 
 
+@lru_cache(maxsize=2)
+def _mention(names: tuple[str, ...]) -> re.Pattern[bytes]:
+    """Finds a name as a word of its own: log 1 is not meant by 12, 0.1 or 1a."""
+    found = "|".join(re.escape(name) for name in names)
+    return re.compile(rf"(?<![\w.-])(?:{found})(?![\w-]|\.\w)".encode())
+
+
 def _remove_reports(location: StoreLocation, work: ForgetWork, report: ForgetReport) -> None:
     """Pages and records beside the tables that show the log; they can be written again."""
-    names = [name.encode() for name in (work.log_id, *work.scene_ids)]
+    mention = _mention((work.log_id, *work.scene_ids))
     fs, root = location.filesystem()
     for path in fs.find(root):
         below = str(path)[len(root) :].lstrip("/")
-        if ".lance/" in below or below == WORK_NAME or below.startswith((f"{LEASE_FOLDER}/", "sets/")):
+        if ".lance/" in below or below in (WORK_NAME, MARKER) or below.startswith((f"{LEASE_FOLDER}/", "sets/")):
             continue
         if below.endswith(".parquet"):
             # Its pages are packed, so that no name need be seen in its bytes.
             report.rows[below] = _rewrite_parquet(fs, str(path), (work.log_id, *work.scene_ids))
             continue
-        content = fs.cat_file(path)
-        if any(name in content for name in names):
+        if mention.search(fs.cat_file(path)):
             fs.rm_file(path)
             report.reports_removed.append(below)
 

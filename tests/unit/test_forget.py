@@ -163,6 +163,19 @@ def test_the_job_asks_first_and_tells_what_it_did(location):
     assert nowhere.code == 4 and "no Nightminer store is here" in nowhere.stderr
 
 
+def test_a_short_id_takes_nothing_of_others_along(location):
+    rows = location.dataset(SCENES).to_table(filter=f"log_id = '{LOG}'")
+    short = rows.set_column(rows.schema.get_field_index("log_id"), "log_id", [["1"] * len(rows)])
+    ids = [[f"{k:032x}" for k in range(len(rows))]]
+    location.dataset(SCENES).insert(short.set_column(0, "scene_id", ids).cast(rows.schema))
+    location.write_text("reports/r3.html", "<p>fleet/1</p>")
+    location.write_text("reports/r4.html", "<p>fleet/12, 0.1, 1.5, run-1</p>")
+    with Lease(location, "f") as lease:
+        report = forget_log(location, plan_forgetting(location, "1"), lease)
+    assert report.reports_removed == ["reports/r3.html"] and report.runs_changed == 0
+    assert location.marker() is not None and len(of_log(location)) == 4
+
+
 def test_nobody_may_write_meanwhile(location):
     with Lease(location, "miner"):
         found = call_job("maintain_store", "--store", location.uri, "--forget", LOG, "--yes")
