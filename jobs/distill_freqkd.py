@@ -106,8 +106,8 @@ def main(
     skipped and counted. The folder holds adapters, merged weights for timm and transformers, curves, TensorBoard events
     and a model card.
 
-    The last line of stdout is one JSON object: loss (mean over the last epoch: total, low, high, and of each block),
-    seconds, images, images_per_s, checkpoint, skipped, left_out, resumed_from. With --estimate: parameters, tokens,
+    The last line of stdout is one JSON object: loss (mean over the last epoch: total, of each part of the recipe and of
+    each block), seconds, images, images_per_s, checkpoint, skipped, left_out, resumed_from. With --estimate: parameters, tokens,
     operations, memory_bytes, seconds_per_epoch, seconds, cache_bytes, tflops.
 
     Exit codes: 0 done; 2 a wrong option; 3 no readable pair, or too many that are not; 5 the model, or a loss that
@@ -168,7 +168,7 @@ def main(
             if not num_pairs and not pairs:
                 raise ConfigError("--estimate: give --num-pairs or --pairs")
             if tflops is None:
-                tflops = 100.0 if setting == "vit-l-paper" or gpu else CPU_TFLOPS * threads
+                tflops = 100.0 if setting.endswith("-paper") or gpu else CPU_TFLOPS * threads
             count = num_pairs or len(gather_pairs(source).names)
             print_figures(
                 asdict(estimate_training(config, count, tflops, workers, cache_gb * 1e9)) | {"tflops": tflops}

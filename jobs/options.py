@@ -62,7 +62,7 @@ HardnessWeight = Annotated[
     float, typer.Option(help="Share of hardness in the score, in [0, 1]; the rest is similarity.")
 ]
 Version = Annotated[
-    str | None, typer.Option(help="Answer as after an earlier run, `run-<run id>`, or night, `night-<date>`.")
+    str | None, typer.Option(help="Answer as after an earlier run, `run-RUN_ID`, or night, `night-DATE`.")
 ]
 
 Masks = Annotated[
