@@ -107,8 +107,8 @@ def main(
     and a model card.
 
     The last line of stdout is one JSON object: loss (mean over the last epoch: total, of each part of the recipe and of
-    each block), seconds, images, images_per_s, checkpoint, skipped, left_out, resumed_from. With --estimate: parameters, tokens,
-    operations, memory_bytes, seconds_per_epoch, seconds, cache_bytes, tflops.
+    each block), seconds, images, images_per_s, checkpoint, skipped, left_out, resumed_from. With --estimate:
+    parameters, tokens, operations, memory_bytes, seconds_per_epoch, seconds, cache_bytes, tflops.
 
     Exit codes: 0 done; 2 a wrong option; 3 no readable pair, or too many that are not; 5 the model, or a loss that
     is no number.

@@ -33,8 +33,8 @@ METRICS: dict[str, tuple[str, str, tuple[str, ...]]] = {
         ("run_id",),
     ),
 }
-# A local store commits in milliseconds, an object store in seconds; `NightminerCommitsSlow` asks for 10 s.
 _REPEAT_S = 1.0
+# A local store commits in milliseconds, an object store in seconds; `NightminerCommitsSlow` asks for 10 s.
 _COMMIT_BOUNDARIES_S = [0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0]
 
 
