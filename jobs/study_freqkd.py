@@ -27,7 +27,7 @@ def main(
         list[str] | None,
         typer.Option(
             help="Comma-separated recipes, each with options: `reference@cutoff=0.25`, `mse@rank=16`, "
-            "`registered@blocks=6+9@merge=0.5`, `@rank=full`. May be repeated."
+            "`registered@blocks=6+9@merge=1`, `@rank=full`. May be repeated."
         ),
     ] = None,
     drifts: Annotated[str, typer.Option(help="Pixels, comma-separated.")] = "0,4,8,14,28",
@@ -69,8 +69,8 @@ def main(
     Drift: the infrared picture of each training pair is moved by its own whole-pixel shift, uniform in the square of
     that many pixels in both directions at network size, edges replicated; the same shift for every arm of a seed. All
     arms have the same pairs in the same order, the same mirrorings, adapters that start alike, and the same steps and
-    learning rate; `@rank=` keeps alpha / rank at 1. Students are merged at factor 1, unless `@merge=` says otherwise.
-    `none` is the untouched backbone, judged once.
+    learning rate; `@rank=` keeps alpha / rank at 1. Students are judged as `distill_freqkd` exports them, W + 0.5 x
+    the update, unless `@merge=` says otherwise. `none` is the untouched backbone, judged once.
 
     A CNN learns as a whole, without adapters. Its stage is probed on the teacher's patches, and its mean patch finds
     the mean RGB patch of the untouched CNN.

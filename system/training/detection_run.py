@@ -98,7 +98,8 @@ def load_student(students: Path, cell: StudyCell) -> nn.Module:
     if cell.arm.loss is None:
         return load_network(distilled.tower)
     state = load_file(student_file(students, cell))
-    return merged_network(cell.arm.config(distilled, cell.seed), state, cell.arm.merge)
+    config = cell.arm.config(distilled, cell.seed)
+    return merged_network(config, state, config.merge_factor)
 
 
 def run_detection(bench: DetectionBench, cell: StudyCell) -> dict[str, Any]:

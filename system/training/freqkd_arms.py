@@ -3,7 +3,7 @@
     none                              no distillation: the untouched backbone
     reference                         a recipe of `system.freqkd.losses.RECIPES`
     reference@cutoff=0.25@rank=16     the same with other values
-    registered@blocks=6+9@merge=0.5
+    registered@blocks=6+9@merge=1
 
 Legend: N pairs, H x W pixels.
 """
@@ -29,19 +29,17 @@ NO_KD = "none"
 class Arm:
     """name: as it stands in tables and file names. loss: None for no distillation.
 
-    merge: factor with which the adapters are merged before the student is judged. settings: what differs in
-    DistillConfig from the study's own.
+    settings: what differs in DistillConfig from the study's own; `merge_factor` is that of the student that is judged.
     """
 
     name: str
     loss: LossConfig | None
-    merge: float = 1.0
     settings: dict[str, Any] = field(default_factory=dict)
 
     def config(self, of_study: DistillConfig, seed: int) -> DistillConfig:
         """How this arm is trained."""
         assert self.loss is not None
-        values = of_study.model_dump() | self.settings | {"seed": seed, "loss": self.loss, "merge_factor": self.merge}
+        values = of_study.model_dump() | self.settings | {"seed": seed, "loss": self.loss}
         return DistillConfig.parse(values, f"arm {self.name}")
 
     @property
@@ -104,8 +102,10 @@ def parse_arm(text: str) -> Arm:
         settings |= {"rank": options["rank"], "alpha": float(options["rank"] or 1)}
     if "blocks" in options:
         settings["blocks"] = options["blocks"]
+    if "merge" in options:
+        settings["merge_factor"] = options["merge"]
     name = "@".join([recipe, *(f"{key}={_written(options[key])}" for key in _PARSERS if key in options)])
-    return Arm(name, loss, options.get("merge", 1.0), settings)
+    return Arm(name, loss, settings)
 
 
 def drift_shifts(drift_px: int, seed: int, count: int) -> NDArray[np.int64]:

@@ -103,7 +103,8 @@ def run_cell(bench: Bench, cell: Cell) -> dict[str, Any]:
     else:
         state, trained = _adapters(bench, cell)
         told |= trained
-        model = merged_network(cell.arm.config(bench.config, cell.seed), state, cell.arm.merge)
+        config = cell.arm.config(bench.config, cell.seed)
+        model = merged_network(config, state, config.merge_factor)
     trained_s = time.monotonic()
     encoder = Encoder.of(model, bench.config)
     judged = judge_backbone(encoder, bench.train, bench.test, bench.classes, bench.probe_block, bench.gallery_NC)

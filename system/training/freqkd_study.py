@@ -298,7 +298,7 @@ def _settings(config: StudyConfig, arms: Sequence[Arm], train: ProbeSet, test: P
     """What all runs of a folder have in common; arms, drifts and seeds may be added."""
     recipes = {arm.name: None if arm.loss is None else arm.loss.model_dump(mode="json") for arm in arms}
     return {
-        "distill": json.loads(config.distill.model_dump_json(exclude={"loss", "seed", "merge_factor"})),
+        "distill": json.loads(config.distill.model_dump_json(exclude={"loss", "seed"})),
         "backbone": vit_hash(load_network(config.distill.tower)),
         "recipes": recipes,
         "registration": REGISTRATION_VERSION,

@@ -92,7 +92,7 @@ def test_a_study_compares_arms_goes_on_and_refuses_other_settings(house: Path, h
     assert set(files) == {
         f"{run}.json" for run in ("none-d0-s0", *(f"{a}-d{d}-s0" for a in ("mse", "registered") for d in (0, 8)))
     }
-    given = options(house, "--arms", "none,mse", "--arms", "mse@merge=0.5", "--drifts", "0,8", "--seeds", "2")
+    given = options(house, "--arms", "none,mse", "--arms", "mse@merge=1", "--drifts", "0,8", "--seeds", "2")
     more = call_job("study_freqkd", *given, env=head.env)
     assert more.code == 0, more.stderr
     assert more.figures["budget"]["runs"] == 9 and more.figures["budget"]["runs_done"] == 3

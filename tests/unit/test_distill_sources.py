@@ -60,6 +60,6 @@ def test_an_estimate_asks_the_teacher_again_where_its_features_do_not_fit():
 
 
 def test_the_arm_that_is_compared_must_run(tmp_path: Path):
-    config = StudyConfig(train="a", test="b", arms=("none,mse@merge=0.5@rank=4",), ours="mse@rank=8")
-    with pytest.raises(ConfigError, match=r"--ours mse@rank=8: expected one of --arms, none, mse@rank=4@merge=0.5"):
+    config = StudyConfig(train="a", test="b", arms=("none,mse@merge=1@rank=4",), ours="mse@rank=8")
+    with pytest.raises(ConfigError, match=r"--ours mse@rank=8: expected one of --arms, none, mse@rank=4@merge=1"):
         study_freqkd(config, tmp_path, progress=None)  # type: ignore[arg-type]

@@ -79,8 +79,8 @@ def test_a_run_gives_the_same_figures_again_and_learns(bench: Bench):
 def test_merge_factors_share_one_training(bench: Bench, monkeypatch: pytest.MonkeyPatch):
     run_cell(bench, Cell(parse_arm("mse"), 0, 0))
     monkeypatch.setattr(freqkd_run, "train", lambda *_: pytest.fail("it was trained again"))
-    run_cell(bench, Cell(parse_arm("mse@merge=0.5"), 0, 0))
-    scores = [np.load(bench.out / f"{name}-d0-s0.npz")["scores_PK"] for name in ("mse", "mse@merge=0.5")]
+    run_cell(bench, Cell(parse_arm("mse@merge=1"), 0, 0))
+    scores = [np.load(bench.out / f"{name}-d0-s0.npz")["scores_PK"] for name in ("mse", "mse@merge=1")]
     assert not np.array_equal(*scores)
 
 

@@ -44,10 +44,11 @@ def test_an_arm_has_one_name_however_its_options_are_written():
     assert arm.name == "reference@cutoff=0.25@rank=16" and arm.loss is not None and arm.loss.cutoff == 0.25
     config = arm.config(DistillConfig(height=28, width=28), seed=3)
     assert (config.rank, config.alpha, config.seed, config.loss.bands) == (16, 16.0, 3, "reference")
-    arm = parse_arm("mse@blocks=6+9@rank=full@merge=0.5")
+    arm = parse_arm("mse@blocks=6+9@rank=full@merge=0.25")
     config = arm.config(DistillConfig(), seed=0)
-    assert (config.blocks, config.rank, arm.merge) == ((6, 9), 0, 0.5)
-    assert arm.name == "mse@rank=full@blocks=6+9@merge=0.5" and arm.trained_as == "mse@rank=full@blocks=6+9"
+    assert (config.blocks, config.rank, config.merge_factor) == ((6, 9), 0, 0.25)
+    assert arm.name == "mse@rank=full@blocks=6+9@merge=0.25" and arm.trained_as == "mse@rank=full@blocks=6+9"
+    assert parse_arm("mse").config(DistillConfig(), 0).merge_factor == 0.5, "judged as it is exported"
     assert parse_arm("registered").is_registered and not parse_arm("none").is_registered
 
 
