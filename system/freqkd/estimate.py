@@ -44,7 +44,8 @@ CPU_TFLOPS = 0.03
 
 @dataclass(frozen=True)
 class Estimate:
-    """For one worker where nothing else is said. operations: of one pair, floating point."""
+    """For one worker where nothing else is said. parameters: of the student's network, without what is added to it;
+    trained_parameters: with that. operations: of one pair, floating point."""
 
     parameters: int
     trained_parameters: int
@@ -61,9 +62,10 @@ class Estimate:
 
 @dataclass(frozen=True)
 class _Cost:
-    """Of one picture; activation_bytes: kept for backward."""
+    """Of one picture. parameters: of the network; activation_bytes: kept for backward."""
 
     parameters: int
+    frozen_parameters: int
     trained_parameters: int
     student_operations: float
     activation_bytes: float
@@ -127,7 +129,7 @@ def estimate(
     if config.loss.register_pairs:
         asked += 2  # both pictures of a pair, once
     # A network shares no weights with its teacher.
-    weights = cost.parameters + (sum(p.numel() for p in model.parameters()) if is_cnn(config.tower) else 0)
+    weights = cost.frozen_parameters + (sum(p.numel() for p in model.parameters()) if is_cnn(config.tower) else 0)
     return Estimate(
         parameters=cost.parameters,
         trained_parameters=cost.trained_parameters,
@@ -149,10 +151,12 @@ def _transformer_cost(config: DistillConfig, teacher: float, tokens: int, d: int
     depth, r = max(config.blocks) + 1, config.rank
     adapters = depth * tokens * (r * (4 * d + 2 * (1 + m) * d) if r else (3 + 2 * m) * d**2)
     trained = sum(parameter.numel() for parameter in adapter_parameters(model).values())
+    base = sum(parameter.numel() for parameter in model.parameters()) - (trained if r else 0)
     half = config.precision != "fp32"
     kept = ((8 + 2 * m) * d + 3 * r) * (2.5 if half else 4) + ((2 + m) * d if config.dropout and r else 0)
     return _Cost(
-        parameters=sum(parameter.numel() for parameter in model.parameters()) - trained,
+        parameters=base,
+        frozen_parameters=base - (0 if r else trained),
         trained_parameters=trained,
         student_operations=2 * teacher - embedding + (6 if r else 2) * adapters,
         activation_bytes=depth * tokens * kept,
@@ -179,7 +183,8 @@ def _network_cost(config: DistillConfig) -> _Cost:
     del answers
     trained = sum(parameter.numel() for parameter in student.trained().values())
     return _Cost(
-        parameters=sum(parameter.numel() for parameter in student.parameters()) - trained,
+        parameters=sum(parameter.numel() for parameter in student.network.parameters()),
+        frozen_parameters=sum(parameter.numel() for parameter in student.parameters()) - trained,
         trained_parameters=trained,
         student_operations=3.0 * counted.get_total_flops(),
         activation_bytes=sum(kept.values()) * (0.6 if config.precision != "fp32" else 1.0),

@@ -7,8 +7,9 @@
     low, high  one band alone
     freqkd     low_weight * MSE of the low bands + high_weight * MSE of log1p|.| of the high bands
 
-Standardised: each channel's mean over places is subtracted, then each place is divided by its norm over channels.
-Blocks are summed with their weights. All is computed in float32 at least, whatever the features are.
+`mse` also tells how much of it lies in the low and how much in the high band. Standardised: each channel's mean over
+places is subtracted, then each place is divided by its norm over channels. Blocks are summed with their weights. All is
+computed in float32 at least, whatever the features are.
 Legend: B pictures, C channels, H x W tokens.
 Source: FreqKD, arXiv 2606.11572.
 """
@@ -56,12 +57,13 @@ class LossConfig(FrozenConfig):
         """
         if self.kind not in _BANDED:
             raise ConfigError(f"cutoff {cutoff:g}: a loss of kind {self.kind!r} has no bands and hence no cutoff")
-        return LossConfig.parse(self.model_dump() | {"cutoff": cutoff}, "cutoff")
+        return LossConfig.parse(self.model_dump() | {"cutoff": cutoff}, f"a loss of kind {self.kind!r}")
 
 
 @dataclass(frozen=True, eq=False)
 class LossTerms:
-    """total: differentiable. parts: detached, e.g. `low/0` and `high/0` of the first block, unweighted."""
+    """total: differentiable. parts: detached, e.g. `low/0` and `high/0` of the first block, unweighted; `mse/0` is the
+    sum of its own two."""
 
     total: Tensor
     parts: dict[str, Tensor]
@@ -138,8 +140,11 @@ def _block_loss(
     if config.kind in ("low", "high", "freqkd"):
         return _banded_loss(student, teacher, config, valid_BHW)
     if config.kind == "mse":
-        values = (standardise(student, valid_BHW) - standardise(teacher, valid_BHW)).square()
-    elif config.kind == "cosine":
+        difference = standardise(student, valid_BHW) - standardise(teacher, valid_BHW)
+        value = _mean(difference.square(), valid_BHW)
+        low = _low_share(difference.detach(), config, valid_BHW)
+        return value, {"mse": value, "low": low, "high": value - low}
+    if config.kind == "cosine":
         values = 1 - torch.nn.functional.cosine_similarity(student, teacher, dim=1, eps=MIN_NORM)[:, None]
     else:
         values = _divergence(student, teacher)
@@ -186,6 +191,18 @@ def _published_loss(
     return total, low, high
 
 
+def _low_share(difference_BCHW: Tensor, config: LossConfig, valid_BHW: Tensor | None) -> Tensor:
+    """What lies in the low band of the mean square of a difference; the band's projector is orthogonal."""
+    shape: BandShape = "symmetric" if config.bands == "reference" else config.bands
+    height, width = difference_BCHW.shape[2:]
+    band = low_band(height, width, config.cutoff, shape, difference_BCHW.dtype, difference_BCHW.device)
+    coefficients_BCKL = band.rows_HK.T @ difference_BCHW @ band.columns_WL
+    if band.mask_KL is not None:
+        coefficients_BCKL = coefficients_BCKL * band.mask_KL
+    squares_B = coefficients_BCKL.square().sum(dim=(1, 2, 3))
+    return (squares_B / _counts(difference_BCHW, valid_BHW)).mean()
+
+
 def _divergence(student: Tensor, teacher: Tensor) -> Tensor:
     """KL(teacher || student) at each place, [B, 1, H, W]."""
     ours, theirs = (
@@ -203,8 +220,15 @@ def _mean(values_BCHW: Tensor, valid_BHW: Tensor | None) -> Tensor:
     """Over pictures, of the sum over places divided by the number of valid ones."""
     if valid_BHW is None:
         return values_BCHW.mean()
-    counts_B = valid_BHW.sum(dim=(1, 2)).clamp_min(1) * values_BCHW.shape[1]
-    return (values_BCHW.sum(dim=(1, 2, 3)) / counts_B).mean()
+    return (values_BCHW.sum(dim=(1, 2, 3)) / _counts(values_BCHW, valid_BHW)).mean()
+
+
+def _counts(values_BCHW: Tensor, valid_BHW: Tensor | None) -> Tensor | int:
+    """Values of each picture that count, [B] where pictures differ."""
+    channels, height, width = values_BCHW.shape[1:]
+    if valid_BHW is None:
+        return channels * height * width
+    return valid_BHW.sum(dim=(1, 2)).clamp_min(1) * channels
 
 
 def _precise(features: Tensor) -> Tensor:

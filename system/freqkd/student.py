@@ -132,11 +132,19 @@ def teacher_facts(config: StudentConfig) -> VitFacts:
     Raises:
         ConfigError: as `teacher_name`, or a block that it lacks.
     """
-    name = teacher_name(config)
+    return facts_without_weights(teacher_name(config), config.blocks)
+
+
+def facts_without_weights(name: str, blocks: Sequence[int]) -> VitFacts:
+    """Of a vision transformer, before anything of it is loaded.
+
+    Raises:
+        ConfigError: no such name, or a block that it lacks.
+    """
     if architecture_of(name) == name:
         load_vit(name)  # which says why there is no such name
     model = build_vit(architecture_of(name), device="meta")
-    refuse_blocks(model, config.blocks)
+    refuse_blocks(model, blocks)
     return vit_facts(model)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import pickle
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -99,6 +99,7 @@ def check_pairs(config: CheckPairsConfig, out: Path, progress: ConsoleProgress) 
     context.enable_progress_bars = False
     context.execution_options.preserve_order = False
     seen = [Seen(len(corpus.pairs)) for corpus in corpora]
+    unreadable: list[dict[str, str]] = []
     with pq.ParquetWriter(out / "pairs.parquet", SCHEMA) as table:
         for number, places, findings in _examined(corpora, config):
             corpus = corpora[number]
@@ -106,10 +107,12 @@ def check_pairs(config: CheckPairsConfig, out: Path, progress: ConsoleProgress) 
             for place, found in zip(places, findings, strict=True):
                 seen[number].add(place, found)
                 rows.append(_row(corpus, corpus.pairs[place], found))
+                if found.code:
+                    unreadable.append({key: rows[-1][key] for key in ("corpus", "pair_id", "code", "message")})
             table.write_table(pa.Table.from_pylist(rows, schema=SCHEMA))
             bad = sum(bool(found.code) for found in findings)
             progress.advanced(len(rows) - bad, bad, 2 * len(rows))
-    _write_faults(out / "faults.jsonl", corpora)
+    _write_faults(out / "faults.jsonl", corpora, unreadable)
     progress.phase("looking for copies")
     duplicates, where = _duplicates(seen)
     figures = summarise(config.pairs, corpora, seen)
@@ -123,14 +126,16 @@ def check_pairs(config: CheckPairsConfig, out: Path, progress: ConsoleProgress) 
     return figures
 
 
-def _write_faults(path: Path, corpora: Sequence[PairCorpus]) -> None:
-    """One JSON object a line: what listing found. What pixels tell is in pairs.parquet."""
+def _write_faults(path: Path, corpora: Sequence[PairCorpus], unreadable: Sequence[Mapping[str, str]]) -> None:
+    """One JSON object a line: what listing found, pictures without a partner, pairs whose pixels cannot be used."""
     with path.open("w", encoding="utf-8") as opened:
         for corpus in corpora:
             for fault in corpus.faults:
                 opened.write(json.dumps({"corpus": corpus.name, **vars(fault)}) + "\n")
             for name in corpus.unmatched:
                 opened.write(json.dumps({"corpus": corpus.name, "code": "unmatched", "message": name}) + "\n")
+        for fault in sorted(unreadable, key=lambda told: (told["corpus"], told["pair_id"])):
+            opened.write(json.dumps(fault) + "\n")
 
 
 def _examined(

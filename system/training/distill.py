@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from system.backbones.vit import load_vit, refuse_blocks, vit_facts
+from system.backbones.cnn import is_cnn
 from system.drafts import new_draft, publish_draft, refuse_existing
 from system.errors import ConfigError, DataError
 from system.freqkd.distiller import DistillConfig, Distiller
-from system.freqkd.student import CnnStudent, load_trained_state, new_student
+from system.freqkd.student import facts_without_weights, load_trained_state, new_student, teacher_facts
 from system.pairs.pixels import InfraredMapping
 from system.pairs.registry import open_pairs
 from system.pipelines.pair_stream import PairName
@@ -182,18 +182,18 @@ def gather_pairs(source: PairSource) -> GatheredPairs:
 
 
 def refuse_settings(config: DistillConfig) -> None:
-    """Find what does not fit before hours are spent, on weights that are only loaded where no shape is known otherwise.
+    """Find what does not fit before hours are spent: shapes before any weights are loaded, then the weights' own.
 
     Raises:
         ConfigError, ModelError: blocks, rank, teacher and student of other widths or patches.
     """
-    student = new_student(config)
-    Distiller(student, config, 1)
-    if config.teacher is None or isinstance(student, CnnStudent):
-        return
-    teacher = load_vit(config.teacher)
-    refuse_blocks(teacher, config.blocks)
-    ours, theirs = vit_facts(student), vit_facts(teacher)
+    if config.teacher is not None and not is_cnn(config.tower):
+        _refuse_other_shape(config)
+    Distiller(new_student(config), config, 1)
+
+
+def _refuse_other_shape(config: DistillConfig) -> None:
+    ours, theirs = facts_without_weights(config.tower, config.blocks), teacher_facts(config)
     if (ours.width, ours.patch) != (theirs.width, theirs.patch):
         raise ConfigError(
             f"teacher {config.teacher} has width {theirs.width} and patch {theirs.patch}, student {config.tower} width "

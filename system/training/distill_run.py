@@ -173,8 +173,10 @@ def _train(spec: dict[str, Any]) -> None:
             except NightminerError as error:
                 names = ", ".join(pairs[number].pair_id for number in data.numbers[:_NAMED_PAIRS])
                 told = f" (pairs of this step: {names})" if isinstance(error, ModelError) and names else ""
-                told = f"epoch {progress.epoch + 1}: {error}{told}"
-                raise (DataError(error.code, told) if isinstance(error, DataError) else ModelError(told)) from error
+                epoch = f"epoch {progress.epoch + 1}"
+                if isinstance(error, DataError):
+                    raise DataError(error.code, f"{epoch}: {error.message}") from error
+                raise ModelError(f"{epoch}: {error}{told}") from error
             is_last = data.step + 1 == epoch_steps
             progress.add(done, progress.epoch + 1, losses, rows_every, is_last)
             progress.skipped |= {str(number): problem for number, problem in data.problems.items()}

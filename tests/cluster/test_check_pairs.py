@@ -52,7 +52,9 @@ def test_every_pair_is_counted_and_what_is_wrong_is_named(head: Head, tmp_path: 
     with Image.open(sheet) as picture:
         assert picture.width > 1000
     assert json.loads((out / "summary.json").read_text())["pairs"] == 21
-    assert "alone.png" in (out / "faults.jsonl").read_text()
+    faults = [json.loads(line) for line in (out / "faults.jsonl").read_text().splitlines()]
+    assert [fault["code"] for fault in faults] == ["unmatched", "truncated_image", "size_mismatch"]
+    assert "alone.png" in faults[0]["message"] and [fault["pair_id"] for fault in faults[1:]] == ["000", "001"]
 
 
 def test_an_empty_folder_is_one_line_and_exit_code_3(head: Head, tmp_path: Path):

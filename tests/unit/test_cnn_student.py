@@ -196,6 +196,10 @@ def test_what_does_not_fit_is_refused(config: DistillConfig):
     ):
         with pytest.raises(ConfigError, match=words):
             refuse_settings(config.model_copy(update=changes))
+    # Before gigabytes are fetched: nothing here has weights of either.
+    base, large = (f"timm:vit_{size}_patch14_dinov2" for size in ("base", "large"))
+    with pytest.raises(ConfigError, match=f"has width 1024 and patch 14, student {base} width 768"):
+        refuse_settings(DistillConfig(tower=base, teacher=large, blocks=(3, 9)))
     with pytest.raises(
         ConfigError, match="unknown backbone 'x'; expected dinov2-packaged, efficientnet-lite0-packaged"
     ):
@@ -208,6 +212,7 @@ def test_settings_match_four_blocks_and_their_cost_is_counted():
     told = estimate(resnet_50_paper(), 1000, 100.0)
     # ResNet-50 without its classifier: 23.5 M weights, 4.1 G multiply-adds at 224x224.
     projections = 1024 * (256 + 512 + 1024 + 2048) + 4 * 1024
+    assert told.parameters == pytest.approx(23.5e6, rel=0.01)
     assert told.trained_parameters == pytest.approx(23.4e6 + projections, rel=0.01)
     # 512x640 is filled up to 37x46 patches of 14, and these to strides of 32.
     plain = 3 * 2 * (4.1e9 * (544 * 672) / 224**2 + 37 * 46 * projections)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from system.errors import ConfigError, ModelError
-from system.freqkd.bands import split_bands
+from system.freqkd.bands import BandShape, split_bands
 from system.freqkd.losses import RECIPES, LossConfig, distillation_loss, standardise
 
 TRAINED = sorted(name for name, config in RECIPES.items() if config is not None)
@@ -201,12 +201,22 @@ def test_both_maps_moved_alike_cost_the_same(name: str) -> None:
     torch.testing.assert_close(distillation_loss(moved[:1], moved[1:], _recipe(name)).total, still)
 
 
-def test_full_band_mse_is_both_bands_of_a_projector() -> None:
-    maps = [_maps(2, 5, 9, 8, seed=seed) for seed in (0, 1)]
-    both = LossConfig(kind="freqkd", bands="symmetric", high="mse", low_weight=1.0, high_weight=1.0)
-    torch.testing.assert_close(
-        distillation_loss(maps[:1], maps[1:], both).total, distillation_loss(maps[:1], maps[1:], _recipe("mse")).total
-    )
+@pytest.mark.parametrize("bands", ["symmetric", "radial"])
+@pytest.mark.parametrize("has_valid", [False, True])
+def test_full_band_mse_is_both_bands_of_a_projector_and_tells_them(bands: BandShape, has_valid: bool) -> None:
+    maps = [_maps(3, 5, 9, 8, seed=seed) for seed in (0, 1)]
+    valid = _maps(3, 9, 8, seed=2) > -0.5 if has_valid else None
+    both = LossConfig(kind="freqkd", bands=bands, high="mse", low_weight=1.0, high_weight=1.0)
+    split = distillation_loss(maps[:1], maps[1:], both, valid)
+    whole = distillation_loss(maps[:1], maps[1:], LossConfig(kind="mse", bands=bands), valid)
+    assert list(whole.parts) == ["mse/0", "low/0", "high/0"] and float(whole.parts["low/0"]) > 0
+    torch.testing.assert_close(whole.parts["low/0"], split.parts["low/0"])
+    if has_valid:
+        # A banded loss leaves out what its high band has at places that do not count; the full band knows no such.
+        assert float(whole.parts["high/0"]) == pytest.approx(float(whole.total - whole.parts["low/0"]))
+    else:
+        torch.testing.assert_close(whole.total, split.total)
+        torch.testing.assert_close(whole.parts["high/0"], split.parts["high/0"])
 
 
 def test_signed_logarithm_tells_a_map_from_its_negative() -> None:
