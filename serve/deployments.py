@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from fastapi import FastAPI
@@ -35,8 +35,9 @@ from system.store.location import StoreLocation
 
 T = TypeVar("T")
 Pixels = NDArray[np.uint8]
-# A batch waits this long for company. A text takes some milliseconds, a picture some hundred on a CPU.
-_TEXT_WAIT_S, _PICTURE_WAIT_S = 0.002, 0.01
+# A batch of pictures, of which each takes some hundred milliseconds on a CPU, waits this long for company. One of texts
+# is what came while the last was encoded.
+_PICTURE_WAIT_S = 0.01
 _MOST_TEXTS, _MOST_PICTURES = 32, 8
 # A model that was killed is asked again this often, at another replica: its answers change nothing.
 _TRIES, _WAIT_S = 4, 0.25
@@ -49,6 +50,17 @@ _COMMON: dict[str, Any] = {
 }
 
 
+class _TextBatches:
+    """Texts that come together are encoded together."""
+
+    def __init__(self, model: EncoderModel) -> None:
+        self._model = model
+
+    @serve.batch(max_batch_size=_MOST_TEXTS, batch_wait_timeout_s=0)
+    async def encode_text(self, texts: list[str]) -> list[NDArray[np.float32]]:
+        return await run_in_threadpool(self._model.texts, texts)
+
+
 @serve.deployment(
     name="encoder",
     max_ongoing_requests=2 * _MOST_TEXTS,
@@ -58,14 +70,14 @@ _COMMON: dict[str, Any] = {
     **_COMMON,
 )
 class EncoderDeployment:
-    """Texts and pictures into the space of the store's embeddings."""
+    """Pictures into the space of the store's embeddings, and texts, where the ingress does not encode them itself."""
 
     def __init__(self, tower: str, threads: int) -> None:
         self._model = EncoderModel(tower, threads)
+        self._texts = _TextBatches(self._model)
 
-    @serve.batch(max_batch_size=_MOST_TEXTS, batch_wait_timeout_s=_TEXT_WAIT_S)
-    async def encode_text(self, texts: list[str]) -> list[NDArray[np.float32]]:
-        return await run_in_threadpool(self._model.texts, texts)
+    async def encode_text(self, text: str) -> NDArray[np.float32]:
+        return await self._texts.encode_text(text)
 
     @serve.batch(max_batch_size=_MOST_PICTURES, batch_wait_timeout_s=_PICTURE_WAIT_S)
     async def encode_image(self, pictures: list[Pixels]) -> list[NDArray[np.float32]]:
@@ -106,24 +118,35 @@ class DetectorDeployment:
 class Ingress:
     """The application, with the store in its own process."""
 
-    def __init__(self, settings: dict[str, Any], encoder: DeploymentHandle, detector: DeploymentHandle | None) -> None:
+    def __init__(
+        self,
+        settings: dict[str, Any],
+        encoder: DeploymentHandle,
+        detector: DeploymentHandle | None,
+        text_tower: str | None,
+        threads: int,
+    ) -> None:
+        """text_tower: for texts, in this process; None where the encoder takes them."""
         replica = serve.get_replica_context().replica_id.unique_id
         self._settings = ServeSettings.parse({**settings, "replica": replica}, "settings")
         store = SearchStore(StoreLocation.parse(self._settings.store), self._settings.limits.max_depth)
         found = None if detector is None else RemoteDetector(detector)
-        self._services = Services(store, RemoteEncoder(encoder), found)
+        texts = None if text_tower is None else _TextBatches(EncoderModel(text_tower, threads))
+        self._services = Services(store, RemoteEncoder(encoder, texts), found)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         return create_app(self._services, self._settings)
 
 
 class RemoteEncoder:
-    """`Encoder` by a handle."""
+    """`Encoder` by a handle. texts: what encodes texts in this process."""
 
-    def __init__(self, handle: DeploymentHandle) -> None:
-        self._handle = handle
+    def __init__(self, handle: DeploymentHandle, texts: _TextBatches | None = None) -> None:
+        self._handle, self._texts = handle, texts
 
     async def encode_text(self, text: str) -> NDArray[np.float32]:
+        if self._texts is not None:
+            return await self._texts.encode_text(text)
         return await asked(lambda: self._handle.encode_text.remote(text))
 
     async def encode_image(self, rgb_HWC: Pixels) -> NDArray[np.float32]:
@@ -166,7 +189,9 @@ async def asked(call: Callable[[], Awaitable[T]]) -> T:
 class BuildArgs(FrozenConfig):
     """What `serve run` and `config.yaml` may say; the first five as in `ServeSettings`.
 
-    tower: of the queries; of the store, where it is not named. threads: of torch, in each replica of a model.
+    tower: of the queries; of the store, where it is not named. texts_in: where texts are encoded: by each `ingress`
+    itself, which spares them a process; or by the `encoder`, if the tower wants a GPU or much memory. threads: of
+    torch, in each replica of a model.
     """
 
     store: str
@@ -176,6 +201,7 @@ class BuildArgs(FrozenConfig):
     originals: bool = True
     limits: Limits = Limits()
     tower: str | None = None
+    texts_in: Literal["ingress", "encoder"] = "ingress"
     threads: int = Field(default=1, ge=1)
 
 
@@ -189,11 +215,12 @@ def build(values: dict[str, Any]) -> serve.Application:
     """
     args = BuildArgs.parse(values, "arguments of serve.deployments:build")
     tower = args.tower or SearchStore(StoreLocation.parse(args.store)).tower()
-    settings = args.model_dump(mode="json", exclude={"tower", "threads"})
+    settings = args.model_dump(mode="json", exclude={"tower", "texts_in", "threads"})
     # Ray's decorators hide from type checkers that these are deployments.
     encoder_class: Any = EncoderDeployment
     detector_class: Any = DetectorDeployment
     ingress_class: Any = Ingress
     encoder = encoder_class.bind(tower, args.threads)
     detector = None if args.detector is None else detector_class.bind(args.detector, args.threads)
-    return ingress_class.bind(settings, encoder, detector)
+    text_tower = tower if args.texts_in == "ingress" else None
+    return ingress_class.bind(settings, encoder, detector, text_tower, args.threads)

@@ -134,8 +134,8 @@ def _write_faults(path: Path, corpora: Sequence[PairCorpus], unreadable: Sequenc
                 opened.write(json.dumps({"corpus": corpus.name, **vars(fault)}) + "\n")
             for name in corpus.unmatched:
                 opened.write(json.dumps({"corpus": corpus.name, "code": "unmatched", "message": name}) + "\n")
-        for fault in sorted(unreadable, key=lambda told: (told["corpus"], told["pair_id"])):
-            opened.write(json.dumps(fault) + "\n")
+        for told in sorted(unreadable, key=lambda told: (told["corpus"], told["pair_id"])):
+            opened.write(json.dumps(told) + "\n")
 
 
 def _examined(
