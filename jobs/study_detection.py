@@ -54,6 +54,7 @@ def main(
     precision: Annotated[str, typer.Option(help="Of training: `fp32`, `bf16` or `fp16`.")] = "fp32",
     rounds: Annotated[int, typer.Option(help="Bootstrap draws.")] = 1000,
     threads: Annotated[int, typer.Option("--worker-threads", help="CPUs of a run.")] = 1,
+    gpu: Annotated[bool, typer.Option("--gpu", help="Give every run a GPU.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", "--budget", help="Print the budget and end.")] = False,
 ) -> None:
     """Train the same head on the frozen student of every arm, drift and seed, and judge all on the same pictures.
@@ -95,6 +96,7 @@ def main(
                 "ours": ours,
                 "rounds": rounds,
                 "threads": threads,
+                "use_gpu": gpu,
             },
             "options",
         )

@@ -62,6 +62,7 @@ def main(
     precision: Annotated[str, typer.Option(help="Of training: `fp32`, `bf16` or `fp16`.")] = "fp32",
     rounds: Annotated[int, typer.Option(help="Bootstrap draws.")] = 1000,
     threads: Annotated[int, typer.Option("--worker-threads", help="CPUs of a run.")] = 1,
+    gpu: Annotated[bool, typer.Option("--gpu", help="Give every run a GPU.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", "--budget", help="Print the budget and end.")] = False,
 ) -> None:
     """Distil a student for every arm, drift and seed, and probe its infrared features on pairs that did not drift.
@@ -119,6 +120,7 @@ def main(
                 "probe_block": default_block(distill) if probe_block is None else probe_block,
                 "rounds": rounds,
                 "threads": threads,
+                "use_gpu": gpu,
                 "distill": distill,
             },
             "options",

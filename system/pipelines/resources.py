@@ -117,6 +117,13 @@ def check_workers(workers: int, threads: int, use_gpu: bool, note: Callable[[str
     note(f"{told} (the cluster): they wait until there are more")
 
 
+def tasks_at_once(threads: int, use_gpu: bool) -> int:
+    """How many tasks of so many CPUs, and a GPU each or none, the cluster has room for now; at least one."""
+    resources = ray.cluster_resources()
+    room = int(resources.get("CPU", 1)) // threads
+    return max(1, min(room, int(resources.get("GPU", 0))) if use_gpu else room)
+
+
 def size_cluster_pool(config: PoolConfig, scenes: int | None = None) -> PoolSize:
     """A pool for the cluster that this process is connected to. Arguments and errors as of `size_pool`."""
     resources = ray.cluster_resources()

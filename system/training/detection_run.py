@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from system.backbones.cnn import load_network
+from system.backbones.runtime import device_of
 from system.bootstrap import draw_pictures
 from system.errors import ConfigError, DataError
 from system.freqkd.distiller import DistillConfig, order_of
@@ -41,7 +42,8 @@ from system.training.study_folder import SETTINGS_NAME, write_json
 class DetectionBench:
     """What all runs of a study have in common.
 
-    out: folder of the study; students: of a FreqKD study; both seen by every worker. tests: by name.
+    out: folder of the study; students: of a FreqKD study; both seen by every worker. tests: by name. threads, use_gpu:
+    what a run has been given.
     """
 
     task: InfraredTask
@@ -53,6 +55,7 @@ class DetectionBench:
     tests: dict[str, InfraredSet]
     rounds: int
     threads: int
+    use_gpu: bool = False
 
 
 @dataclass(frozen=True)
@@ -111,6 +114,7 @@ def run_detection(bench: DetectionBench, cell: StudyCell) -> dict[str, Any]:
     started_s = time.monotonic()
     config = bench.config.model_copy(update={"seed": cell.seed})
     model = bench.task.model.untrained(bench.model, load_student(bench.students, cell), cell.seed)
+    model = model.to(device_of(bench.use_gpu))
     with tempfile.TemporaryDirectory() as cache:
         features = FeatureReader(model, DetectRun(cache=cache, cache_gb=50))
         trainer, losses = _trained(bench.task, model, config, bench.train, features)

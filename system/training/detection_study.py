@@ -24,7 +24,7 @@ from system.infrared.detector_trainer import DetectorTrainConfig
 from system.pairs.coloured import count_coloured
 from system.pairs.infrared_set import InfraredSet, read_infrared_set
 from system.pairs.masks import PSEUDO
-from system.pipelines.resources import connect_to_ray
+from system.pipelines.resources import check_workers, connect_to_ray, tasks_at_once
 from system.report.console import ConsoleProgress
 from system.report.detection_study import detection_markdown
 from system.training.detect import JUDGED_SPLITS, gather_labelled
@@ -54,7 +54,7 @@ class DetectionStudyConfig(FrozenConfig):
 
     students: folder of a FreqKD study. train: labelled pictures. test: others; without it the last `hold_out` of train
     by name, in one block. also: sets by name on which the detectors are judged without having seen any of their kind.
-    arms, drifts, seeds, ours: as of a FreqKD study.
+    arms, drifts, seeds, ours, threads, use_gpu: as of a FreqKD study.
     """
 
     students: str
@@ -69,6 +69,7 @@ class DetectionStudyConfig(FrozenConfig):
     ours: str = "registered"
     rounds: int = Field(default=1000, ge=10, le=100_000)
     threads: int = Field(default=1, ge=1, le=256)
+    use_gpu: bool = False
 
 
 def study_detection(
@@ -143,13 +144,14 @@ def run_study(
     refuse_other_settings(out, settings)
     missing = [cell for cell in cells if not (out / f"{cell.name}.json").is_file()]
     connect_to_ray()
+    check_workers(1, study.threads, study.use_gpu, progress.note)
     for name, found in {"train": train, **tests}.items():
         count_coloured(found.pictures, f"{found.name} ({name})", progress.note)
     seen = {name: _seen(students, name, found, progress) for name, found in tests.items()}
     budget = {
         "runs": len(cells),
         "runs_done": len(cells) - len(missing),
-        "at_once": max(1, int(ray.cluster_resources().get("CPU", 1)) // study.threads),
+        "at_once": tasks_at_once(study.threads, study.use_gpu),
         "images_per_run": config.epochs * len(train.pictures),
         "epochs": config.epochs,
         "size": [model.height, model.width],
@@ -160,7 +162,9 @@ def run_study(
     if is_dry:
         return {"budget": budget}
     write_settings(out, settings)
-    bench = DetectionBench(task, out.absolute(), students, model, config, train, tests, study.rounds, study.threads)
+    bench = DetectionBench(
+        task, out.absolute(), students, model, config, train, tests, study.rounds, study.threads, study.use_gpu
+    )
     _run(bench, missing, progress)
     seconds = [json.loads((out / f"{cell.name}.json").read_text("utf-8"))["seconds"] for cell in cells]
     budget["seconds_per_run"] = {part: round(sum(s[part] for s in seconds) / len(seconds), 1) for part in seconds[0]}
@@ -241,7 +245,8 @@ def _run(bench: DetectionBench, missing: Sequence[StudyCell], progress: ConsoleP
     progress.phase(f"{len(missing)} runs")
     progress.expect(len(missing))
     shared = ray.put(bench)
-    pending = [_cell.options(num_cpus=bench.threads).remote(shared, cell) for cell in missing]
+    asked = _cell.options(num_cpus=bench.threads, num_gpus=float(bench.use_gpu))
+    pending = [asked.remote(shared, cell) for cell in missing]
     try:
         while pending:
             done, pending = ray.wait(pending)

@@ -63,16 +63,17 @@ class Encoder:
 
     @torch.no_grad()
     def __call__(self, images_NHWC: Bytes, block: int) -> Tensor:
-        """What a block adds up to or a stage gives, float32 [N, C, h, w]; pictures are padded to whole patches."""
+        """What a block adds up to or a stage gives, float32 [N, C, h, w] on the CPU; pictures are padded to whole
+        patches."""
         # A copy: arrays that Ray shares are read-only, of which torch warns.
-        pictures = torch.from_numpy(images_NHWC.copy())
+        pictures = torch.from_numpy(images_NHWC.copy()).to(next(self.model.parameters()).device)
         if isinstance(self.model, VisionTransformer):
             facts = vit_facts(self.model)
-            return block_features(self.model, pad_to_patch(normalise(pictures, facts), facts.patch), [block])[0]
+            return block_features(self.model, pad_to_patch(normalise(pictures, facts), facts.patch), [block])[0].cpu()
         pixels = pad_to_patch(normalise(pictures, cnn_facts(self.model)), self.patch)
         grid = (pixels.shape[2] // self.patch, pixels.shape[3] // self.patch)
         features = stage_features(self.model, pad_to_patch(pixels, max(STRIDES)), [block])[0]
-        return resampled(features, STRIDES[block], self.patch, grid)
+        return resampled(features, STRIDES[block], self.patch, grid).cpu()
 
 
 def pooled(encoder: Encoder, images_NHWC: Bytes, block: int) -> Tensor:

@@ -27,6 +27,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from system.backbones.cnn import is_cnn, load_network
+from system.backbones.runtime import device_of
 from system.backbones.vit import load_vit, vit_facts
 from system.bootstrap import draw_pictures
 from system.errors import ModelError
@@ -48,7 +49,7 @@ class Bench:
     """What all runs of a study have in common.
 
     out: folder of the study, seen by every worker. gallery_NC: the teacher's pooled RGB features of the test pictures.
-    rounds: bootstrap draws of test pictures, the same for every run.
+    rounds: bootstrap draws of test pictures, the same for every run. use_gpu: every run has been given one.
     """
 
     out: Path
@@ -59,6 +60,12 @@ class Bench:
     config: DistillConfig
     rounds: int
     gallery_NC: Tensor
+    use_gpu: bool = False
+
+    @property
+    def device(self) -> str:
+        """Where networks compute; what they tell lies on the CPU."""
+        return device_of(self.use_gpu)
 
 
 @dataclass(frozen=True)
@@ -76,18 +83,18 @@ class Cell:
 
 
 @functools.lru_cache(maxsize=1)
-def _loaded(tower: str) -> VisionTransformer:
-    return load_vit(tower)
+def _loaded(tower: str, device: str) -> VisionTransformer:
+    return load_vit(tower).to(device)
 
 
 @functools.lru_cache(maxsize=1)
-def _network(tower: str) -> nn.Module:
-    return load_network(tower)
+def _network(tower: str, device: str) -> nn.Module:
+    return load_network(tower).to(device)
 
 
-def fresh_network(tower: str) -> nn.Module:
+def fresh_network(tower: str, device: str = "cpu") -> nn.Module:
     """A copy to change; the weights are read once in a process."""
-    return copy.deepcopy(_network(tower))
+    return copy.deepcopy(_network(tower, device))
 
 
 def run_cell(bench: Bench, cell: Cell) -> dict[str, Any]:
@@ -99,12 +106,12 @@ def run_cell(bench: Bench, cell: Cell) -> dict[str, Any]:
     started_s = time.monotonic()
     told: dict[str, Any] = {"arm": cell.arm.name, "drift_px": cell.drift_px, "seed": cell.seed}
     if cell.arm.loss is None:
-        model = _network(bench.config.tower)
+        model = _network(bench.config.tower, bench.device)
     else:
         state, trained = _adapters(bench, cell)
         told |= trained
         config = cell.arm.config(bench.config, cell.seed)
-        model = merged_network(config, state, config.merge_factor)
+        model = merged_network(config, state, config.merge_factor).to(bench.device)
     trained_s = time.monotonic()
     encoder = Encoder.of(model, bench.config)
     judged = judge_backbone(encoder, bench.train, bench.test, bench.classes, bench.probe_block, bench.gallery_NC)
@@ -147,7 +154,7 @@ def train(bench: Bench, cell: Cell) -> tuple[dict[str, Tensor], dict[str, Any]]:
     config = cell.arm.config(bench.config, cell.seed)
     count = len(bench.train.pairs)
     steps = math.ceil(count / config.batch_size)
-    student = new_student(config, fresh_network(config.tower))
+    student = new_student(config, fresh_network(config.tower, bench.device))
     distiller = Distiller(student, config, config.epochs * steps)
     teacher = TeacherFeatures.of_run(bench, cell)
     infrared_NHWC = drifted(bench.train.infrared_NHWC, drift_shifts(cell.drift_px, cell.seed, count))
@@ -214,7 +221,7 @@ def prepare_plain(bench: Bench, blocks: Sequence[int]) -> None:
     """Encode every RGB picture and its mirror image, for blocks whose files are missing."""
     missing = [block for block in blocks if not _feature_file(bench.out, PLAIN, block).is_file()]
     if missing:
-        teacher = _loaded(teacher_name(bench.config))
+        teacher = _loaded(teacher_name(bench.config), bench.device)
         with _FeatureFiles(bench, PLAIN, missing) as files:
             for start in range(0, len(bench.train.pairs), _PICTURES_AT_ONCE):
                 rows = list(range(start, min(start + _PICTURES_AT_ONCE, len(bench.train.pairs))))
@@ -237,7 +244,7 @@ def prepare_registered(bench: Bench, drift_px: int, seed: int, blocks: Sequence[
         found: dict[str, Any] = json.loads(log.read_text("utf-8"))
         return found
     count, config = len(bench.train.pairs), bench.config
-    teacher = _loaded(teacher_name(config))
+    teacher = _loaded(teacher_name(config), bench.device)
     patch = vit_facts(teacher).patch
     plain = {
         block: np.load(_feature_file(bench.out, PLAIN, block), mmap_mode="r") for block in {*blocks, *config.blocks}
@@ -285,13 +292,13 @@ def prepare_registered(bench: Bench, drift_px: int, seed: int, blocks: Sequence[
     return found
 
 
-def pooled_gallery(config: DistillConfig, test: ProbeSet, block: int) -> Tensor:
+def pooled_gallery(config: DistillConfig, test: ProbeSet, block: int, device: str = "cpu") -> Tensor:
     """Pooled RGB features of the test pictures [N, C], in which students find their own.
 
     Of the teacher; of the untouched network where students are convolutional networks, whose width no teacher has.
     """
     name = config.tower if is_cnn(config.tower) else teacher_name(config)
-    return pooled(Encoder.of(_network(name), config), test.rgb_NHWC, block)
+    return pooled(Encoder.of(_network(name, device), config), test.rgb_NHWC, block)
 
 
 class _FeatureFiles:
@@ -299,7 +306,7 @@ class _FeatureFiles:
 
     def __init__(self, bench: Bench, kind: str, blocks: Sequence[int]) -> None:
         (bench.out / CACHE).mkdir(parents=True, exist_ok=True)
-        facts = vit_facts(_loaded(teacher_name(bench.config)))
+        facts = vit_facts(_loaded(teacher_name(bench.config), bench.device))
         height, width = facts.padded(*bench.train.rgb_NHWC.shape[1:3])
         shape = (2, len(bench.train.pairs), facts.width, height // facts.patch, width // facts.patch)
         self._files = [_feature_file(bench.out, kind, block) for block in blocks]
@@ -331,7 +338,8 @@ def _feature_file(out: Path, kind: str, block: int) -> Path:
 
 
 def _encoded(model: VisionTransformer, images_NHWC: NDArray[np.uint8], blocks: Sequence[int]) -> list[Tensor]:
-    return teacher_features(model, torch.from_numpy(np.ascontiguousarray(images_NHWC)), blocks)
+    features = teacher_features(model, torch.from_numpy(np.ascontiguousarray(images_NHWC)), blocks)
+    return [block_features.cpu() for block_features in features]
 
 
 def _sided(images_NHWC: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:

@@ -24,7 +24,7 @@ from system.freqkd.probe import STRENGTH
 from system.freqkd.registration import REGISTRATION_VERSION
 from system.freqkd.student import new_student, refuse_stage_count, teacher_name
 from system.pairs.pixels import InfraredMapping
-from system.pipelines.resources import connect_to_ray
+from system.pipelines.resources import check_workers, connect_to_ray, tasks_at_once
 from system.report.console import ConsoleProgress
 from system.report.freqkd_study import study_markdown, write_plot
 from system.training.encoder import Encoder
@@ -56,7 +56,7 @@ class StudyConfig(FrozenConfig):
     seeds: numbered from 0. ours: the arm that is compared with every other; None for `registered`, where it is there.
     mapping: of infrared values to 8 bits. probe_block: whose features are probed.
     rounds: of the bootstrap. distill: how every arm is trained, but for its loss and what its own name says.
-    threads: of a run.
+    threads: of a run. use_gpu: every run has a GPU of its own.
     """
 
     train: str
@@ -69,7 +69,13 @@ class StudyConfig(FrozenConfig):
     probe_block: int = Field(default=9, ge=0)
     rounds: int = Field(default=1000, ge=10, le=100_000)
     threads: int = Field(default=1, ge=1, le=256)
+    use_gpu: bool = False
     distill: DistillConfig = DistillConfig()
+
+    @property
+    def resources(self) -> dict[str, float]:
+        """What Ray gives a run."""
+        return {"num_cpus": self.threads, "num_gpus": float(self.use_gpu)}
 
 
 def default_block(config: DistillConfig) -> int:
@@ -109,10 +115,12 @@ def study_freqkd(
     settings["recipes"] |= other_recipes(out, settings)
     torch.set_num_threads(config.threads)
     bench = Bench(
-        out.absolute(), train, test, classes, config.probe_block, config.distill, config.rounds, torch.zeros(0)
-    )
+        out.absolute(), train, test, classes, config.probe_block, config.distill, config.rounds, torch.zeros(0),
+        config.use_gpu,
+    )  # fmt: skip
     missing = [cell for cell in cells if not (out / f"{cell.name}.json").is_file()]
     connect_to_ray()
+    check_workers(1, config.threads, config.use_gpu, progress.note)
     progress.phase("timing a step")
     budget = _budget(bench, config, cells, missing)
     tell_budget(budget)
@@ -179,8 +187,8 @@ def _budget(bench: Bench, config: StudyConfig, cells: Sequence[Cell], missing: S
     """What the study costs, from steps and pictures timed on a worker."""
     count = len(bench.train.pairs)
     steps = config.distill.epochs * math.ceil(count / config.distill.batch_size)
-    step_s, picture_s = ray.get(_timed.options(num_cpus=config.threads).remote(ray.put(bench), config.threads))
-    at_once = max(1, int(ray.cluster_resources().get("CPU", 1)) // config.threads)
+    step_s, picture_s = ray.get(_timed.options(**config.resources).remote(ray.put(bench), config.threads))
+    at_once = tasks_at_once(config.threads, config.use_gpu)
     trained = [cell for cell in missing if cell.arm.loss is not None]
     judge_s = picture_s * (count + len(bench.test.pairs))
     registered = len({(cell.drift_px, cell.seed) for cell in trained if cell.arm.is_registered})
@@ -207,13 +215,14 @@ def _timed(bench: Bench, threads: int) -> tuple[float, float]:
     torch.set_num_threads(threads)
     config = bench.config
     pictures = np.resize(bench.train.infrared_NHWC, (config.batch_size, *bench.train.infrared_NHWC.shape[1:]))
-    plain = Encoder.of(fresh_network(config.tower), config)
+    plain = Encoder.of(fresh_network(config.tower, bench.device), config)
     plain(pictures, bench.probe_block)
     started_s = time.monotonic()
     plain(pictures, bench.probe_block)
     picture_s = (time.monotonic() - started_s) / len(pictures)
-    features = teacher_features(load_vit(teacher_name(config)), torch.from_numpy(pictures.copy()), config.blocks)
-    distiller = Distiller(new_student(config, fresh_network(config.tower)), config, 100)
+    teacher = load_vit(teacher_name(config)).to(bench.device)
+    features = teacher_features(teacher, torch.from_numpy(pictures.copy()), config.blocks)
+    distiller = Distiller(new_student(config, fresh_network(config.tower, bench.device)), config, 100)
     distiller.step(torch.from_numpy(pictures), features, None)
     started_s = time.monotonic()
     for _ in range(_TIMED_STEPS):
@@ -226,7 +235,7 @@ def _prepared(bench: Bench, blocks: Sequence[int], threads: int) -> Any:
     torch.set_num_threads(threads)
     if blocks:
         prepare_plain(bench, blocks)
-    return pooled_gallery(bench.config, bench.test, bench.probe_block)
+    return pooled_gallery(bench.config, bench.test, bench.probe_block, bench.device)
 
 
 @ray.remote(max_retries=_RETRIES)
@@ -248,11 +257,11 @@ def _run(
 ) -> None:
     """Raises NightminerError: what a run raised; runs that are done stay done."""
     progress.phase("encoding RGB pictures")
-    threads = config.threads
+    threads, resources = config.threads, config.resources
     needs = tuple(sorted({*blocks, *config.distill.blocks})) if any(cell.arm.loss for cell in missing) else ()
     pending: list[Any] = []
     try:
-        gallery = ray.get(_prepared.options(num_cpus=threads).remote(ray.put(bench), needs, threads))
+        gallery = ray.get(_prepared.options(**resources).remote(ray.put(bench), needs, threads))
         shared = ray.put(Bench(**(vars(bench) | {"gallery_NC": gallery})))
         trainings: dict[tuple[str, int, int], list[Cell]] = {}
         for cell in missing:
@@ -261,10 +270,10 @@ def _run(
         for cells in trainings.values():
             drift, seed = cells[0].drift_px, cells[0].seed
             if cells[0].arm.is_registered and (drift, seed) not in registered:
-                task = _registered.options(num_cpus=threads)
+                task = _registered.options(**resources)
                 registered[drift, seed] = task.remote(shared, drift, seed, needs, threads)
             after = registered.get((drift, seed)) if cells[0].arm.is_registered else None
-            pending.append(_cell.options(num_cpus=threads).remote(shared, cells, threads, after))
+            pending.append(_cell.options(**resources).remote(shared, cells, threads, after))
         progress.phase(f"{len(missing)} runs")
         progress.expect(len(missing))
         while pending:

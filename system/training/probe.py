@@ -21,6 +21,7 @@ from torch import Tensor
 
 from system.backbones.cnn import is_cnn, load_network
 from system.backbones.loading import DINOV2, TIMM
+from system.backbones.runtime import device_of
 from system.backbones.vit import vit_hash
 from system.bootstrap import draw_pictures
 from system.config import FrozenConfig
@@ -116,8 +117,9 @@ def probe_backbone(
         torch.set_num_threads(config.threads)
     named = named_backbone(backbone)
     of_teacher = config.teacher or named.teacher
-    encoder = Encoder.of(load_network(named.name))
-    teacher = encoder if of_teacher == named.name else Encoder.of(load_network(of_teacher))
+    device = device_of(torch.cuda.is_available())
+    encoder = Encoder.of(load_network(named.name).to(device))
+    teacher = encoder if of_teacher == named.name else Encoder.of(load_network(of_teacher).to(device))
     for asked in (encoder, teacher):
         asked.refuse_block(config.block)
     if (ours := encoder.width(config.block)) != (theirs := teacher.width(config.block)):

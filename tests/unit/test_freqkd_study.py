@@ -8,12 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from system.backbones.runtime import LOGICAL_GPUS, device_of
 from system.bootstrap import draw_pictures
 from system.errors import ConfigError, DataError
 from system.freqkd.distiller import DistillConfig
 from system.report.freqkd_study import freqkd_table, study_markdown, write_plot
 from system.training.freqkd_arms import drift_shifts, drifted, parse_arm, parse_arms
-from system.training.freqkd_study import other_recipes
+from system.training.freqkd_study import StudyConfig, other_recipes
 from system.training.freqkd_summary import RunFigures, summarise
 
 CLASSES = ("person", "car")
@@ -37,6 +38,15 @@ def study(rounds: int = 200) -> dict:
             runs["mse", drift, seed] = run(level, level + pictures)
             runs["good", drift, seed] = run(level + 0.02, level + 0.02 + pictures)
     return summarise(runs, ("none", "mse", "good"), (0, 8), 3, CLASSES, "good")
+
+
+def test_a_run_that_is_given_a_gpu_computes_there(monkeypatch: pytest.MonkeyPatch):
+    config = StudyConfig(train="a", test="b", arms=("mse",), threads=4)
+    assert config.resources == {"num_cpus": 4, "num_gpus": 0} and device_of(config.use_gpu) == "cpu"
+    config = config.model_copy(update={"use_gpu": True})
+    assert config.resources == {"num_cpus": 4, "num_gpus": 1} and device_of(config.use_gpu) == "cuda"
+    monkeypatch.setenv(LOGICAL_GPUS, "1")
+    assert device_of(config.use_gpu) == "cpu"
 
 
 def test_an_arm_has_one_name_however_its_options_are_written():
