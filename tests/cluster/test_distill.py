@@ -68,7 +68,9 @@ def history(folder: Path) -> list[dict[str, float]]:
 def test_a_student_is_taught_a_broken_pair_is_counted_and_timm_loads_the_result(house: Path, whole: Done):
     figures = whole.figures
     assert figures["skipped"] == 1 and figures["images"] == 3 * (PAIRS - 1) and figures["resumed_from"] is None
-    assert {"total", "mse", "mse/1", "mse/3"} <= figures["loss"].keys() and figures["images_per_s"] > 0
+    assert {"total", "mse", "low", "high", "mse/1", "low/1", "high/3"} <= figures["loss"].keys()
+    assert figures["loss"]["low"] + figures["loss"]["high"] == pytest.approx(figures["loss"]["mse"], rel=1e-4)
+    assert figures["images_per_s"] > 0
     rows = history(house / "whole")
     first, last = (np.mean([row["total"] for row in rows if row["epoch"] == epoch]) for epoch in (1, 3))
     assert last < first
