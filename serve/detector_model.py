@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from serve.services import DetectorFacts
+from system.backbones.runtime import device_of
 from system.errors import ModelError
 from system.infrared.detections import Detections
 from system.infrared.detector import CONFIG_NAME, Detector, detector_id
@@ -31,7 +32,7 @@ class DetectorModel:
         """
         torch.set_num_threads(threads)
         self._folder, self._look_every_s = Path(folder), look_every_s
-        self._device = "cuda" if torch.cuda.is_available() else "cpu"
+        self._device = device_of(torch.cuda.is_available())
         self._stamp = self._stamp_now()
         self._detector, self._facts = self._load()
         self._looked_s = time.monotonic()

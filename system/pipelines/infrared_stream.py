@@ -17,6 +17,7 @@ import pyarrow as pa
 import ray
 import ray.data
 
+from system.backbones.runtime import device_of
 from system.infrared.detections import Detections
 from system.infrared.detector import SavedDetector
 from system.pairs.pixels import InfraredMapping
@@ -145,7 +146,7 @@ class DetectorActor:
         from system.infrared.detector import Detector
 
         torch.set_num_threads(threads)
-        device = "cuda" if ray.get_gpu_ids() else "cpu"
+        device = device_of(bool(ray.get_gpu_ids()))
         self._detector, self._size = Detector.load(settings.model).to(device), settings.size
 
     def __call__(self, rows: pa.Table) -> pa.Table:

@@ -108,12 +108,13 @@ class MeasureActor:
     def __init__(self, settings: MeasureSettings) -> None:
         import torch
 
+        from system.backbones.runtime import device_of
         from system.backbones.vit import load_vit, vit_facts
         from system.freqkd.spectrum import radial_bands
 
         torch.set_num_threads(settings.threads)
         self._settings = settings
-        self._model = load_vit(settings.tower).requires_grad_(False).to("cuda" if settings.use_gpu else "cpu")
+        self._model = load_vit(settings.tower).requires_grad_(False).to(device_of(settings.use_gpu))
         patch = vit_facts(self._model).patch
         self._bands = radial_bands(*(side // patch for side in settings.size))
 
