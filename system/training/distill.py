@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from system.backbones.cnn import is_cnn
+from system.backbones.vit import load_vit
 from system.drafts import new_draft, publish_draft, refuse_existing
 from system.errors import ConfigError, DataError
 from system.freqkd.distiller import DistillConfig, Distiller
@@ -189,6 +190,7 @@ def refuse_settings(config: DistillConfig) -> None:
     """
     if config.teacher is not None and not is_cnn(config.tower):
         _refuse_other_shape(config)
+        load_vit(config.teacher)
     Distiller(new_student(config), config, 1)
 
 
