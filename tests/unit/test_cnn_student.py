@@ -200,7 +200,7 @@ def test_what_does_not_fit_is_refused(config: DistillConfig):
     base, large = (f"timm:vit_{size}_patch14_dinov2" for size in ("base", "large"))
     with pytest.raises(ConfigError, match=f"has width 1024 and patch 14, student {base} width 768"):
         refuse_settings(DistillConfig(tower=base, teacher=large, blocks=(3, 9)))
-    with pytest.raises(ModelError, match="nowhere.safetensors: cannot be loaded"):
+    with pytest.raises(ModelError, match=r"nowhere\.safetensors: cannot be loaded"):
         refuse_settings(DistillConfig(teacher="timm:vit_small_patch14_dinov2@nowhere.safetensors"))
     with pytest.raises(
         ConfigError, match="unknown backbone 'x'; expected dinov2-packaged, efficientnet-lite0-packaged"
