@@ -10,6 +10,7 @@ from jobs import options
 from system.export.run import ExportConfig, ExportReport, export_scenes
 from system.pipelines.select_scenes import SceneQuery, select_scenes
 from system.report.console import ConsoleProgress, exit_with_code, print_figures
+from system.store.detections import Detected
 
 app = typer.Typer(add_completion=False, rich_markup_mode="markdown", pretty_exceptions_enable=False)
 
@@ -40,6 +41,8 @@ def main(
     end: options.To = None,
     source: options.Sources = None,
     log: options.LogIds = None,
+    detected: options.DetectedObjects = None,
+    detector: options.Detector = None,
     hardness_weight: options.HardnessWeight = 0.0,
     version: options.Version = None,
     top: Annotated[
@@ -80,6 +83,8 @@ def main(
                 "image": image,
                 "scene": scene,
                 "scene_set": scene_set,
+                "detected": [Detected.of_option(form) for form in detected or ()],
+                "detector": detector,
                 "top": top,
                 "hardness_weight": hardness_weight,
                 "version": version,

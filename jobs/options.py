@@ -58,6 +58,17 @@ From = Annotated[str | None, typer.Option("--from", help="ISO time, or nanosecon
 To = Annotated[str | None, typer.Option("--to", help="ISO time, or nanoseconds, at which to end.")]
 Sources = Annotated[list[str] | None, typer.Option(help="Data set or fleet.")]
 LogIds = Annotated[list[str] | None, typer.Option(help="Log id.")]
+DetectedObjects = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--detected",
+        help="CLASS[:SCORE[:COUNT]]: one infrared picture shows so many, e.g. person:0.5:2. Repeatable.",
+    ),
+]
+Detector = Annotated[
+    str | None,
+    typer.Option(help="Of --detected: whose findings, by its id or the beginning of it; the newest, if not given."),
+]
 HardnessWeight = Annotated[
     float, typer.Option(help="Share of hardness in the score, in [0, 1]; the rest is similarity.")
 ]

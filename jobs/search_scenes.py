@@ -32,14 +32,8 @@ def main(
     end: options.To = None,
     source: options.Sources = None,
     log: options.LogIds = None,
-    detected: Annotated[
-        list[str] | None,
-        typer.Option(help="CLASS[:SCORE[:COUNT]]: one infrared picture shows so many, e.g. person:0.5:2. Repeatable."),
-    ] = None,
-    detector: Annotated[
-        str | None,
-        typer.Option(help="Of --detected: whose findings, by its id or the beginning of it; the newest, if not given."),
-    ] = None,
+    detected: options.DetectedObjects = None,
+    detector: options.Detector = None,
     hardness_weight: options.HardnessWeight = 0.0,
     version: options.Version = None,
     top: Annotated[int, typer.Option(help="How many results.")] = 10,

@@ -41,7 +41,9 @@ def main(
     drifts: Annotated[str, typer.Option(help="Of its pairs, in pixels, comma-separated.")] = "0",
     seeds: Annotated[int, typer.Option(min=1)] = 3,
     ours: Annotated[str, typer.Option(help="The arm that is compared with every other.")] = "registered",
-    architecture: Annotated[str, typer.Option(help="`fcos`, `faster_rcnn` or `rf_detr`.")] = "fcos",
+    architecture: Annotated[
+        str | None, typer.Option(help="Of a detector: `fcos`, if not given, `faster_rcnn` or `rf_detr`.")
+    ] = None,
     height: Annotated[int | None, typer.Option(help="280, or 288 for a CNN, if not given.")] = None,
     width: Annotated[int | None, typer.Option(help="378, or 384 for a CNN, if not given.")] = None,
     blocks: Annotated[
@@ -77,6 +79,8 @@ def main(
 
         if task not in _TASKS:
             raise ConfigError(f"--task {task}: expected one of {', '.join(_TASKS)}")
+        if task == "segmentation" and architecture:
+            raise ConfigError("--architecture goes with --task detection")
         if task == "detection" and (masks != "own" or mask_classes or pseudo):
             raise ConfigError("--masks, --mask-classes and --pseudo go with --task segmentation")
         named = dict(text.split("=", 1) if "=" in text else ("", text) for text in also or ())

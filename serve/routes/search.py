@@ -72,7 +72,7 @@ async def answer_search(request: SearchRequest, context: Context) -> SearchAnswe
 async def passing(filters: Filters, context: Context, not_scene_id: str | None = None) -> tuple[SceneFilter, list[str]]:
     """The filter, and what a client should know of it. Raises ProblemError: detections that cannot be asked for."""
     where, notes = scene_filter(filters, not_scene_id)
-    if not filters.detected:
+    if not filters.detected and filters.detector is None:
         return where, notes
     wanted = [Detected(**each.model_dump()) for each in filters.detected]
     try:

@@ -46,8 +46,6 @@ def search_store(
         ConfigError: more than one query, an unknown tag, scene, version, detector or class. DataError: an unreadable
             picture.
     """
-    if detector is not None and not detected:
-        raise ConfigError("--detector goes with --detected")
     if sum(query is not None for query in (text, image, scene)) > 1:
         raise ConfigError("name one of --text, --image and --scene, not several")
     location = StoreLocation.parse(store)

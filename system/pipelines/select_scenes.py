@@ -13,6 +13,7 @@ from system.config import FrozenConfig
 from system.errors import ConfigError, DataError
 from system.logs import files
 from system.pipelines.search import search_store
+from system.store.detections import Detected, among_detected
 from system.store.filters import SceneFilter
 from system.store.location import StoreLocation
 from system.store.search import SearchConfig, hardest_scene_ids, newest_model, tag_names
@@ -27,7 +28,8 @@ _SETS_TOLD = 5
 class SceneQuery(FrozenConfig):
     """A search, or a set (`scene_set`): the id of one saved in the store, or a file of scene ids.
 
-    top: at most so many; None: all that pass the filters, of a search by text, image or scene the first 100.
+    detected, detector: as of `search_store`. top: at most so many; None: all that pass the filters, of a search by
+    text, image or scene the first 100.
     """
 
     where: SceneFilter = SceneFilter()
@@ -35,6 +37,8 @@ class SceneQuery(FrozenConfig):
     image: str | None = None
     scene: str | None = None
     scene_set: str | None = None
+    detected: tuple[Detected, ...] = ()
+    detector: str | None = None
     top: int | None = Field(default=None, ge=1)
     hardness_weight: float = Field(default=0.0, ge=0, le=1)
     version: str | None = None
@@ -58,12 +62,15 @@ def select_scenes(store: str, query: SceneQuery) -> list[str]:
         config = SearchConfig.parse(
             {"top": query.top or _LIKE_TOP, "hardness_weight": query.hardness_weight}, "options"
         )
-        found = search_store(store, query.where, config, query.text, query.image, query.scene, query.version)
+        asked = (query.text, query.image, query.scene, query.version, query.detected, query.detector)
+        found = search_store(store, query.where, config, *asked)
         return [row["scene_id"] for row in found]
     location = StoreLocation.parse(store)
     query.where.check_tags(tag_names(location))
     model_id = query.where.model_id or newest_model(location)["model_id"]
-    return hardest_scene_ids(location, query.where.model_copy(update={"model_id": model_id}), query.top, query.version)
+    where = query.where.model_copy(update={"model_id": model_id})
+    narrowed = among_detected(location, where, query.detected, query.detector)
+    return [] if narrowed is None else hardest_scene_ids(location, narrowed, query.top, query.version)
 
 
 def saved_or_listed(location: StoreLocation, name: str) -> list[str]:

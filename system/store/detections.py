@@ -181,9 +181,12 @@ def among_detected(
     Args:
         detector: as of `choose_detector`.
     Raises:
-        ConfigError: as `choose_detector` and `known_objects`, or too many scenes pass to be asked for by their ids.
+        ConfigError: as `choose_detector` and `known_objects`, a detector without anything wanted, or too many scenes
+            pass to be asked for by their ids.
     """
     if not wanted:
+        if detector is not None:
+            raise ConfigError(f"detector {detector!r}: expected beside it what the detector should have found")
         return where
     seen = choose_detector(location, detector)
     wanted = known_objects(seen, wanted)

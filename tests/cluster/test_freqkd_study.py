@@ -123,11 +123,16 @@ def test_networks_of_convolutions_are_studied_and_detected_with(house: Path, hea
     refused = call_job("study_freqkd", *given, "--block", "4", env=head.env)
     assert refused.code == 2 and "has stages 0..3" in refused.stderr
     judged = ("--students", house / "networks", *pairs(house), "--arms", "none,mse", "--seeds", "1", "--rounds", "20")
-    judged = (*judged, "--architecture", "faster_rcnn", "--channels", "32", "--epochs", "1", "--ours", "mse")
-    done = call_job("study_detection", *judged, "--height", "64", "--width", "96", "--out", house / "d", env=head.env)
+    judged = (*judged, "--epochs", "1", "--ours", "mse", "--height", "64", "--width", "96")
+    head_of = ("--architecture", "faster_rcnn", "--channels", "32", "--out", house / "d")
+    done = call_job("study_detection", *judged, *head_of, env=head.env)
     assert done.code == 0, done.stderr
     assert done.figures["sets"]["test"]["arms"]["mse"]["0"]["ap50"]["seeds"] == 1
     assert done.figures["seen_in_training"] == {"test": 0}
+    head_of = ("--task", "segmentation", "--masks", "boxes", "--channels", "16", "--out", house / "s")
+    done = call_job("study_detection", *judged, *head_of, env=head.env)
+    assert done.code == 0, done.stderr
+    assert done.figures["pseudo"] and done.figures["sets"]["test"]["arms"]["mse"]["0"]["miou"]["seeds"] == 1
 
 
 def test_what_cannot_be_studied_is_refused(house: Path, head: Head):

@@ -128,6 +128,7 @@ def test_what_a_detector_found_is_a_filter(tmp_path):
     assert ask(server, "GET", "/v1/tags?detected=Person&detector=d").json()["total"] == 1
     for where, words in (
         ("detected=elk", "finds person"),
+        ("detector=d", "expected beside it"),
         ("detected=person&detector=x", "knows, the newest first: d"),
     ):
         told = ask(server, "GET", f"/v1/hard?{where}")

@@ -14,6 +14,7 @@ from system.infrared.detections import Detections
 from system.pipelines.detect_scenes import _Tally, _windows
 from system.pipelines.infrared_reading import NO_INFRARED, UNREACHABLE, Shot
 from system.pipelines.infrared_stream import PictureResult
+from system.pipelines.select_scenes import SceneQuery, select_scenes
 from system.store.commits import append_rows
 from system.store.detections import (
     DETECTIONS,
@@ -151,6 +152,12 @@ def test_a_search_is_of_one_detector_and_names_the_others(location):
             ConfigError, match=rf"{told}.*d1-new \(1 scenes, Person\), d1-old.*d2 \(1 scenes, car, bicycle\)"
         ):
             passing("person", detector)
+
+    asked = SceneQuery(where=SceneFilter(model_id="m1"), detected=(Detected(label="person"),))
+    assert select_scenes(location.uri, asked) == [ids[1]], "what is exported"
+    assert select_scenes(location.uri, asked.model_copy(update={"detector": "d1-old"})) == [ids[0]]
+    with pytest.raises(ConfigError, match="expected beside it"):
+        select_scenes(location.uri, asked.model_copy(update={"detected": (), "detector": "d2"}))
     assert counts_of(location, ids, "d1-old") == {ids[0]: {"person": 1}}
     version = location.dataset(DETECTIONS).version
     note_classes(location, "d2", ("car", "bicycle"))
