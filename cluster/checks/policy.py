@@ -10,7 +10,7 @@ from cluster.checks.finding import Finding, name_of
 from cluster.checks.pods import PodTemplate, pod_templates, ray_clusters
 
 # Made by hand or by a secret operator before the first `apply`; the README says what each holds.
-SECRETS = frozenset({"gcs-store", "object-store", "serve-tokens"})
+SECRETS = frozenset({"gcs-store", "nightly-webhook", "object-store", "serve-tokens"})
 _SECRET_WORDS = re.compile(r"TOKEN|PASSWORD|SECRET|ACCESS_KEY|CREDENTIAL", re.IGNORECASE)
 _KUBERAY_NAME = re.compile(r"[a-z]([-a-z0-9]{0,45}[a-z0-9])?")  # DNS label of at most 47: KubeRay adds to it
 _VERSIONED = re.compile(r"@sha256:|:(?!latest$)[^:/]+$")
