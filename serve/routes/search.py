@@ -56,7 +56,8 @@ async def answer_search(request: SearchRequest, context: Context) -> SearchAnswe
     where, notes = await passing(request.where, context, itself)
     weights, store = parts_of(request.weights), context.services.store
     try:
-        page: Page = await context.run(store.search, vector, where, weights, request.top, request.cursor, request.as_of)
+        asked = (vector, where, weights, request.top, request.cursor, request.as_of, view)
+        page: Page = await context.run(store.search, *asked)
     except ForeignCursorError as error:
         told = "this cursor belongs to another question; send it with all else as it was"
         raise ProblemError(409, "foreign_cursor", told) from error
