@@ -64,6 +64,8 @@ def main(
                 "--images, --model and --kaist-out"
             )
         if kaist_annotations is not None and kaist_results is not None:
+            if model is not None or images is not None:
+                raise ConfigError("--kaist-results takes no --model and no --images; with them, name --kaist-out")
             print_figures(judge_kaist(kaist_annotations, kaist_results, out, config))
             return
         if model is None:

@@ -36,7 +36,7 @@ def main(
     all_cameras: Annotated[
         bool, typer.Option("--all-cameras", help="Of --logs: whatever they are called, all are infrared.")
     ] = False,
-    min_score: Annotated[float, typer.Option(help="Of what is written.")] = 0.05,
+    min_score: Annotated[float, typer.Option(min=0.02, help="Of what is written.")] = 0.05,
     draw: Annotated[int, typer.Option(help="So many pictures are drawn with their boxes.")] = 24,
     max_bad_share: Annotated[
         float, typer.Option(min=0, max=1, help="Of pictures (of a store: scenes) that may be unreadable.")

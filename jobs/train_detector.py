@@ -85,7 +85,7 @@ def main(
     TensorBoard events, pictures with boxes after each epoch, and a model card.
 
     The last line of stdout is one JSON object: checkpoint, detector_id, classes, trained_parameters, images, seconds,
-    epochs, loss, ap50, ap (of --val), skipped, left_out, coloured, resumed_from.
+    epochs, loss, ap50, ap (of 500 pictures of --val at most), skipped, left_out, mended, coloured, resumed_from.
 
     Exit codes: 0 done; 2 a wrong option; 3 unreadable input; 5 the backbone, or a loss that became no number.
     """

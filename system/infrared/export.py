@@ -87,5 +87,6 @@ def largest_difference(detector: Detector, file: Path, pictures_NHW: NDArray[np.
             theirs = session.run(None, {"infrared": picture_HW[None]})
             ours = _Raw(detector)(torch.from_numpy(picture_HW[None].copy()))
             for key, a, b in zip(told, ours, theirs, strict=True):
-                told[key] = max(told[key], float(np.abs(a.numpy() - np.asarray(b)).max()))
+                # NaN stays NaN, which max() would drop.
+                told[key] = float(np.maximum(told[key], np.abs(a.numpy() - np.asarray(b)).max()))
     return told

@@ -43,6 +43,8 @@ class FcosHead(nn.Module):
             detections_per_img=_KEPT,
             topk_candidates=_CANDIDATES,
         )
+        # Distances are cut at 0: a side that begins there, and is pushed below, has no gradient ever after.
+        nn.init.ones_(self.fcos.head.regression_head.bbox_reg.bias)
 
     def losses(self, features: Sequence[Tensor], size: tuple[int, int], targets: Sequence[Target]) -> dict[str, Tensor]:
         """Means over the places that show an object: classification, box, centre."""

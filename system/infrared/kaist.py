@@ -28,8 +28,8 @@ from system.pairs import files
 _INNER_XYXY = (5.0, 5.0, 635.0, 507.0)
 PERSON = "person"
 NO_OCCLUSION, PARTIAL, HEAVY = 0, 1, 2
-# Sets of the official test list by their light: the drives of set06 to set08 are by day, of set09 to set11 by night.
-_DAY_SETS = ("set06", "set07", "set08")
+# By their makers: set00 to set02 and set06 to set08 are by day, set03 to set05 and set09 to set11 by night.
+_DAY_SETS = ("set00", "set01", "set02", "set06", "set07", "set08")
 
 
 @dataclass(frozen=True)
@@ -92,12 +92,14 @@ def read_kaist_annotations(file: Path) -> tuple[KaistImage, ...]:
     content = _json(file)
     try:
         persons = {int(row["id"]) for row in content["categories"] if row["name"] == PERSON}
+        if not persons:
+            raise DataError("not_kaist", f"{file}: expected a category {PERSON}, found {content['categories']}"[:300])
         rows: dict[int, list[dict[str, Any]]] = {int(image["id"]): [] for image in content["images"]}
         for row in content["annotations"]:
             rows[int(row["image_id"])].append(row)
         images = [(int(image["id"]), image) for image in content["images"]]
         return tuple(_image(image, rows[number], persons) for number, image in images)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise DataError(
             "not_kaist",
             f"{file}: expected images {{id, im_name, height, width}} and annotations {{image_id, category_id, bbox, "
@@ -133,7 +135,7 @@ def read_kaist_results(file: Path, images: tuple[KaistImage, ...]) -> list[Detec
             continue
         try:
             number_of, *values = (float(part) for part in line.split(","))
-            if len(values) != 5 or number_of != int(number_of) or not np.isfinite(values).all():
+            if len(values) != 5 or not number_of.is_integer() or not np.isfinite(values).all():
                 raise ValueError
         except ValueError:
             told = f"expected image,x,y,w,h,score, found {line[:80]!r}"
@@ -198,5 +200,5 @@ def infrared_pictures(root: str, images: Sequence[KaistImage]) -> list[str | Non
 def _json(file: Path) -> Any:
     try:
         return json.loads(file.read_text("utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError("not_json", f"{file}: cannot be read as JSON: {error}") from error

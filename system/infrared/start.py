@@ -48,6 +48,8 @@ def read_start(name: str, kind: type[InfraredModel]) -> Start:
         ModelError: there is no such model, or it is of another kind.
     """
     if not is_folder(name):
+        if kind.noun != "detector":
+            raise ModelError(f"--start {name}: is of a detector; expected the folder of a trained {kind.noun}")
         return _read_rf_detr(name)
     folder = Path(name)
     config = read_model_config(folder, kind).config

@@ -104,6 +104,10 @@ def read_coco(uri: str) -> CocoFile:
             f"({_some(unknown)}; listed: {_some(place)}); expected at most {_MAX_UNKNOWN_SHARE:.0%}: add them to "
             "'categories', or take the file that these annotations were made for",
         )
+    lost = [told for _, code, told in faults if code == "unknown_image"]
+    if len(lost) > _MAX_UNKNOWN_SHARE * len(annotations):
+        told = f"{len(lost)} of {len(annotations)} annotations are of images that it does not list, e.g. {lost[0]}"
+        raise DataError("unknown_image", f"{uri}: {told}; ids must be equal in type too ({next(iter(known), None)!r})")
     return CocoFile(
         uri=uri,
         images=images,

@@ -6,6 +6,7 @@ Legend: N boxes of a picture.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -121,7 +122,12 @@ def read_infrared_set(uri: str, images: str | None = None, splits: Sequence[str]
     faults = [PairFault(str(n), code, told, is_skipped=False) for n, code, told in coco.faults]
     there: list[tuple[CocoImage, str, str]] = []
     listed: dict[str, frozenset[str]] = {}
+    entries = Counter(names)
     for image, file_name in zip(coco.images, names, strict=True):
+        if entries[file_name] > 1:  # each entry may hold a part of the boxes
+            told = f"{uri}: {file_name} is listed {entries[file_name]} times"
+            faults.append(PairFault(file_name, "listed_twice", told))
+            continue
         try:
             picture_uri = files.join(root, file_name)
         except DataError as error:
@@ -233,6 +239,8 @@ def _root(uri: str, names: Sequence[str], images: str | None) -> str:
     held = [sum(_holds(root, name, listed) for name in asked) for root in candidates]
     if not max(held):
         told = f"none of its pictures ({names[0]}, ...) lies under {' or '.join(candidates)}"
+        if all(name.startswith("/") or "://" in name for name in asked):
+            told = f"its pictures are named from the root ({names[0]}, ...), expected names below a folder"
         raise DataError("missing_file", f"{uri}: {told}; name their folder with --images")
     return candidates[held.index(max(held))]
 

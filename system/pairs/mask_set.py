@@ -144,7 +144,10 @@ def _of_folder(uri: str, source: MaskSource, images: str | None, splits: Sequenc
         raise ConfigError(f"--masks {source.kind}: name its classes by number with --mask-classes background,...")
     classes = (BACKGROUND, *(name.strip().lower() for name in source.classes[1:]))
     refuse_too_many(classes, source.kind)
-    masks = {files.stem(mask): mask for mask in files.pictures_below(files.absolute(source.kind))}
+    masks: dict[str, str] = {}
+    for label_uri in files.pictures_below(files.absolute(source.kind)):
+        if (other := masks.setdefault(files.stem(label_uri), label_uri)) != label_uri:
+            raise DataError("ambiguous_mask", f"{label_uri} and {other}: expected one label picture of a name")
     listed, faults = _listed(uri, images, splits)
     places = tuple(range(len(classes)))
     pictures = []

@@ -15,6 +15,7 @@ from system.errors import ConfigError, DataError, storage_errors
 from system.logs.pixels import Picture, PictureLimits, picture_name, read_each
 from system.logs.reader import BadLog
 from system.logs.registry import discover, list_logs, read_log
+from system.logs.video import VideoReader
 from system.logs.windows import WindowConfig, cut_window, list_windows
 from system.pairs.pixels import InfraredMapping, InfraredPixels, decode_infrared, infrared_of, read_infrared
 from system.records import Container, DrivingLog, Frame, LogRef, WindowRef
@@ -134,7 +135,10 @@ def read_part(part: Part, mapping: InfraredMapping) -> Iterator[tuple[Shot, int,
             yield Shot(window.log.uri, scene_id=window.scene_id), 1, ("internal_error", told)
             continue
         frames = [frame for frame in scene.frames if part.all_cameras or frame.modality == "infrared"]
-        if not frames:
+        if not frames and window.log.reader == VideoReader.name:
+            told = f"{window.log.uri}: holds no picture where its length promises some; it may be cut"
+            yield Shot(window.log.uri, scene_id=window.scene_id), 1, ("damaged_video", told)
+        elif not frames:
             told = f"{window.log.uri}: scene {window.scene_id}: no picture of an infrared camera"
             yield Shot(window.log.uri, scene_id=window.scene_id), 0, (NO_INFRARED, told)
         shots = [Shot.of(frame, window.scene_id) for frame in frames]

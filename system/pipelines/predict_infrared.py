@@ -2,7 +2,8 @@
 
 OUT/detections.parquet   a row a picture: uri, width, height, boxes (corners in pixels), scores, classes; of logs and
                          videos also camera, time and scene id
-OUT/coco.json            images, categories and detections (annotations with a score), as COCO tools read them
+OUT/coco.json            images, categories and detections (annotations with a score), as COCO tools read them; names
+                         are below the folder `info.pictures` that holds them all
 OUT/quarantine.jsonl     pictures that could not be read, and why
 OUT/pictures/            the first of them with their boxes
 
@@ -312,6 +313,20 @@ class _CocoWriter:
 
     def close(self) -> None:
         categories = [{"id": k + 1, "name": name} for k, name in enumerate(self._classes)]
-        rest = json.dumps({"images": self._images, "categories": categories})
+        folder = _common_folder([image["file_name"] for image in self._images])
+        for image in self._images:
+            image["file_name"] = image["file_name"].removeprefix(folder).lstrip("/") if folder else image["file_name"]
+        rest = json.dumps({"info": {"pictures": folder}, "images": self._images, "categories": categories})
         self._file.write("], " + rest[1:] + "\n")
         self._file.close()
+
+
+def _common_folder(uris: Sequence[str]) -> str:
+    """The deepest folder that holds all of them; "" where they share none but a root or a scheme."""
+    folders = sorted(uri.partition("#")[0].split("/")[:-1] for uri in uris)
+    shared = []
+    for first, last in zip(folders[0], folders[-1], strict=False) if folders else ():
+        if first != last:
+            break
+        shared.append(first)
+    return "/".join(shared) if any(shared[1:]) else ""

@@ -6,7 +6,7 @@ import json
 import logging
 import math
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from system.infrared.detector_trainer import DetectorTrainConfig
 from system.infrared.start import is_folder, read_start
 from system.pairs.coloured import count_coloured
 from system.pairs.infrared_set import InfraredSet, read_infrared_set
+from system.pairs.records import PairFault
 from system.pipelines.resources import check_workers, connect_to_ray
 from system.report.console import ConsoleProgress
 from system.store.runs import git_commit
@@ -43,6 +44,7 @@ from system.training.run import discard_run
 from system.training.student import mapping_of
 
 _SETTINGS = "settings.json"
+_FAULTS_TOLD = 5
 _OF_A_START = ("architecture", "backbone", "merge", "blocks", "channels", "convs")
 # What is judged of a corpus that names its parts.
 JUDGED_SPLITS = ("val", "test")
@@ -105,13 +107,22 @@ def gather_labelled(
         ", ".join(found.name for found in joined),
         tuple(picture for found in joined for picture in found.pictures),
         classes,
-        tuple(fault for found in joined for fault in found.faults),
+        (*_left_to_background(sets, classes), *(fault for found in joined for fault in found.faults)),
     )
     if missing := [name for name, objects in whole.counts().items() if not objects]:
         raise DataError(
             "no_positive", f"{whole.name}: shows no {', '.join(missing)} to learn from; name other --classes"
         )
     return whole
+
+
+def _left_to_background(sets: Sequence[InfraredSet], classes: Sequence[str]) -> Iterator[PairFault]:
+    """Objects that a set shows and nobody learns; a class of another name may be one of those that are learnt."""
+    for found in sets:
+        counts = found.counts()
+        if others := [f"{counts[name]} {name}" for name in found.shown_classes() if name not in classes]:
+            told = f"{', '.join(others)}: not among the classes that are learnt, and background to them"
+            yield PairFault(found.name, "other_class", told, is_skipped=False)
 
 
 def start_classes(source: DetectSource, kind: type[InfraredModel]) -> tuple[str, ...]:
@@ -173,8 +184,8 @@ def train_model(
         objects: of each class that is learnt, for the record. values: of the task's configuration without classes.
     Returns:
         Keys of the job's last line: checkpoint, <noun>_id, classes, trained_parameters, images, seconds, epochs, loss,
-        the task's figures (of the last epoch on `val`, in points), skipped, left_out, coloured (of at most 64
-        pictures that were looked at), resumed_from.
+        the task's figures (of the last epoch on at most 500 pictures of `val`, in points), skipped, left_out, mended
+        (boxes dropped or cut), coloured (of at most 64 pictures that were looked at), resumed_from.
     Raises:
         ConfigError, DataError, ModelError.
     """
@@ -196,8 +207,10 @@ def train_model(
     progress.phase(
         f"learning {', '.join(train.classes)} from {len(train.pictures)} pictures, {trained_parameters} parameters"
     )
-    for fault in train.faults[:5]:
+    for fault in train.faults[:_FAULTS_TOLD]:
         progress.note(f"{'left out' if fault.is_skipped else 'mended'}: {fault}")
+    if len(train.faults) > _FAULTS_TOLD:
+        progress.note(f"and {len(train.faults) - _FAULTS_TOLD} more pictures left out, boxes dropped or cut")
     coloured = count_coloured(train.pictures, train.name, progress.note)
     if val is not None:
         count_coloured(val.pictures, val.name, progress.note)
@@ -267,6 +280,7 @@ def train_model(
         **{name: last.get(f"val/{name}") for name in task.figures},
         "skipped": len(trained.skipped),
         "left_out": record.left_out,
+        "mended": len(train.faults) - record.left_out,
         "coloured": coloured,
         "resumed_from": trained.resumed_from,
     }

@@ -84,11 +84,21 @@ def distillation_of(students: Path) -> DistillConfig:
     Raises:
         ConfigError: there is no study.
     """
+    return DistillConfig.parse(settings_of(students)["distill"], str(students))
+
+
+def settings_of(students: Path) -> dict[str, Any]:
+    """What all runs of a FreqKD study have in common but its arms' recipes: distill, backbone, registration, mapping,
+    data.
+
+    Raises:
+        ConfigError: there is no study.
+    """
     try:
         settings = json.loads((students / SETTINGS_NAME).read_text("utf-8"))
-        return DistillConfig.parse(settings["distill"], str(students))
+        return {key: settings[key] for key in ("distill", "backbone", "registration", "mapping", "data")}
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"--students {students}: expected the folder of jobs/study_freqkd.py: {error}") from error
+        raise ConfigError(f"--students {students}: expected the folder of jobs/study_freqkd.py: {error!r}") from error
 
 
 def load_student(students: Path, cell: StudyCell) -> nn.Module:

@@ -27,7 +27,7 @@ from system.pairs.masks import PSEUDO
 from system.pipelines.resources import check_workers, connect_to_ray, tasks_at_once
 from system.report.console import ConsoleProgress
 from system.report.detection_study import detection_markdown
-from system.training.detect import JUDGED_SPLITS, gather_labelled
+from system.training.detect import JUDGED_SPLITS, gather_labelled, refuse_left_out
 from system.training.detect_data import sha256_of
 from system.training.detection_run import (
     DetectionBench,
@@ -35,18 +35,21 @@ from system.training.detection_run import (
     distillation_of,
     refuse_missing_students,
     run_detection,
+    settings_of,
 )
 from system.training.detection_summary import DetectionFigures, summarise_detection
 from system.training.freqkd_arms import parse_arms
 from system.training.infrared_task import DetectionTask, InfraredTask
 from system.training.learnt import marks_of, read_learnt, tell_seen
-from system.training.study_folder import SETTINGS_NAME, refuse_other_settings, write_json, write_settings
+from system.training.study_folder import refuse_other_settings, write_json, write_settings
 
 _RESULT, _TABLES = "study.json", "study.md"
 _RETRIES = 3
 # 280x378 for a ViT/14.
 _SCALE = 5 / 6
 TEST = "test"
+# Of a set's pictures that may be missing or damaged, and how many of them are told.
+_MAX_BAD_SHARE, _FAULTS_TOLD = 0.05, 5
 
 
 class DetectionStudyConfig(FrozenConfig):
@@ -118,7 +121,7 @@ def run_study(
         ConfigError: students that are missing, or `out` holds a study with other settings. DataError, ModelError.
     """
     students = Path(study.students).absolute()
-    tower = distillation_of(students).tower
+    tower, made = distillation_of(students).tower, settings_of(students)
     arms = parse_arms(study.arms)
     cells = [StudyCell(arm, 0, seed) for seed in range(study.seeds) for arm in arms if arm.loss is None]
     cells += [
@@ -131,7 +134,11 @@ def run_study(
     cells.sort(key=lambda cell: cell.seed)
     refuse_missing_students(students, cells)
     train, tests = sets
-    given = {key: value for key, value in values.items() if value is not None}
+    for name, found in {"train": train, **tests}.items():
+        refuse_left_out(found, _MAX_BAD_SHARE)
+        for fault in [fault for fault in found.faults if fault.is_skipped][:_FAULTS_TOLD]:
+            progress.note(f"{name}: left out: {fault}")
+    given = {"mapping": made["mapping"]} | {key: value for key, value in values.items() if value is not None}
     sizes = sizes_for(is_cnn(tower), _SCALE)
     model = task.config.parse(sizes | given | {"backbone": tower, "classes": train.classes}, "options")
     settings = {
@@ -139,7 +146,7 @@ def run_study(
         "config": config.model_dump(mode="json", exclude={"seed"}),
         "rounds": study.rounds,
         "data": {name: sha256_of(found) for name, found in {"train": train, **tests}.items()},
-        "students": _students(students),
+        "students": made,
     }
     refuse_other_settings(out, settings)
     missing = [cell for cell in cells if not (out / f"{cell.name}.json").is_file()]
@@ -157,6 +164,9 @@ def run_study(
         "size": [model.height, model.width],
         "train_pictures": len(train.pictures),
         "test_pictures": {name: len(found.pictures) for name, found in tests.items()},
+        "left_out": {
+            name: sum(fault.is_skipped for fault in found.faults) for name, found in {"train": train, **tests}.items()
+        },
     }
     tell_budget(budget)
     if is_dry:
@@ -226,12 +236,6 @@ def _seen(students: Path, name: str, test: InfraredSet, progress: ConsoleProgres
     return tell_seen(
         f"the students of {students} (set {name})", uris, marks_of(uris), read_learnt(students), progress.note
     )
-
-
-def _students(folder: Path) -> dict[str, Any]:
-    """How the students were made; arms that were added to their study later change none of them."""
-    settings = json.loads((folder / SETTINGS_NAME).read_text("utf-8"))
-    return {key: settings[key] for key in ("distill", "backbone", "registration", "data")}
 
 
 @ray.remote(max_retries=_RETRIES)

@@ -60,6 +60,8 @@ def judge_detector(
         ConfigError: the set and the detector share no class. DataError: pictures that the detector was trained on, or
             too much that cannot be read. ModelError.
     """
+    if out is not None:
+        claim_folder(out, FIGURES_NAME, CURVES_NAME, ERRORS_NAME)
     classes = read_detector_config(Path(model)).config.classes
     labelled = read_infrared_set(uri, images, JUDGED_SPLITS)
     refuse_left_out(labelled, config.max_bad_share)
@@ -104,7 +106,6 @@ def judge_detector(
     told |= {"model": model, "detector_id": detector_id(model), "data": uri, "not_judged": _others(classes, shared)}
     told["faults"] = [*faults, *map(str, labelled.faults)][:20]
     if out is not None:
-        make_folder(out)
         mapping = read_detector_config(Path(model)).config.mapping
         named = dict(zip(shared, judged.matches, strict=True))
         detection_curves(named, told["calibration"], out / CURVES_NAME)
@@ -165,8 +166,14 @@ def _sheet(judged: Judged, pictures: list[InfraredPicture], mapping: InfraredMap
     return detection_sheet(title, cells, judged.classes)
 
 
-def make_folder(out: Path) -> None:
-    """Raises ConfigError: it cannot be made."""
+def claim_folder(out: Path, *names: str) -> None:
+    """Make the folder of a judgement. names: of its files, which replace those of an earlier one.
+
+    Raises:
+        ConfigError: it cannot be made, or holds something else.
+    """
+    if out.is_dir() and (others := sorted({file.name for file in out.iterdir()} - set(names))):
+        raise ConfigError(f"--out {out}: holds {', '.join(others[:3])}; expected a new folder, or one of this job")
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:

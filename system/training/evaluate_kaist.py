@@ -25,7 +25,7 @@ from system.pipelines.predict_infrared import detect_all
 from system.pipelines.resources import connect_to_ray
 from system.report.console import ConsoleProgress
 from system.report.detection_curves import detection_curves
-from system.training.evaluate_detector import CURVES_NAME, FIGURES_NAME, JudgeConfig, make_folder
+from system.training.evaluate_detector import CURVES_NAME, FIGURES_NAME, JudgeConfig, claim_folder
 from system.training.learnt import judge_unseen
 
 _CURVES = ("all", "day", "night")
@@ -37,13 +37,14 @@ def judge_kaist(annotations: Path, results: Path, out: Path | None, config: Judg
     Raises:
         DataError: a file is not of its form.
     """
+    if out is not None:
+        claim_folder(out, FIGURES_NAME, CURVES_NAME)
     images = read_kaist_annotations(annotations)
     found = read_kaist_results(results, images)
     matched = kaist_matches(images, found)
     told = kaist_figures(matched, config.rounds)
     told["parity"] = kaist_figures(kaist_matches(images, found, only_with_people=True), config.rounds)
     if out is not None:
-        make_folder(out)
         detection_curves({name: matched[name] for name in _CURVES}, None, out / CURVES_NAME)
         (out / FIGURES_NAME).write_text(json.dumps(told, indent=1) + "\n", "utf-8")
     return told
@@ -71,6 +72,8 @@ def judge_on_kaist(
     """
     if results.exists():
         raise ConfigError(f"--kaist-out {results}: exists already and is never overwritten; name another file")
+    if out is not None:
+        claim_folder(out, FIGURES_NAME, CURVES_NAME)
     classes = read_detector_config(Path(model)).config.classes
     if PERSON not in classes:
         raise ConfigError(f"{model} finds {', '.join(classes)}; KAIST's results are of the class {PERSON}")

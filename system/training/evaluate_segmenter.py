@@ -30,7 +30,7 @@ from system.report.console import ConsoleProgress
 from system.report.label_sheet import LabelCell, label_sheet
 from system.report.segment_charts import segment_charts
 from system.training.detect import JUDGED_SPLITS, refuse_left_out
-from system.training.evaluate_detector import JudgeConfig, make_folder
+from system.training.evaluate_detector import JudgeConfig, claim_folder
 from system.training.learnt import judge_unseen
 from system.training.segment import tell_masks
 
@@ -61,6 +61,8 @@ def judge_segmenter(
         ConfigError: the set and the segmenter share no class. DataError: pictures that were learnt from, or too much
             that cannot be read. ModelError.
     """
+    if out is not None:
+        claim_folder(out, FIGURES_NAME, CHARTS_NAME, WORST_NAME)
     folder = Path(model).absolute()
     classes = read_model_config(folder, Segmenter).config.classes
     found = read_mask_set(uri, masks, images, JUDGED_SPLITS)
@@ -95,7 +97,6 @@ def judge_segmenter(
     told["not_judged"] = [name for name in classes if name not in shared]
     told["faults"] = [*faults, *map(str, judged.faults)][:20]
     if out is not None:
-        make_folder(out)
         segment_charts(told, out / CHARTS_NAME)
         (out / FIGURES_NAME).write_text(json.dumps(told, indent=1) + "\n", "utf-8")
         scores_N = picture_scores(confusions_NKK)

@@ -311,6 +311,7 @@ def _settings(config: StudyConfig, arms: Sequence[Arm], train: ProbeSet, test: P
         "backbone": vit_hash(load_network(config.distill.tower)),
         "recipes": recipes,
         "registration": REGISTRATION_VERSION,
+        "mapping": config.mapping.model_dump(mode="json"),
         "probe": {"block": config.probe_block, "penalty": STRENGTH, "rounds": config.rounds},
         "data": {"train": train.sha256(), "test": test.sha256()},
     }

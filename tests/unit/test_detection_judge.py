@@ -16,6 +16,7 @@ from system.infrared.detections import Detections, Truth
 from system.infrared.judge import Judged, calibration, coco_figures, figures, worst_errors
 from system.infrared.kaist import (
     SUBSETS,
+    KaistImage,
     infrared_pictures,
     read_kaist_annotations,
     read_kaist_results,
@@ -29,7 +30,7 @@ from system.pipelines.infrared_reading import Shot
 from system.pipelines.infrared_stream import PictureResult
 from system.report.console import ConsoleProgress
 from system.training import evaluate_kaist
-from system.training.evaluate_detector import JudgeConfig
+from system.training.evaluate_detector import JudgeConfig, claim_folder
 
 SIZE = (120, 160)
 
@@ -174,9 +175,20 @@ def test_a_result_file_that_cannot_be_judged_names_the_line(tmp_path: Path, line
     with pytest.raises(DataError) as raised:
         read_kaist_results(tmp_path / "r.txt", images)
     assert raised.value.code == code and "r.txt" in raised.value.message
-    (tmp_path / "a.json").write_text('{"images": [1]}')
-    with pytest.raises(DataError, match=r"a\.json"):
-        read_kaist_annotations(tmp_path / "a.json")
+    (endless := json.loads(json.dumps(annotations)))["images"][0]["id"] = float("inf")
+    nobody = annotations | {"categories": [{"id": 1, "name": "car"}]}
+    for text in ('{"images": [1]}', json.dumps(endless), json.dumps(nobody), "[" * 100_000):
+        (tmp_path / "a.json").write_text(text)
+        with pytest.raises(DataError, match=r"a\.json"):
+            read_kaist_annotations(tmp_path / "a.json")
+
+
+@pytest.mark.parametrize(
+    ("drive", "light"), [("set00", "day"), ("set02", "day"), ("set03", "night"), ("set11", "night")]
+)
+def test_the_light_of_a_drive_is_its_makers(drive: str, light: str):
+    nothing = np.zeros((0, 4), np.float32), np.zeros(0, np.int64), np.zeros(0, np.bool_)
+    assert KaistImage(f"{drive}/V000/I00019", (512, 640), *nothing).light == light
 
 
 def test_a_written_result_file_is_read_back_as_it_was(data_root: Path, tmp_path: Path):
@@ -266,3 +278,12 @@ def test_real_pictures_are_judged_as_coco_does(data_root: Path):
     judged = Judged.of(labelled.classes, guesses, truths)
     assert coco_figures(judged)["ap"] == pytest.approx(100 * judged.average_precision().mean(), abs=0.006)
     assert len(COCO_OVERLAPS) == 10
+
+
+def test_a_judgement_replaces_an_earlier_one_and_nothing_else(tmp_path: Path):
+    claim_folder(tmp_path / "judged", "figures.json")
+    (tmp_path / "judged" / "figures.json").touch()
+    claim_folder(tmp_path / "judged", "figures.json")
+    (tmp_path / "judged" / "detector.json").touch()
+    with pytest.raises(ConfigError, match=r"holds detector\.json; expected a new folder"):
+        claim_folder(tmp_path / "judged", "figures.json")

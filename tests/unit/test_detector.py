@@ -96,6 +96,14 @@ def test_fcos_learns_where_things_are():
     assert right >= 15
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_every_distance_of_fcos_has_a_gradient_at_the_start(seed: int):
+    detector = Detector.untrained(config(), tiny_vit(), seed)
+    boxes, _ = detector.head.raw(detector.features(as_batch([scene(seed)])[0]), detector.size)
+    x1, y1, x2, y2 = boxes[0].T
+    assert (x1 < x2).all() and (y1 < y2).all(), "none is cut at 0"
+
+
 @pytest.mark.parametrize("backbone", ["vit", "cnn"])
 def test_faster_rcnn_learns_where_things_are(backbone: str):
     network, made = (tiny_vit(), config) if backbone == "vit" else (tiny_cnn(), on_stages)

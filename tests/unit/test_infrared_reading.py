@@ -71,6 +71,15 @@ def test_a_video_is_looked_at_at_the_rate_that_is_asked_for(tmp_path: Path):
     assert len({shot.name for shot, _, _ in rows}) == len(rows) and rows[0][0].name.startswith(f"{path}#")
 
 
+def test_what_a_video_lost_is_a_fault_and_no_window_without_a_camera(tmp_path: Path):
+    path = write_video(tmp_path / "drive.mkv", "libx264", {"g": "12"}, count=200)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    windows, _ = windows_of([str(path)], "video", WindowConfig(keyframe_hz=1.0))
+    rows = [row for part in window_parts(windows, 1.0, all_cameras=True) for row in read_part(part, MAPPING)]
+    faults = [read for _, of, read in rows if of == 1 and isinstance(read, tuple)]
+    assert len(rows) > len(faults) > 0 and {code for code, _ in faults} == {"damaged_video"}
+
+
 def test_sixteen_bits_of_a_log_are_mapped_as_those_of_a_folder(tmp_path: Path):
     log = plain_log(tmp_path)
     described = json.loads((log / "log.json").read_text())

@@ -13,6 +13,7 @@ from system.errors import ConfigError, DataError
 from system.pairs.coco_file import read_coco
 from system.pairs.infrared_set import read_infrared_set
 from system.pairs.pixels import picture_size, read_infrared
+from system.training.detect import gather_labelled
 
 
 def picture(path: Path, seed: int = 0) -> None:
@@ -121,6 +122,39 @@ def test_a_file_most_of_whose_annotations_are_of_unknown_categories_is_refused(t
     with pytest.raises(DataError, match=r"x\.json: 3 of 4 annotations.*7, 9; listed: 0") as raised:
         read_infrared_set(uri)
     assert raised.value.code == "unknown_class"
+
+
+def test_annotations_of_images_that_are_not_listed_are_refused_when_they_are_most(tmp_path: Path):
+    picture(tmp_path / "a.png")
+    uri = coco(tmp_path / "x.json", [{"id": "1", "file_name": "a.png"}], [(1, 0, [1, 1, 5, 5], 0)], ["person"])
+    with pytest.raises(DataError, match=r"1 of 1 annotations.*no image has the id 1; .*equal in type too \('1'\)"):
+        read_infrared_set(uri)
+
+
+def test_a_picture_that_is_listed_twice_is_left_out_because_boxes_may_be_on_either_entry(tmp_path: Path):
+    for name in ("a.png", "b.png"):
+        picture(tmp_path / name)
+    images = [{"id": 1, "file_name": "a.png"}, {"id": 2, "file_name": "b.png"}, {"id": 3, "file_name": "a.png"}]
+    uri = coco(tmp_path / "x.json", images, [(n, 0, [1, 1, 5, 5], 0) for n in (1, 2, 3)], ["person"])
+    found = read_infrared_set(uri)
+    assert [p.picture_id for p in found.pictures] == ["b.png"]
+    assert [fault.code for fault in found.faults] == ["listed_twice"] * 2
+
+
+def test_pictures_named_from_the_root_are_not_called_missing(tmp_path: Path):
+    picture(tmp_path / "a.png")
+    uri = coco(tmp_path / "x.json", [{"id": 1, "file_name": str(tmp_path / "a.png")}], [], ["person"])
+    with pytest.raises(DataError, match="named from the root"):
+        read_infrared_set(uri)
+
+
+def test_objects_that_nobody_learns_are_told(tmp_path: Path):
+    picture(tmp_path / "a.png")
+    boxes = [(1, 0, [1, 1, 5, 5], 0), (1, 1, [9, 9, 5, 5], 0), (1, 1, [20, 9, 5, 5], 0)]
+    uri = coco(tmp_path / "x.json", [{"id": 1, "file_name": "a.png"}], boxes, ["person", "people"])
+    joined = gather_labelled((uri,), None, ("person",))
+    assert ["2 people" in fault.message and not fault.is_skipped for fault in joined.faults] == [True]
+    assert not gather_labelled((uri,), None, ()).faults
 
 
 @pytest.mark.parametrize(

@@ -179,6 +179,10 @@ def test_a_folder_of_label_pictures_needs_its_classes(tmp_path: Path):
         read_mask_set(str(tmp_path / "ir"), MaskSource(kind="bokses", classes=("a", "b")))
     with pytest.raises(ConfigError, match="goes with a folder"):
         read_mask_set(str(tmp_path / "ir"), MaskSource(kind="boxes", classes=("a", "b")))
+    (tmp_path / "seg" / "other").mkdir()
+    Image.fromarray((picture() > 10).astype(np.uint8)).save(tmp_path / "seg" / "other" / "x.png")
+    with pytest.raises(DataError, match="expected one label picture of a name"):
+        read_mask_set(str(tmp_path / "ir"), given)
 
 
 def test_examples_carry_labels_at_the_models_size(tmp_path: Path):

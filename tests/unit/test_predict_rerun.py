@@ -67,6 +67,10 @@ def test_after_a_kill_the_same_command_starts_anew_and_nothing_is_mixed(run: Any
     assert {round(row["scores"][0], 2) for row in rows} == {0.9}, "none of the killed run's"
     coco = json.loads((tmp_path / "boxes" / "coco.json").read_text())
     assert len(coco["images"]) == len(coco["annotations"]) == PICTURES
+    assert {str(Path(coco["info"]["pictures"]) / image["file_name"]) for image in coco["images"]} == {
+        row["uri"] for row in rows
+    }
+    assert not any(Path(image["file_name"]).is_absolute() for image in coco["images"])
 
 
 def test_a_run_that_is_stopped_says_so_with_an_exit_code_and_leaves_nothing(run: Any, tmp_path: Path):
