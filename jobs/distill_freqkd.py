@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from jobs import options
 from system.pipelines.ray_environment import leave_ray, set_ray_environment
 from system.report.console import ConsoleProgress, exit_with_code, print_figures
 
@@ -61,8 +62,7 @@ def main(
     merge: Annotated[
         float | None,
         typer.Option(
-            help="Factor of the update in `merged.safetensors`: 0.5, as the paper starts detectors, if "
-            "not given; study_freqkd judges 1."
+            help="Factor of the update in `merged.safetensors`: 0.5, as the paper starts detectors, if not given."
         ),
     ] = None,
     epochs: Annotated[int | None, typer.Option()] = None,
@@ -108,7 +108,8 @@ def main(
 
     The last line of stdout is one JSON object: loss (mean over the last epoch: total, of each part of the recipe and of
     each block), seconds, images, images_per_s, checkpoint, skipped, left_out, resumed_from. With --estimate:
-    parameters, tokens, operations, memory_bytes, seconds_per_epoch, seconds, cache_bytes, tflops.
+    parameters, tokens, student_operations, teacher_operations, memory_bytes, seconds_per_epoch, seconds, cache_bytes,
+    tflops.
 
     Exit codes: 0 done; 2 a wrong option; 3 no readable pair, or too many that are not; 5 the model, or a loss that
     is no number.
@@ -127,6 +128,7 @@ def main(
         from system.training.distill import PairSource, distill, gather_pairs
         from system.training.distill_run import DistillRun
 
+        tower, teacher, student = (options.absolute_place(name) for name in (tower, teacher, student))
         if setting not in SETTINGS:
             raise ConfigError(f"--setting {setting}: expected one of {', '.join(SETTINGS)}")
         start = SETTINGS[setting]()
@@ -142,7 +144,7 @@ def main(
             "teacher": teacher,
             "height": height,
             "width": width,
-            "blocks": _numbers("--blocks", blocks, int),
+            "blocks": options.numbers("--blocks", blocks),
             "rank": rank,
             "merge_factor": merge,
             "epochs": epochs,
@@ -192,15 +194,6 @@ def main(
             result = distill(source, config, run, out, progress)
         leave_ray()
         print_figures(result)
-
-
-def _numbers(option: str, text: str | None, kind: type) -> tuple[Any, ...] | None:
-    from system.errors import ConfigError
-
-    try:
-        return None if text is None else tuple(kind(part) for part in text.split(","))
-    except ValueError as error:
-        raise ConfigError(f"{option} {text}: expected numbers with commas between them") from error
 
 
 if __name__ == "__main__":

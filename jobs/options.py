@@ -108,9 +108,12 @@ def numbers(option: str, text: str | None) -> tuple[int, ...] | None:
         raise ConfigError(f"{option} {text}: expected whole numbers with commas between them") from error
 
 
-def absolute_folder(name: str | None) -> str | None:
-    """A folder by its whole path, as workers find it; any other name as it is."""
-    return str(Path(name).absolute()) if name is not None and Path(name).is_dir() else name
+def absolute_place(name: str | None) -> str | None:
+    """A folder, or the file of `NAME@FILE`, by its whole path, as workers find it; any other name as it is."""
+    if name is None or Path(name).is_dir():
+        return None if name is None else str(Path(name).absolute())
+    start, at, file = name.partition("@")
+    return f"{start}@{Path(file).absolute()}" if at and "://" not in file else name
 
 
 def mask_source(masks: str, mask_classes: str | None, pseudo: str) -> MaskSource:

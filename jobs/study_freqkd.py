@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from system.errors import ConfigError
+from jobs import options
 from system.pipelines.ray_environment import leave_ray, set_ray_environment
 from system.report.console import ConsoleProgress, exit_with_code, print_figures, stdout_console
 from system.report.freqkd_study import freqkd_table
@@ -60,6 +60,9 @@ def main(
     ] = None,
     rank: Annotated[int, typer.Option(help="Of the adapters, where an arm names none.")] = 64,
     precision: Annotated[str, typer.Option(help="Of training: `fp32`, `bf16` or `fp16`.")] = "fp32",
+    max_train_pictures: Annotated[
+        int, typer.Option(help="More are thinned evenly, so that all fit into memory; test pictures never are.")
+    ] = 1200,
     rounds: Annotated[int, typer.Option(help="Bootstrap draws.")] = 1000,
     threads: Annotated[int, typer.Option("--worker-threads", help="CPUs of a run.")] = 1,
     gpu: Annotated[bool, typer.Option("--gpu", help="Give every run a GPU.")] = False,
@@ -92,10 +95,10 @@ def main(
 
         distill = DistillConfig.parse(
             {
-                "tower": tower,
+                "tower": options.absolute_place(tower),
                 "height": height,
                 "width": width,
-                "blocks": tuple(_numbers("--blocks", blocks)),
+                "blocks": options.numbers("--blocks", blocks),
                 "rank": rank,
                 "precision": precision,
                 "alpha": float(rank or 1),
@@ -105,7 +108,7 @@ def main(
             "options",
         )
         if student is not None:
-            distill = taught(distill, student, tower)
+            distill = taught(distill, options.absolute_place(student) or student, distill.tower)
         if learning_rate is not None:
             distill = DistillConfig.parse(distill.model_dump() | {"learning_rate": learning_rate}, "options")
         config = StudyConfig.parse(
@@ -113,11 +116,12 @@ def main(
                 "train": train,
                 "test": test,
                 "arms": tuple(arms or (ARMS,)),
-                "drifts": tuple(_numbers("--drifts", drifts)),
+                "drifts": options.numbers("--drifts", drifts),
                 "seeds": seeds,
                 "ours": ours,
                 "mapping": InfraredMapping.of_option(infrared_range),
                 "probe_block": default_block(distill) if probe_block is None else probe_block,
+                "max_train_pictures": max_train_pictures,
                 "rounds": rounds,
                 "threads": threads,
                 "use_gpu": gpu,
@@ -135,13 +139,6 @@ def main(
         if not dry_run:
             stdout_console().print(freqkd_table(result))
         print_figures(result)
-
-
-def _numbers(option: str, text: str) -> list[int]:
-    try:
-        return [int(part) for part in text.split(",")]
-    except ValueError as error:
-        raise ConfigError(f"{option} {text}: expected whole numbers with commas between them") from error
 
 
 if __name__ == "__main__":

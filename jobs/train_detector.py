@@ -100,7 +100,7 @@ def main(
 
         values: dict[str, Any] = {
             "architecture": architecture,
-            "backbone": options.absolute_folder(backbone),
+            "backbone": options.absolute_place(backbone),
             "merge": merge,
             "height": height,
             "width": width,
@@ -141,7 +141,7 @@ def main(
             splits=tuple(part.strip() for part in split.split(",")),
             classes=tuple(part.strip().lower() for part in classes.split(",")) if classes else (),
             licence=licence,
-            start=options.absolute_folder(start),
+            start=options.absolute_place(start),
         )
         with ConsoleProgress("training", "steps") as progress:
             result = train_detector(source, values, config, run, out, progress)

@@ -103,7 +103,7 @@ def main(
         from system.training.segment import train_segmenter
 
         values: dict[str, Any] = {
-            "backbone": options.absolute_folder(backbone),
+            "backbone": options.absolute_place(backbone),
             "merge": merge,
             "height": height,
             "width": width,
@@ -145,7 +145,7 @@ def main(
             splits=options.names(split),
             classes=options.names(classes, lower=True),
             licence=licence,
-            start=options.absolute_folder(start),
+            start=options.absolute_place(start),
         )
         where = options.mask_source(masks, mask_classes, pseudo)
         with ConsoleProgress("training", "steps") as progress:

@@ -37,17 +37,17 @@ class CocoReader:
         root = _root(coco)
         folders = _Folders()
         stems = Counter(files.stem(image.file_name) for image in coco.images)
-        taken: set[str] = set()
+        entries = Counter(image.file_name for image in coco.images)
         pairs, faults = [], []
         ids: dict[int | str, str] = {}
         for image in coco.images:
             stem = files.stem(image.file_name)
             pair_id = stem if stems[stem] == 1 else image.file_name.rsplit(".", 1)[0]
             ids[image.number] = pair_id
-            if pair_id in taken:
-                faults.append(PairFault(pair_id, "listed_twice", f"{uri}: {image.file_name} is listed twice"))
+            if entries[image.file_name] > 1:  # each entry may hold a part of the boxes
+                told = f"{uri}: {image.file_name} is listed {entries[image.file_name]} times"
+                faults.append(PairFault(pair_id, "listed_twice", told))
                 continue
-            taken.add(pair_id)
             try:
                 rgb_uri, infrared_uri = files.join(root, image.file_name), _infrared(root, image)
                 is_there = folders.hold(rgb_uri), folders.hold(infrared_uri)

@@ -28,7 +28,8 @@ class Findings:
     Attributes:
         rgb_size, infrared_size: (height, width) as stored.
         light_by: "names", or "luminance" where they do not say.
-        notes: what a reader may want to look at: grey_rgb, blank_rgb, blank_infrared, same_picture, rgb_resized.
+        notes: what a reader may want to look at: grey_rgb, blank_rgb, coloured_infrared,
+            blank_infrared, same_picture, rgb_resized.
         rgb_hash, infrared_hash: `perceptual_hash`. digest: `pixel_digest`.
     """
 
@@ -82,6 +83,8 @@ def _notes(pixels: PairPixels) -> tuple[str, ...]:
         notes.append("grey_rgb")
     if float(grey_HW.std()) < _BLANK_SPREAD:
         notes.append("blank_rgb")
+    if pixels.is_coloured:
+        notes.append("coloured_infrared")
     if float(infrared_HW.std()) < _BLANK_SPREAD:
         notes.append("blank_infrared")
     elif float(np.abs(grey_HW.astype(np.int16) - infrared_HW).mean()) < _BLANK_SPREAD:

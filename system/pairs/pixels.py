@@ -108,6 +108,7 @@ class PairPixels:
         original_size: (height, width) of the infrared picture as stored, which boxes refer to.
         rgb_original_size: (height, width) of the RGB picture as stored.
         infrared_bits: of a stored infrared value: 8, 16 or 32.
+        is_coloured: the infrared picture's channels differ, as no infrared camera's do.
     """
 
     rgb_HWC: NDArray[np.uint8]
@@ -115,6 +116,7 @@ class PairPixels:
     original_size: tuple[int, int]
     rgb_original_size: tuple[int, int]
     infrared_bits: int = 8
+    is_coloured: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,11 +141,11 @@ def read_pair(
     """
     if pair.rgb_uri == pair.infrared_uri:
         rgb_HWC, infrared_HW = _four_channels(pair.rgb_uri, limits)
-        bits = 8
+        bits, is_coloured = 8, False
     else:
         rgb_HWC = _rgb(pair.rgb_uri, limits)
         infrared = read_infrared(pair.infrared_uri, mapping, limits)
-        infrared_HW, bits = infrared.pixels_HW, infrared.bits
+        infrared_HW, bits, is_coloured = infrared.pixels_HW, infrared.bits, infrared.is_coloured
     size, rgb_size = infrared_HW.shape, rgb_HWC.shape[:2]
     if pair.width and pair.height and len(pair.boxes_xyxy) and size != (pair.height, pair.width):
         raise DataError(
@@ -158,6 +160,7 @@ def read_pair(
         original_size=(size[0], size[1]),
         rgb_original_size=(rgb_size[0], rgb_size[1]),
         infrared_bits=bits,
+        is_coloured=is_coloured,
     )
 
 
@@ -169,7 +172,8 @@ def read_infrared(
     Raises:
         DataError: as `read_pair`.
     """
-    return _infrared(_open(uri, limits), uri, mapping)
+    data = files.read_bytes(uri, limits.max_file_bytes)
+    return _infrared(_decode(data, uri, limits, is_infrared=True), uri, mapping)
 
 
 def decode_infrared(
@@ -191,7 +195,7 @@ def decode_infrared(
         raise DataError("empty_file", f"{name}: expected a picture, found 0 bytes")
     if len(data) > limits.max_file_bytes:
         raise DataError("too_large", f"{name}: {len(data)} bytes, expected at most {limits.max_file_bytes}")
-    return _infrared(_decode(data, name, limits, of_stranger=upright), name, mapping)
+    return _infrared(_decode(data, name, limits, of_stranger=upright, is_infrared=True), name, mapping)
 
 
 def _infrared(image: Image.Image, uri: str, mapping: InfraredMapping) -> InfraredPixels:
@@ -300,8 +304,15 @@ def _open(uri: str, limits: PixelLimits) -> Image.Image:
     return _decode(files.read_bytes(uri, limits.max_file_bytes), uri, limits)
 
 
-def _decode(data: bytes, uri: str, limits: PixelLimits, of_stranger: bool = False) -> Image.Image:
-    """A whole picture. of_stranger: one picture only, and turned upright, where we promise nothing of stored pixels."""
+def _decode(
+    data: bytes, uri: str, limits: PixelLimits, of_stranger: bool = False, is_infrared: bool = False
+) -> Image.Image:
+    """A whole picture.
+
+    Args:
+        of_stranger: one picture only, and turned upright, where we promise nothing of stored pixels.
+        is_infrared: whose values are not cut to their upper 8 bits, as Pillow does to three channels of 16.
+    """
     if ImageFile.LOAD_TRUNCATED_IMAGES:
         raise DataError("truncated_image", f"{uri}: Pillow was told to accept truncated pictures; expected not")
     with warnings.catch_warnings():
@@ -317,6 +328,11 @@ def _decode(data: bytes, uri: str, limits: PixelLimits, of_stranger: bool = Fals
                 raise DataError("too_large", f"{uri}: {found} pixels, expected at most {limits.max_pixels}")
             if of_stranger and getattr(image, "is_animated", False):
                 raise DataError("animated", f"{uri}: {image.n_frames} pictures in one file, expected one")  # type: ignore[attr-defined]
+            is_deep = any(";16" in str(part[3]) for part in image.tile) and not image.mode.startswith("I")
+            if is_infrared and is_deep:
+                raise DataError(
+                    "channels", f"{uri}: {image.mode} of 16 bits a channel: expected one channel of 16 bits"
+                )
             image.load()
             return ImageOps.exif_transpose(image) if of_stranger else image
         except UnidentifiedImageError as error:

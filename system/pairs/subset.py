@@ -41,18 +41,23 @@ def read_names(uri: str) -> list[str]:
     return names
 
 
+_SPLITS = ("train", "val", "test")
+
+
 def only_named(corpus: PairCorpus, names: list[str], uri: str) -> PairCorpus:
     """The pairs that a list names, by id or its last part; names without a pair are unmatched."""
     by_id = {pair.pair_id: pair for pair in corpus.pairs}
     stems = Counter(pair_id.rsplit("/", 1)[-1] for pair_id in by_id)
     by_stem = {pair_id.rsplit("/", 1)[-1]: pair for pair_id, pair in by_id.items()}
+    # Of a list that is called otherwise, whoever names it means its pairs.
+    split = next((word for word in _SPLITS if files.stem(uri).lower().startswith(word)), "")
     pairs, alone = [], []
     for name in dict.fromkeys(names):
         pair = by_id.get(name) or (by_stem.get(name) if stems[name] == 1 else None)
         if pair is None:
             alone.append(name)
         else:
-            pairs.append(replace(pair, split=files.stem(uri)))
+            pairs.append(replace(pair, split=split))
     chosen = {pair.pair_id for pair in pairs}
     faults = tuple(fault for fault in corpus.faults if fault.pair_id in chosen)
     return replace(

@@ -40,14 +40,14 @@ from system.training.learnt import (
 )
 from system.training.position import shown
 from system.training.probe import named_backbone
+from system.training.probe_set import JUDGED_SPLITS
 from system.training.run import discard_run
 from system.training.student import mapping_of
+from system.training.study_folder import read_settings, write_json
 
 _SETTINGS = "settings.json"
 _FAULTS_TOLD = 5
 _OF_A_START = ("architecture", "backbone", "merge", "blocks", "channels", "convs")
-# What is judged of a corpus that names its parts.
-JUDGED_SPLITS = ("val", "test")
 
 
 class DetectSource(FrozenConfig):
@@ -305,17 +305,16 @@ def _claim(
     settings = model.model_dump(mode="json") | config.model_dump(mode="json")
     settings |= {"train": sha256_of(train), "val": sha256_of(val) if val else None, "format": model_format}
     settings |= weights
-    text = json.dumps(settings, indent=1, sort_keys=True)
     file = folder / _SETTINGS
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        if file.is_file() and file.read_text("utf-8") != text:
-            before, asked = json.loads(file.read_text("utf-8")), json.loads(text)
-            differing = sorted(key for key in asked if before.get(key) != asked[key])
+        asked = json.loads(json.dumps(settings))
+        before = read_settings(file) if file.is_file() else asked
+        if differing := sorted(key for key in asked if before.get(key) != asked[key]):
             raise ConfigError(
                 f"{folder}: holds an unfinished training with other settings ({', '.join(differing)}); repeat that "
                 "command, choose another --out, or delete the folder"
             )
-        file.write_text(text, "utf-8")
+        write_json(file, settings)
     except OSError as error:
         raise ConfigError(f"{folder}: cannot be written: {error.strerror}") from error

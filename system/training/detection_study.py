@@ -27,7 +27,7 @@ from system.pairs.masks import PSEUDO
 from system.pipelines.resources import check_workers, connect_to_ray, tasks_at_once
 from system.report.console import ConsoleProgress
 from system.report.detection_study import detection_markdown
-from system.training.detect import JUDGED_SPLITS, gather_labelled, refuse_left_out
+from system.training.detect import gather_labelled, refuse_left_out
 from system.training.detect_data import sha256_of
 from system.training.detection_run import (
     DetectionBench,
@@ -41,6 +41,7 @@ from system.training.detection_summary import DetectionFigures, summarise_detect
 from system.training.freqkd_arms import parse_arms
 from system.training.infrared_task import DetectionTask, InfraredTask
 from system.training.learnt import marks_of, read_learnt, tell_seen
+from system.training.probe_set import JUDGED_SPLITS
 from system.training.study_folder import refuse_other_settings, write_json, write_settings
 
 _RESULT, _TABLES = "study.json", "study.md"

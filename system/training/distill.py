@@ -28,6 +28,7 @@ from system.training.distill_run import DistillProgress, DistillRun, distill_on_
 from system.training.learnt import Marks, learnt_by_backbone, marks_of, write_learnt
 from system.training.position import shown
 from system.training.run import discard_run
+from system.training.study_folder import read_settings, write_json
 
 _SETTINGS = "settings.json"
 
@@ -158,6 +159,8 @@ def gather_pairs(source: PairSource) -> GatheredPairs:
     counts: dict[str, int] = {}
     left_out: list[str] = []
     other_splits: Counter[str] = Counter()
+    if twice := [uri for uri, count in Counter(source.uris).items() if count > 1]:
+        raise ConfigError(f"--pairs {twice[0]}: named twice; its pairs would count twice")
     for uri in source.uris:
         corpus = open_pairs(uri, source.reader)
         wanted = {"", *source.splits}
@@ -220,19 +223,19 @@ def _claim(folder: Path, config: DistillConfig, mapping: InfraredMapping, gather
     """Begin a run folder, or check that it is of this very training."""
     learnt = config.model_dump(mode="json", exclude={"merge_factor"}) | {"mapping": mapping.model_dump(mode="json")}
     settings = {"config": learnt, "data": gathered.sha256()}
-    text = json.dumps(settings, indent=1, sort_keys=True)
     file = folder / _SETTINGS
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        if file.is_file() and file.read_text("utf-8") != text:
-            before = json.loads(file.read_text("utf-8"))
-            now_told = json.loads(text)
-            differing = sorted(k for k in now_told["config"] if before["config"].get(k) != now_told["config"][k])
-            differing += ["pairs"] if before["data"] != settings["data"] else []
+        asked = json.loads(json.dumps(settings))
+        before = read_settings(file) if file.is_file() else asked
+        if before != asked:
+            held = before.get("config", {})
+            differing = sorted(key for key in asked["config"] if held.get(key) != asked["config"][key])
+            differing += ["pairs"] if before.get("data") != asked["data"] else []
             raise ConfigError(
                 f"{folder}: holds an unfinished training with other settings ({', '.join(differing)}); repeat that "
                 "command, choose another --out, or delete the folder"
             )
-        file.write_text(text, "utf-8")
+        write_json(file, settings)
     except OSError as error:
         raise ConfigError(f"{folder}: cannot be written: {error.strerror}") from error

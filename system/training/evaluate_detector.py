@@ -25,8 +25,9 @@ from system.pipelines.resources import connect_to_ray
 from system.report.console import ConsoleProgress
 from system.report.detection_curves import detection_curves
 from system.report.detection_sheet import DetectionCell, detection_sheet
-from system.training.detect import JUDGED_SPLITS, refuse_left_out
+from system.training.detect import refuse_left_out
 from system.training.learnt import judge_unseen
+from system.training.probe_set import JUDGED_SPLITS
 
 FIGURES_NAME, CURVES_NAME, ERRORS_NAME = "figures.json", "curves.png", "worst_errors.jpg"
 

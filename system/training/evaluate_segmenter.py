@@ -29,9 +29,10 @@ from system.pipelines.resources import connect_to_ray
 from system.report.console import ConsoleProgress
 from system.report.label_sheet import LabelCell, label_sheet
 from system.report.segment_charts import segment_charts
-from system.training.detect import JUDGED_SPLITS, refuse_left_out
+from system.training.detect import refuse_left_out
 from system.training.evaluate_detector import JudgeConfig, claim_folder
 from system.training.learnt import judge_unseen
+from system.training.probe_set import JUDGED_SPLITS
 from system.training.segment import tell_masks
 
 FIGURES_NAME, CHARTS_NAME, WORST_NAME = "figures.json", "classes.png", "worst_pictures.jpg"

@@ -20,6 +20,7 @@ from system.bootstrap import draw_pictures
 from system.config import FrozenConfig
 from system.errors import ConfigError, NightminerError
 from system.freqkd.distiller import DistillConfig, Distiller, teacher_features
+from system.freqkd.estimate import meta_student
 from system.freqkd.probe import STRENGTH
 from system.freqkd.registration import REGISTRATION_VERSION
 from system.freqkd.student import new_student, refuse_stage_count, teacher_name
@@ -41,7 +42,15 @@ from system.training.freqkd_run import (
 )
 from system.training.freqkd_summary import RunFigures, summarise
 from system.training.learnt import marks_of, write_learnt
-from system.training.probe_set import ProbeSet, read_set, refuse_shared, shared_classes
+from system.training.probe_set import (
+    JUDGED_SPLITS,
+    TRAINED_SPLITS,
+    ProbeSet,
+    read_set,
+    refuse_shared,
+    shared_classes,
+    tell_faults,
+)
 from system.training.study_folder import refuse_differing, refuse_other_settings, write_json, write_settings
 
 _RESULT, _PLOT, _TABLES = "study.json", "study.png", "study.md"
@@ -54,7 +63,7 @@ class StudyConfig(FrozenConfig):
     """What is compared. arms: as of `parse_arms`. drifts: in pixels of the pictures as the backbone sees them.
 
     seeds: numbered from 0. ours: the arm that is compared with every other; None for `registered`, where it is there.
-    mapping: of infrared values to 8 bits. probe_block: whose features are probed.
+    mapping: of infrared values to 8 bits. probe_block: whose features are probed. max_train_pictures: as of a probe.
     rounds: of the bootstrap. distill: how every arm is trained, but for its loss and what its own name says.
     threads: of a run. use_gpu: every run has a GPU of its own.
     """
@@ -67,6 +76,7 @@ class StudyConfig(FrozenConfig):
     ours: str | None = None
     mapping: InfraredMapping = InfraredMapping()
     probe_block: int = Field(default=9, ge=0)
+    max_train_pictures: int = Field(default=1200, ge=2)
     rounds: int = Field(default=1000, ge=10, le=100_000)
     threads: int = Field(default=1, ge=1, le=256)
     use_gpu: bool = False
@@ -107,8 +117,10 @@ def study_freqkd(
     cells = list(_cells(arms, config))
     progress.phase("reading pairs")
     size = (config.distill.height, config.distill.width)
-    train, test = read_set(config.train, size, config.mapping), read_set(config.test, size, config.mapping)
+    train = read_set(config.train, TRAINED_SPLITS, size, config.mapping, config.max_train_pictures)
+    test = read_set(config.test, JUDGED_SPLITS, size, config.mapping)
     refuse_shared(train, test)
+    tell_faults((train, test), progress.note)
     classes = shared_classes(train, test)
     blocks = _refuse_blocks(config, arms)
     settings = _settings(config, arms, train, test)
@@ -165,7 +177,7 @@ def _refuse_blocks(config: StudyConfig, arms: Sequence[Arm]) -> tuple[int, ...]:
     """All blocks that any arm matches.
 
     Raises:
-        ConfigError: the teacher lacks one of them, or the student the one that is probed.
+        ConfigError: the teacher lacks one of them, or the student the one that is probed; adapters that do not fit.
     """
     configs = [arm.config(config.distill, 0) for arm in arms if arm.loss is not None]
     blocks = sorted({block for arm_config in configs for block in arm_config.blocks})
@@ -177,9 +189,13 @@ def _refuse_blocks(config: StudyConfig, arms: Sequence[Arm]) -> tuple[int, ...]:
             raise ConfigError(f"block {block}: {teacher} has blocks 0..{last}")
     if not config.probe_block <= probed:
         raise ConfigError(f"--block {config.probe_block}: {student} has {kind} 0..{probed}")
-    if is_cnn(student):
-        for arm_config in configs:
+    for arm_config in configs:
+        if len(set(arm_config.blocks)) < len(arm_config.blocks):
+            raise ConfigError(f"blocks {', '.join(map(str, arm_config.blocks))}: expected each once")
+        if is_cnn(student):
             refuse_stage_count(arm_config.blocks)
+        else:
+            meta_student(arm_config)
     return tuple(blocks)
 
 
@@ -187,7 +203,12 @@ def _budget(bench: Bench, config: StudyConfig, cells: Sequence[Cell], missing: S
     """What the study costs, from steps and pictures timed on a worker."""
     count = len(bench.train.pairs)
     steps = config.distill.epochs * math.ceil(count / config.distill.batch_size)
-    step_s, picture_s = ray.get(_timed.options(**config.resources).remote(ray.put(bench), config.threads))
+    try:
+        step_s, picture_s = ray.get(_timed.options(**config.resources).remote(ray.put(bench), config.threads))
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, NightminerError):
+            raise error.cause from None
+        raise
     at_once = tasks_at_once(config.threads, config.use_gpu)
     trained = [cell for cell in missing if cell.arm.loss is not None]
     judge_s = picture_s * (count + len(bench.test.pairs))

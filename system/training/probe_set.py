@@ -6,7 +6,7 @@ Legend: N pictures, H x W pixels, h x w patches, K classes.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +22,8 @@ from system.pairs.resize import fit_pair, scale_boxes
 Bytes = NDArray[np.uint8]
 # A picture in twenty may be unreadable; more, and the figure is of another corpus.
 _MAX_FAULTY_SHARE = 0.05
+# Parts of a corpus, as its layout names them, that are learnt from and judged on.
+TRAINED_SPLITS, JUDGED_SPLITS = ("train",), ("val", "test")
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,7 +31,7 @@ class ProbeSet:
     """The pairs of a corpus at network size, with what their patches show.
 
     rgb_NHWC, infrared_NHWC: uint8. sizes: of the pictures as they were, (height, width). faults: what could not be
-    read, one line for each.
+    read, one line for each. mended: boxes that were dropped or cut.
     """
 
     name: str
@@ -39,6 +41,7 @@ class ProbeSet:
     infrared_NHWC: Bytes
     sizes: tuple[tuple[int, int], ...]
     faults: tuple[str, ...]
+    mended: tuple[str, ...] = ()
 
     def targets(self, classes: Sequence[str], patch: int) -> NDArray[np.int8]:
         """What each patch shows, [N, h, w, K]; all is ignored where nobody drew boxes."""
@@ -83,15 +86,29 @@ def refuse_shared(train: ProbeSet, test: ProbeSet) -> None:
         )
 
 
-def read_set(uri: str, size: tuple[int, int], mapping: InfraredMapping, max_pictures: int | None = None) -> ProbeSet:
-    """Read all pairs of a corpus and resize them; what cannot be read is left out and told.
+def read_set(
+    uri: str,
+    splits: Sequence[str],
+    size: tuple[int, int],
+    mapping: InfraredMapping,
+    max_pictures: int | None = None,
+) -> ProbeSet:
+    """Read pairs of a corpus and resize them; what cannot be read is left out and told.
 
+    Args:
+        splits: that are taken of a corpus that names them. max_pictures: more are thinned evenly.
     Raises:
-        DataError: nothing can be read, or too much of it cannot.
+        DataError: nothing can be read, or too much of it cannot; two classes of one name.
     """
     corpus = open_pairs(uri)
+    categories = tuple(name.strip().lower() for name in corpus.categories)
+    if len(set(categories)) < len(categories):
+        raise DataError("not_coco", f"{uri}: two of its classes are both called one of {', '.join(categories)}")
     skipped = [str(fault) for fault in corpus.faults if fault.is_skipped]
-    chosen: tuple[Pair, ...] = tuple(corpus.pairs)
+    chosen = tuple(pair for pair in corpus.pairs if pair.split in ("", *splits))
+    if corpus.pairs and not chosen:
+        held = ", ".join(sorted({pair.split for pair in corpus.pairs}))
+        raise DataError("no_pairs", f"{uri}: expected pairs of {' or '.join(splits)}, found those of {held}")
     if max_pictures is not None and len(chosen) > max_pictures:
         chosen = tuple(chosen[n] for n in np.linspace(0, len(chosen) - 1, max_pictures).round().astype(int))
     pairs, rgb, infrared, sizes, faults = [], [], [], [], list(skipped)
@@ -110,12 +127,21 @@ def read_set(uri: str, size: tuple[int, int], mapping: InfraredMapping, max_pict
     return ProbeSet(
         corpus.name,
         tuple(pairs),
-        tuple(corpus.categories),
+        categories,
         np.stack(rgb),
         np.stack(infrared),
         tuple(sizes),
         tuple(faults),
+        tuple(str(fault) for fault in corpus.faults if not fault.is_skipped),
     )
+
+
+def tell_faults(sets: Sequence[ProbeSet], note: Callable[[str], None]) -> None:
+    """Say what is left out of sets, and which boxes were dropped or cut."""
+    for part in sets:
+        for kind, faults in (("left out", part.faults), ("boxes dropped or cut", part.mended)):
+            if faults:
+                note(f"{part.name}: {kind}: {len(faults)}, e.g. {faults[0]}")
 
 
 def _refuse_faulty(corpus: PairCorpus, faults: Sequence[str], count: int) -> None:

@@ -17,8 +17,9 @@ from system.pairs.mask_set import MaskSource, of_mask_classes, read_mask_set
 from system.pairs.masks import BACKGROUND, IGNORED, PSEUDO
 from system.pairs.pixels import InfraredMapping, read_infrared
 from system.report.console import ConsoleProgress
-from system.training.detect import JUDGED_SPLITS, DetectSource, model_values, start_classes, train_model
+from system.training.detect import DetectSource, model_values, start_classes, train_model
 from system.training.detect_run import DetectRun
+from system.training.probe_set import JUDGED_SPLITS
 from system.training.segmentation_task import SegmentationTask
 
 # Pictures, evenly over all, from which the weights of classes are counted.

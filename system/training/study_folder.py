@@ -26,14 +26,22 @@ def refuse_other_settings(out: Path, settings: Mapping[str, Any], may_differ: Co
     """
     file = out / SETTINGS_NAME
     asked: dict[str, Any] = json.loads(json.dumps(settings))
+    before = read_settings(file) if file.is_file() else asked
+    refuse_differing(out, sorted(key for key in asked if key not in may_differ and before.get(key) != asked[key]))
+    return before
+
+
+def read_settings(file: Path) -> dict[str, Any]:
+    """Raises ConfigError: it cannot be read."""
     try:
-        before: dict[str, Any] = json.loads(file.read_text("utf-8")) if file.is_file() else asked
+        held = json.loads(file.read_text("utf-8"))
     except OSError as error:
         raise ConfigError(f"{file}: cannot be read: {error.strerror}") from error
     except ValueError as error:
-        raise ConfigError(f"{file}: expected JSON: {error}") from error
-    refuse_differing(out, sorted(key for key in asked if key not in may_differ and before.get(key) != asked[key]))
-    return before
+        raise ConfigError(f"{file}: expected JSON: {error}; delete {file.parent} to begin anew") from error
+    if not isinstance(held, dict):
+        raise ConfigError(f"{file}: expected a JSON object; delete {file.parent} to begin anew")
+    return held
 
 
 def refuse_differing(out: Path, differing: Collection[str]) -> None:

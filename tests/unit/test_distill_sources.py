@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
+from jobs.options import absolute_place
 from system.errors import ConfigError, DataError
 from system.freqkd.estimate import estimate
 from system.freqkd.losses import RECIPES
 from system.freqkd.recipes import vit_s
+from system.pairs.pixels import InfraredMapping
 from system.pairs.records import Pair
 from system.training.distill import PairSource, gather_pairs
-from system.training.freqkd_study import StudyConfig, study_freqkd
-from system.training.probe_set import ProbeSet, refuse_shared
+from system.training.freqkd_arms import parse_arms
+from system.training.freqkd_study import StudyConfig, _refuse_blocks, study_freqkd
+from system.training.probe_set import ProbeSet, read_set, refuse_shared, tell_faults
+from system.training.study_folder import read_settings
 
 
 def probe_set(*names: str) -> ProbeSet:
@@ -38,6 +44,62 @@ def test_test_splits_are_learnt_from_only_when_asked(data_root: Path):
     assert len(gathered.names) == 9 and gathered.other_splits == {}
     both = replace(source, uris=(*source.uris, str(data_root / "pairs" / "RoadScene")))
     assert gather_pairs(both).other_splits == {"test": 9}
+
+
+def test_a_corpus_that_is_named_twice_is_refused():
+    with pytest.raises(ConfigError, match="named twice"):
+        gather_pairs(PairSource(("/data/kaist", "/data/msrs", "/data/kaist")))
+
+
+def test_a_probe_reads_the_parts_that_it_is_for(data_root: Path):
+    kaist = str(data_root / "pairs" / "KAIST_sample")
+    with pytest.raises(DataError, match="expected pairs of train, found those of test"):
+        read_set(kaist, ("train",), (28, 28), InfraredMapping())
+    assert len(read_set(kaist, ("val", "test"), (28, 28), InfraredMapping()).pairs) == 9
+
+
+def test_a_probe_tells_dropped_boxes_and_refuses_two_classes_of_one_name(tmp_path: Path):
+    for name in ("a.png", "b.png"):
+        Image.fromarray(np.random.default_rng(0).integers(0, 255, (28, 28, 3), np.uint8)).save(tmp_path / name)
+    Image.fromarray(np.zeros((28, 28), np.uint8)).save(tmp_path / "b.png")
+    boxes = [{"id": n, "image_id": 1, "category_id": n % 2, "bbox": [1, 1, 9, 9]} for n in range(4)]
+    content = {
+        "images": [{"id": 1, "file_name": "a.png", "file_name2": "b.png", "width": 28, "height": 28}],
+        "annotations": [*boxes, {"id": 9, "image_id": 7, "category_id": 0, "bbox": [1, 1, 9, 9]}],
+        "categories": [{"id": 0, "name": "Person"}, {"id": 1, "name": "car"}],
+    }
+    (tmp_path / "x.json").write_text(json.dumps(content))
+    found = read_set(str(tmp_path / "x.json"), ("train",), (28, 28), InfraredMapping())
+    assert found.categories == ("person", "car") and not found.faults
+    told: list[str] = []
+    tell_faults((found,), told.append)
+    assert len(told) == 1 and "boxes dropped or cut: 1" in told[0] and "id 7" in told[0]
+    content["categories"][1]["name"] = "person"
+    (tmp_path / "x.json").write_text(json.dumps(content))
+    with pytest.raises(DataError, match="two of its classes"):
+        read_set(str(tmp_path / "x.json"), ("train",), (28, 28), InfraredMapping())
+
+
+@pytest.mark.parametrize("arm", ["mse@rank=5000", "mse@blocks=6+6", "mse@blocks=99"])
+def test_an_arm_that_cannot_be_is_refused_before_the_first_run(arm: str):
+    config = StudyConfig(train="t", test="t", arms=(arm,))
+    with pytest.raises(ConfigError):
+        _refuse_blocks(config, parse_arms(config.arms))
+    assert _refuse_blocks(config, parse_arms(("mse@rank=8@blocks=3+6",))) == (3, 6)
+
+
+def test_files_of_weights_are_named_from_the_root_for_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    assert absolute_place("timm:x@v.safetensors") == f"timm:x@{tmp_path / 'v.safetensors'}"
+    assert absolute_place("timm:x") == "timm:x" and absolute_place(None) is None
+    (tmp_path / "student").mkdir()
+    assert absolute_place("student") == str(tmp_path / "student")
+
+
+def test_damaged_settings_of_an_unfinished_training_are_named(tmp_path: Path):
+    (tmp_path / "settings.json").write_text('{"config": ')
+    with pytest.raises(ConfigError, match=r"settings\.json: expected JSON.*delete"):
+        read_settings(tmp_path / "settings.json")
 
 
 def test_a_cutoff_is_of_losses_with_bands_alone():

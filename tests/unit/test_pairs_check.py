@@ -85,6 +85,7 @@ def test_light_comes_from_names_first_and_says_so(tmp_path: Path):
         (np.full((120, 160, 3), (9, 40, 90), np.uint8), smooth(1)[..., 0], "blank_rgb"),
         (smooth(0), cv2.cvtColor(smooth(0), cv2.COLOR_RGB2GRAY), "same_picture"),
         (cv2.resize(smooth(0), (320, 240)), smooth(1)[..., 0], "rgb_resized"),
+        (smooth(0), np.full((120, 160, 3), (9, 40, 90), np.uint8), "coloured_infrared"),
     ],
 )
 def test_odd_pictures_are_noted(tmp_path: Path, rgb: np.ndarray, infrared: np.ndarray, note: str):

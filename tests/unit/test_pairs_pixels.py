@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -47,6 +49,15 @@ def test_sixteen_bits_are_mapped_by_percentiles_or_by_a_stated_range(tmp_path: P
     assert (stretched.infrared_HWC.min(), stretched.infrared_HWC.max(), stretched.infrared_bits) == (0, 255, 16)
     fixed = read_pair(pair, InfraredMapping(kind="range", low=7000, high=11000)).infrared_HWC
     assert (fixed.min(), fixed.max()) == (0, 128)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tiff"])
+def test_sixteen_bits_in_three_channels_are_refused_and_not_cut_to_eight(tmp_path: Path, suffix: str):
+    pair = saved(tmp_path)
+    path = tmp_path / f"deep{suffix}"
+    raw = np.linspace(7000, 7499, 48 * 64).reshape(48, 64, 1).astype(np.uint16)
+    cv2.imwrite(str(path), np.repeat(raw, 3, axis=2))
+    assert fault_of(replace(pair, infrared_uri=str(path))) == "channels"
 
 
 def test_flat_deep_infrared_is_black_and_no_division_by_zero():

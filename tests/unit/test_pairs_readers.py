@@ -134,6 +134,9 @@ def test_kaist_light_classes_and_subsets(tmp_path: Path):
     names.write_text("set10/V001/visible/I00007\nset10/V001/I09999\n")
     subset = open_pairs(str(names))
     assert ([p.pair_id for p in subset.pairs], subset.unmatched) == (["set10/V001/I00007"], ("set10/V001/I09999",))
+    assert subset.pairs[0].split == "", "whoever names a list means its pairs"
+    names.rename(named := names.with_name("test-all-20.txt"))
+    assert open_pairs(str(named)).pairs[0].split == "test"
 
 
 def test_flir_of_2018_takes_the_middle_of_the_wider_view(tmp_path: Path):
