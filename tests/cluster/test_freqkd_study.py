@@ -129,7 +129,7 @@ def test_networks_of_convolutions_are_studied_and_detected_with(house: Path, hea
     assert done.code == 0, done.stderr
     assert done.figures["sets"]["test"]["arms"]["mse"]["0"]["ap50"]["seeds"] == 1
     assert done.figures["seen_in_training"] == {"test": 0}
-    head_of = ("--task", "segmentation", "--masks", "boxes", "--channels", "16", "--out", house / "s")
+    head_of = ("--task", "segmentation", "--masks", "boxes", "--channels", "32", "--out", house / "s")
     done = call_job("study_detection", *judged, *head_of, env=head.env)
     assert done.code == 0, done.stderr
     assert done.figures["pseudo"] and done.figures["sets"]["test"]["arms"]["mse"]["0"]["miou"]["seeds"] == 1
