@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from jobs import options
 from system.pairs.pixels import InfraredMapping
 from system.pipelines.ray_environment import leave_ray, set_ray_environment
 from system.report.console import ConsoleProgress, exit_with_code, print_figures
@@ -66,7 +67,7 @@ def main(
             {
                 "pairs": tuple(pairs),
                 "reader": reader,
-                "tower": tower,
+                "tower": options.absolute_place(tower),
                 "blocks": None if blocks == "all" else tuple(part.strip() for part in blocks.split(",")),
                 "height": height,
                 "width": width,

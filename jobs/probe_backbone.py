@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from jobs import options
 from system.report.console import ConsoleProgress, exit_with_code, print_figures
 
 app = typer.Typer(add_completion=False, rich_markup_mode="markdown", pretty_exceptions_enable=False)
@@ -68,7 +69,7 @@ def main(
                 "height": height,
                 "width": width,
                 "teacher": teacher,
-                "classes": tuple(name for name in classes.split(",") if name),
+                "classes": options.names(classes, lower=True),
                 "max_train_pictures": max_train_pictures,
                 "rounds": rounds,
                 "mapping": None if infrared_range is None else InfraredMapping.of_option(infrared_range),

@@ -50,6 +50,8 @@ class Control:
             raise ConfigError(f"--controls {name}: expected a number after {kind}:, e.g. {kind}:4") from error
         if not (math.isfinite(value) and value > 0):
             raise ConfigError(f"--controls {name}: expected a number above 0 after {kind}:")
+        if kind == "shift" and value < 1:
+            raise ConfigError(f"--controls {name}: expected 1 pixel or more; pictures move by whole ones")
         return cls(name, kind, value)
 
     def apply(self, rgb_HWC: NDArray[np.uint8], seed: int) -> NDArray[np.uint8]:

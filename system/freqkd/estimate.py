@@ -108,6 +108,8 @@ def estimate(
     tokens = patches + model.num_prefix_tokens
     # timm types a block's parts as modules.
     first: Any = model.blocks[0]
+    if not hasattr(first.mlp, "fc1"):
+        raise ConfigError(f"{teacher_name(config)}: adapters need attn.qkv, mlp.fc1, mlp.fc2; its blocks have others")
     d, m = facts.width, first.mlp.fc1.out_features / facts.width
     depth = max(config.blocks) + 1
     embedding = 3 * facts.patch**2 * d * patches

@@ -158,8 +158,8 @@ def _card(folder: Path, student: Student, record: DistillRecord) -> str:
             "",
             "## Use",
             "",
-            f"With Nightminer: `--backbone timm:{facts.architecture}@<this folder>/{MERGED_NAME}`. Pictures: one "
-            f"infrared channel repeated three times, in [0, 1], less {_triple(facts.mean)}, divided by "
+            "With Nightminer: `--backbone <this folder>`, which brings the mapping of infrared values too "
+            f"({_told(record.mapping)}). Pictures: one infrared channel repeated three times, in [0, 1], less {_triple(facts.mean)}, divided by "
             f"{_triple(facts.std)}.",
             "",
             *loading,
@@ -262,6 +262,12 @@ def _network_loading(student: CnnStudent) -> list[str]:
         ").eval()",
         "```",
     ]
+
+
+def _told(mapping: InfraredMapping) -> str:
+    if mapping.kind == "range":
+        return f"more than 8 bits: {mapping.low:g} to {mapping.high:g}"
+    return f"more than 8 bits: percentiles {mapping.low_percentile:g} to {mapping.high_percentile:g} of each picture"
 
 
 def _triple(values: Sequence[float]) -> str:

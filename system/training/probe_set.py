@@ -18,6 +18,7 @@ from system.pairs.pixels import InfraredMapping, read_pair
 from system.pairs.records import Pair, PairCorpus
 from system.pairs.registry import open_pairs
 from system.pairs.resize import fit_pair, scale_boxes
+from system.pairs.subset import is_list
 
 Bytes = NDArray[np.uint8]
 # A picture in twenty may be unreadable; more, and the figure is of another corpus.
@@ -105,13 +106,16 @@ def read_set(
     if len(set(categories)) < len(categories):
         raise DataError("not_coco", f"{uri}: two of its classes are both called one of {', '.join(categories)}")
     skipped = [str(fault) for fault in corpus.faults if fault.is_skipped]
+    if is_list(uri):
+        skipped += [f"{name}: missing_file: named by the list, not found" for name in corpus.unmatched]
+    _refuse_faulty(corpus, skipped, len(corpus.pairs) + len(skipped))
     chosen = tuple(pair for pair in corpus.pairs if pair.split in ("", *splits))
     if corpus.pairs and not chosen:
         held = ", ".join(sorted({pair.split for pair in corpus.pairs}))
         raise DataError("no_pairs", f"{uri}: expected pairs of {' or '.join(splits)}, found those of {held}")
     if max_pictures is not None and len(chosen) > max_pictures:
         chosen = tuple(chosen[n] for n in np.linspace(0, len(chosen) - 1, max_pictures).round().astype(int))
-    pairs, rgb, infrared, sizes, faults = [], [], [], [], list(skipped)
+    pairs, rgb, infrared, sizes, faults = [], [], [], [], []
     for pair in chosen:
         try:
             pixels = read_pair(pair, mapping)
@@ -123,7 +127,7 @@ def read_set(
         rgb.append(fitted.rgb_HWC)
         infrared.append(fitted.infrared_HWC)
         sizes.append((pixels.infrared_HWC.shape[0], pixels.infrared_HWC.shape[1]))
-    _refuse_faulty(corpus, faults, len(chosen) + len(skipped))
+    _refuse_faulty(corpus, faults, len(chosen))
     return ProbeSet(
         corpus.name,
         tuple(pairs),
@@ -131,7 +135,7 @@ def read_set(
         np.stack(rgb),
         np.stack(infrared),
         tuple(sizes),
-        tuple(faults),
+        (*skipped, *faults),
         tuple(str(fault) for fault in corpus.faults if not fault.is_skipped),
     )
 
@@ -161,6 +165,8 @@ def shared_classes(train: ProbeSet, test: ProbeSet, wanted: Sequence[str] = ()) 
     """
     shown = [set(_shown(part)) for part in (train, test)]
     both = tuple(name for name in train.categories if name in shown[0] & shown[1])
+    if len(set(wanted)) < len(wanted):
+        raise ConfigError(f"classes {', '.join(wanted)}: expected each once")
     if missing := [name for name in wanted if name not in both]:
         raise ConfigError(f"class {missing[0]}: not shown by both sets; they share {', '.join(both) or 'none'}")
     if not both:

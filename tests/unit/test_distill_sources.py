@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,11 +13,13 @@ from PIL import Image
 
 from jobs.options import absolute_place
 from system.errors import ConfigError, DataError
+from system.freqkd.controls import Control
 from system.freqkd.estimate import estimate
 from system.freqkd.losses import RECIPES
 from system.freqkd.recipes import vit_s
 from system.pairs.pixels import InfraredMapping
 from system.pairs.records import Pair
+from system.pairs.registry import open_pairs
 from system.training.distill import PairSource, gather_pairs
 from system.training.freqkd_arms import parse_arms
 from system.training.freqkd_study import StudyConfig, _refuse_blocks, study_freqkd
@@ -86,6 +89,21 @@ def test_an_arm_that_cannot_be_is_refused_before_the_first_run(arm: str):
     with pytest.raises(ConfigError):
         _refuse_blocks(config, parse_arms(config.arms))
     assert _refuse_blocks(config, parse_arms(("mse@rank=8@blocks=3+6",))) == (3, 6)
+
+
+def test_names_of_a_list_that_are_not_there_count_as_faults(data_root: Path, tmp_path: Path):
+    shutil.copytree(data_root / "pairs" / "KAIST_sample" / "images", tmp_path / "images")
+    named = [pair.pair_id for pair in open_pairs(str(tmp_path)).pairs]
+    (tmp_path / "imageSets").mkdir()
+    (names := tmp_path / "imageSets" / "mine.txt").write_text("\n".join([*named, "set00/V000/I99999"]))
+    with pytest.raises(DataError, match=r"1 of 10 pairs cannot be read, the first: set00/V000/I99999"):
+        read_set(str(names), ("test",), (28, 28), InfraredMapping())
+
+
+@pytest.mark.parametrize("amount", ["0.8", "0.5", "nan", "-1"])
+def test_a_shift_of_less_than_a_pixel_is_no_control(amount: str):
+    with pytest.raises(ConfigError, match="--controls"):
+        Control.parse(f"shift:{amount}")
 
 
 def test_files_of_weights_are_named_from_the_root_for_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
