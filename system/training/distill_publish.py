@@ -159,7 +159,8 @@ def _card(folder: Path, student: Student, record: DistillRecord) -> str:
             "## Use",
             "",
             "With Nightminer: `--backbone <this folder>`, which brings the mapping of infrared values too "
-            f"({_told(record.mapping)}). Pictures: one infrared channel repeated three times, in [0, 1], less {_triple(facts.mean)}, divided by "
+            f"({_told(record.mapping)}). Pictures: one infrared channel repeated three times, in [0, 1], less "
+            f"{_triple(facts.mean)}, divided by "
             f"{_triple(facts.std)}.",
             "",
             *loading,
