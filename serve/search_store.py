@@ -118,19 +118,16 @@ class SearchStore:
         top: int,
         cursor: Cursor | None = None,
         as_of: str | None = None,
-        view: View | None = None,
     ) -> Page:
         """A page of results.
 
-        Args:
-            view: of `as_of`, where the caller has looked already; a cursor names its own.
         Raises:
             ForeignCursorError, StaleCursorError. ConfigError: an unknown tag of scenes or of a version.
         """
         where.check_tags(self.tag_names())
         asked = _digest(None if query_E is None else query_E.tobytes(), where.to_sql(), sorted(weights.items()), as_of)
         if cursor is None:
-            view, first = view or self.view(as_of), 0
+            view, first = self.view(as_of), 0
         else:
             view, first = self._resume(cursor, asked)
         where = view.filter(where)

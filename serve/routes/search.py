@@ -56,8 +56,7 @@ async def answer_search(request: SearchRequest, context: Context) -> SearchAnswe
     where, notes = await passing(request.where, context, itself)
     weights, store = parts_of(request.weights), context.services.store
     try:
-        asked = (vector, where, weights, request.top, request.cursor, request.as_of, view)
-        page: Page = await context.run(store.search, *asked)
+        page: Page = await context.run(store.search, vector, where, weights, request.top, request.cursor, request.as_of)
     except ForeignCursorError as error:
         told = "this cursor belongs to another question; send it with all else as it was"
         raise ProblemError(409, "foreign_cursor", told) from error
