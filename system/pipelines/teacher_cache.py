@@ -116,6 +116,9 @@ def key_of(*pictures: Tensor) -> str:
 
 
 def kept_as(features: Sequence[Tensor]) -> list[Tensor]:
-    """Half precision, as the cache keeps it: a student learns from these, whether they come from the cache or not."""
+    """Half precision, as the cache keeps it: a student learns from these, whether they come from the cache or not.
+
+    What is no number, or endless, stays no number.
+    """
     largest = torch.finfo(torch.float16).max
-    return [tensor.clamp(-largest, largest).half() for tensor in features]
+    return [tensor.clamp(-largest, largest).masked_fill(~tensor.isfinite(), torch.nan).half() for tensor in features]

@@ -201,6 +201,11 @@ def test_flops_are_those_that_torch_counts():
     assert told.teacher_operations == pytest.approx(counted.get_total_flops(), rel=0.1)
 
 
+def test_features_that_are_no_numbers_are_not_kept_as_large_ones():
+    (kept,) = kept_as([torch.tensor([1.0, 1e6, torch.inf, -torch.inf, torch.nan])])
+    assert kept.isfinite().tolist() == [True, True, False, False, False]
+
+
 def test_cached_features_come_back_as_they_were_kept_and_the_oldest_go_first(tmp_path: Path):
     cache = TeacherCache(tmp_path, "a teacher", 100_000)
     keys = [key_of(pictures(seed, 1)[0]) for seed in range(40)]
