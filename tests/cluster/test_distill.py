@@ -132,7 +132,7 @@ def test_what_cannot_be_distilled_is_refused_before_it_starts(house: Path, head:
     save_file(timm.create_model("test_vit3", num_classes=0).state_dict(), house / "wider.safetensors")
     cases = [
         (2, "blocks 1,9: expected at least one, each in 0..", ("--blocks", "1,9")),
-        (2, "--blocks 1;2: expected numbers", ("--blocks", "1;2")),
+        (2, "--blocks 1;2: expected whole numbers", ("--blocks", "1;2")),
         (2, "cutoff", ("--recipe", "reference", "--cutoff", "1.5")),
         (2, "no bands and hence no cutoff", ("--cutoff", "0.25")),
         (2, "expected each once", ("--blocks", "1,1")),
