@@ -42,15 +42,7 @@ from system.training.freqkd_run import (
 )
 from system.training.freqkd_summary import RunFigures, summarise
 from system.training.learnt import marks_of, write_learnt
-from system.training.probe_set import (
-    JUDGED_SPLITS,
-    TRAINED_SPLITS,
-    ProbeSet,
-    read_set,
-    refuse_shared,
-    shared_classes,
-    tell_faults,
-)
+from system.training.probe_set import ProbeSet, read_sets, shared_classes
 from system.training.study_folder import refuse_differing, refuse_other_settings, write_json, write_settings
 
 _RESULT, _PLOT, _TABLES = "study.json", "study.png", "study.md"
@@ -117,10 +109,7 @@ def study_freqkd(
     cells = list(_cells(arms, config))
     progress.phase("reading pairs")
     size = (config.distill.height, config.distill.width)
-    train = read_set(config.train, TRAINED_SPLITS, size, config.mapping, config.max_train_pictures)
-    test = read_set(config.test, JUDGED_SPLITS, size, config.mapping)
-    refuse_shared(train, test)
-    tell_faults((train, test), progress.note)
+    train, test = read_sets(config.train, config.test, size, config.mapping, config.max_train_pictures, progress.note)
     classes = shared_classes(train, test)
     blocks = _refuse_blocks(config, arms)
     settings = _settings(config, arms, train, test)

@@ -40,15 +40,7 @@ from system.pairs.pixels import InfraredMapping
 from system.training.distill_publish import DISTILL_NAME, MERGED_NAME, DistillRecord
 from system.training.encoder import Encoder, batches, pooled
 from system.training.learnt import learnt_by_backbone, marks_of, tell_seen
-from system.training.probe_set import (
-    JUDGED_SPLITS,
-    TRAINED_SPLITS,
-    ProbeSet,
-    read_set,
-    refuse_shared,
-    shared_classes,
-    tell_faults,
-)
+from system.training.probe_set import ProbeSet, read_sets, shared_classes
 
 
 class ProbeConfig(FrozenConfig):
@@ -138,10 +130,7 @@ def probe_backbone(
     size = (config.height, config.width)
     say("reading pairs")
     mapping = config.mapping or named.mapping
-    learn = read_set(train, TRAINED_SPLITS, size, mapping, config.max_train_pictures)
-    judge = read_set(test, JUDGED_SPLITS, size, mapping)
-    refuse_shared(learn, judge)
-    tell_faults((learn, judge), note)
+    learn, judge = read_sets(train, test, size, mapping, config.max_train_pictures, note)
     uris = [pair.infrared_uri for pair in judge.pairs]
     seen = tell_seen(f"the backbone {backbone}", uris, marks_of(uris), learnt_by_backbone(backbone), note)
     classes = shared_classes(learn, judge, config.classes)

@@ -87,6 +87,30 @@ def refuse_shared(train: ProbeSet, test: ProbeSet) -> None:
         )
 
 
+def read_sets(
+    train: str,
+    test: str,
+    size: tuple[int, int],
+    mapping: InfraredMapping,
+    max_train_pictures: int,
+    note: Callable[[str], None],
+) -> tuple[ProbeSet, ProbeSet]:
+    """What is learnt from and what is judged on; of corpora that name their parts, those for it.
+
+    Args:
+        note: told what is left out, dropped or cut.
+    Raises:
+        DataError: as `read_set` and `refuse_shared`.
+    """
+    both = (
+        read_set(train, TRAINED_SPLITS, size, mapping, max_train_pictures),
+        read_set(test, JUDGED_SPLITS, size, mapping),
+    )
+    refuse_shared(*both)
+    tell_faults(both, note)
+    return both
+
+
 def read_set(
     uri: str,
     splits: Sequence[str],

@@ -38,9 +38,9 @@ def read_settings(file: Path) -> dict[str, Any]:
     except OSError as error:
         raise ConfigError(f"{file}: cannot be read: {error.strerror}") from error
     except ValueError as error:
-        raise ConfigError(f"{file}: expected JSON: {error}; delete {file.parent} to begin anew") from error
+        raise ConfigError(f"{file}: expected JSON: {error}; restore it, or begin in another folder") from error
     if not isinstance(held, dict):
-        raise ConfigError(f"{file}: expected a JSON object; delete {file.parent} to begin anew")
+        raise ConfigError(f"{file}: expected a JSON object; restore it, or begin in another folder")
     return held
 
 

@@ -116,7 +116,7 @@ def test_files_of_weights_are_named_from_the_root_for_workers(tmp_path: Path, mo
 
 def test_damaged_settings_of_an_unfinished_training_are_named(tmp_path: Path):
     (tmp_path / "settings.json").write_text('{"config": ')
-    with pytest.raises(ConfigError, match=r"settings\.json: expected JSON.*delete"):
+    with pytest.raises(ConfigError, match=r"settings\.json: expected JSON.*begin in another folder"):
         read_settings(tmp_path / "settings.json")
 
 
