@@ -22,7 +22,7 @@ mine: $(VENV)/.ready out/demo-logs/train/v1.0-demo/scene.json
 	$(BIN)/python jobs/mine_fleet.py --logs out/demo-logs --store out/store
 
 # A detector learns from the infrared camera of the training towns, and looks at that of others.
-out/detector/detector.json: $(VENV)/.ready | out/demo-logs/train/v1.0-demo/scene.json
+out/detector/detector.json: | $(VENV)/.ready out/demo-logs/train/v1.0-demo/scene.json
 	$(BIN)/python jobs/train_detector.py --train out/demo-logs/train/coco_infrared.json --out out/detector \
 	    --val out/demo-logs/test/coco_infrared.json --classes person,car,truck,bus --height 252 --width 448 \
 	    --epochs 8 --licence "simulated, free"

@@ -8,6 +8,7 @@ Legend: N pictures, C channels, h x w places of a feature map, A anchors, P prop
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,6 +19,7 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
 from torchvision.ops import MultiScaleRoIAlign, box_area
+from torchvision.ops.poolers import initLevelMapper
 
 from system.infrared.backbone import BackboneFacts
 from system.infrared.pyramid import middles, pyramid_of
@@ -54,10 +56,9 @@ class FasterRcnnHead(nn.Module):
             post_nms_top_n={"training": _PROPOSALS, "testing": _PROPOSALS},
             nms_thresh=_PROPOSAL_OVERLAP,
         )
-        names = [str(k) for k in range(len(self.pyramid.sides))]
         width = 4 * channels
         self.regions = _Regions(
-            MultiScaleRoIAlign(names, _POOLED, _FINER),
+            _pooler(self.pyramid.sides),
             TwoMLPHead(channels * _POOLED**2, width),
             FastRCNNPredictor(width, num_classes + 1),
             fg_iou_thresh=0.5,
@@ -103,6 +104,15 @@ class FasterRcnnHead(nn.Module):
         if wanted is not None and not self.regions.num_learnt:
             more = {name: levels["0"].sum() * 0 for name in more}  # means over nothing are no numbers
         return found, losses | more
+
+
+def _pooler(sides: Sequence[float]) -> MultiScaleRoIAlign:
+    """Looks at each level by its own stride; torchvision's guess is a power of two, which a patch of 14 is not."""
+    pooler = MultiScaleRoIAlign([str(k) for k in range(len(sides))], _POOLED, _FINER)
+    pooler.scales = [1 / side for side in sides]
+    least, most = (round(math.log2(sides[k])) for k in (0, -1))
+    pooler.map_levels = initLevelMapper(least, most, pooler.canonical_scale, pooler.canonical_level)
+    return pooler
 
 
 class _Anchors(nn.Module):

@@ -94,6 +94,8 @@ def read_kaist_annotations(file: Path) -> tuple[KaistImage, ...]:
         persons = {int(row["id"]) for row in content["categories"] if row["name"] == PERSON}
         if not persons:
             raise DataError("not_kaist", f"{file}: expected a category {PERSON}, found {content['categories']}"[:300])
+        if not content["images"]:
+            raise DataError("no_pictures", f"{file}: expected images, found an empty list")
         rows: dict[int, list[dict[str, Any]]] = {int(image["id"]): [] for image in content["images"]}
         for row in content["annotations"]:
             rows[int(row["image_id"])].append(row)

@@ -11,7 +11,7 @@ from system.bootstrap import draw_pictures
 from system.infrared.detections import Detections
 from system.infrared.judge import with_interval
 from system.infrared.kaist import SUBSETS, KaistImage
-from system.infrared.matching import Matches, average_precision, match
+from system.infrared.matching import Matches, average_precision, drawn_average_precision, match
 from system.infrared.miss_rate import log_average_miss_rate
 
 _OVERLAP, _MAX_DETECTIONS = 0.5, 1000
@@ -48,8 +48,6 @@ def kaist_figures(matched: dict[str, Matches], rounds: int, seed: int = 0) -> di
         counts[name] = {"pictures": len(matches.truths_N), "persons": int(matches.truths_N.sum())}
     reasonable = matched["all"]
     drawn = draw_pictures(len(reasonable.truths_N), rounds, seed)
-    ap50 = with_interval(
-        average_precision(reasonable)[0], np.array([average_precision(reasonable, w)[0] for w in drawn])
-    )
+    ap50 = with_interval(average_precision(reasonable)[0], drawn_average_precision(reasonable, drawn)[:, 0])
     intervals["ap50"] = {"low": ap50["low"], "high": ap50["high"]}
     return {**told, "ap50": ap50["value"], "intervals": intervals, "counts": counts}

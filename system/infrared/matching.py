@@ -7,7 +7,8 @@ region it is intersection over the detection's own area.
 
 Source: pycocotools, cocoeval.py (evaluateImg, accumulate), whose figures a test compares.
 
-Legend: N pictures, M detections of one class, G its objects, T overlap thresholds, B bootstrap draws, R recalls.
+Legend: N pictures, M detections of one class, G its objects, T overlap thresholds, B bootstrap draws, R recalls,
+F found objects.
 """
 
 from __future__ import annotations
@@ -105,40 +106,47 @@ def _outcomes(boxes_M4: NDArray[np.float32], real: Truth, thresholds: Sequence[f
     return outcome_TM
 
 
-def precision_recall(matches: Matches, threshold: int, weight_N: Floats | None = None) -> tuple[Floats, Floats]:
-    """(precision, recall) after each detection that counts; each picture as often as its weight says.
+def precision_recall(matches: Matches, threshold: int) -> tuple[Floats, Floats]:
+    """(precision, recall) after each detection.
 
     Precision is the highest at this recall or a higher one. Both are empty where there is nothing to find.
     """
-    weight_N = np.ones(len(matches.truths_N)) if weight_N is None else weight_N
-    total = float(weight_N @ matches.truths_N)
+    total = int(matches.truths_N.sum())
     if not total:
         return np.zeros(0), np.zeros(0)
     outcome_M = matches.outcome_TM[threshold]
-    weight_M = weight_N[matches.image_M]
-    true_M = np.cumsum(weight_M * (outcome_M == TRUE))
-    false_M = np.cumsum(weight_M * (outcome_M == FALSE))
+    true_M, false_M = np.cumsum(outcome_M == TRUE), np.cumsum(outcome_M == FALSE)
     precision_M = true_M / np.maximum(true_M + false_M, np.finfo(float).eps)
     return np.maximum.accumulate(precision_M[::-1])[::-1], true_M / total
 
 
-def average_precision(matches: Matches, weight_N: Floats | None = None) -> Floats:
+def average_precision(matches: Matches) -> Floats:
     """COCO's, at each threshold [T]: mean precision over 101 recalls. NaN where there is nothing to find."""
-    found = []
-    for threshold in range(len(matches.outcome_TM)):
-        precision_M, recall_M = precision_recall(matches, threshold, weight_N)
-        if weight_N is None:
-            is_empty = not matches.truths_N.sum()
-        else:
-            is_empty = not float(weight_N @ matches.truths_N)
-        if is_empty:
-            found.append(np.nan)
-            continue
-        place_R = np.searchsorted(recall_M, RECALLS_R, side="left")
-        found.append(float(np.append(precision_M, 0.0)[place_R].mean()))
-    return np.array(found)
+    return drawn_average_precision(matches, np.ones((1, len(matches.truths_N))))[0]
 
 
 def drawn_average_precision(matches: Matches, counts_BN: Floats) -> Floats:
-    """`average_precision` of bootstrap draws of pictures, [B, T]."""
-    return np.stack([average_precision(matches, counts_N.astype(float)) for counts_N in counts_BN])
+    """`average_precision` of bootstrap draws that hold each picture so many times, [B, T].
+
+    Recall grows at found objects alone, and precision is highest there, so that only they are looked at.
+    """
+    total_B = counts_BN @ matches.truths_N.astype(float)
+    found_BT = np.full((len(counts_BN), len(matches.outcome_TM)), np.nan)
+    for t, outcome_M in enumerate(matches.outcome_TM):
+        places_F = np.flatnonzero(outcome_M == TRUE)
+        true_BF = counts_BN[:, matches.image_M[places_F]].cumsum(1)
+        false_BF = counts_BN @ _false_before(matches, outcome_M, places_F).T
+        precision_BF = true_BF / np.maximum(true_BF + false_BF, np.finfo(float).eps)
+        precision_BF = np.maximum.accumulate(precision_BF[:, ::-1], axis=1)[:, ::-1]
+        for b in np.flatnonzero(total_B):
+            place_R = np.searchsorted(true_BF[b] / total_B[b], RECALLS_R, side="left")
+            found_BT[b, t] = np.append(precision_BF[b], 0.0)[place_R].mean()
+    return found_BT
+
+
+def _false_before(matches: Matches, outcome_M: NDArray[np.int8], places_F: NDArray[np.int64]) -> Floats:
+    """False detections of each picture that are surer than each found object, [F, N]."""
+    false = np.flatnonzero(outcome_M == FALSE)
+    counts = np.zeros((len(places_F) + 1, len(matches.truths_N)))
+    np.add.at(counts, (np.searchsorted(places_F, false), matches.image_M[false]), 1)
+    return counts[:-1].cumsum(0)

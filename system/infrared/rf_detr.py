@@ -1,9 +1,10 @@
-"""The paper's class of detector: a DETR on a plain ViT with a projected pyramid, RF-DETR of transformers.
+"""The paper's class of detector: a DETR on a plain ViT, RF-DETR of transformers.
 
 It is the one of transformers' DETRs that was made for DINOv2: its projector takes the outputs of several blocks of one
 grid, where Deformable DETR and RT-DETRv2 expect a CNN's stages and LW-DETR a ViT of its own. Its ViT is left out here:
 ours gives the features, with positions resampled as DINOv2 does and without windows, so that merged weights answer as
-they did when they were distilled.
+they did when they were distilled. As in the published models, the blocks become one map of the patches' grid, not a
+pyramid: transformers' projector has one scale, whose decoder looks at several places of it for each query.
 Source: Robinson et al., RF-DETR, 2025; Chen et al., LW-DETR, 2024.
 
 Legend: N pictures, C channels, h x w patches, Q queries, K classes.

@@ -13,6 +13,8 @@ from system.pairs import files
 from system.pairs.boxes import GivenBox
 from system.pairs.masks import Outline
 
+# Between a file and the folder of its pictures, in one argument.
+SEPARATOR = "::"
 # More annotations of categories that the file does not list, and it is a file of something else.
 _MAX_UNKNOWN_SHARE = 0.5
 
@@ -43,6 +45,12 @@ class CocoFile:
     faults: tuple[tuple[int | str, str, str], ...]
     is_labelled: bool
     outlines: Mapping[int | str, tuple[Outline, ...]] = field(default_factory=dict)
+
+
+def coco_and_images(uri: str, images: str | None = None) -> tuple[str, str | None]:
+    """A COCO file and the folder of its pictures, which `FILE.json::FOLDER` names too."""
+    file, separator, folder = uri.partition(SEPARATOR)
+    return (file, folder) if separator and file.lower().endswith(".json") else (uri, images)
 
 
 def read_coco(uri: str) -> CocoFile:

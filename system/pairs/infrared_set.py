@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from system.errors import ConfigError, DataError
 from system.pairs import files
 from system.pairs.boxes import GivenBox, check_boxes
-from system.pairs.coco_file import CocoFile, CocoImage, read_coco
+from system.pairs.coco_file import SEPARATOR, CocoFile, CocoImage, coco_and_images, read_coco
 from system.pairs.masks import Mask
 from system.pairs.pixels import picture_size
 from system.pairs.records import PairFault
@@ -99,14 +99,15 @@ def read_infrared_set(uri: str, images: str | None = None, splits: Sequence[str]
     """List a labelled set.
 
     Args:
-        uri: a COCO file (`file_name2` is the infrared picture where there is one, else `file_name`), or a corpus of
-            pairs that `open_pairs` knows.
+        uri: a COCO file (`file_name2` is the infrared picture where there is one, else `file_name`), `FILE::IMAGES`
+            where its pictures lie in another folder, or a corpus of pairs that `open_pairs` knows.
         splits: parts of a corpus of pairs that are taken, as its layout names them; all, if not given. What it puts in
             none is always taken.
         images: folder of a COCO file's pictures; the file's own, its parent or grandparent, if not given.
     Raises:
         DataError: nobody drew boxes there, or none of its pictures can be found. FormatError: no reader knows it.
     """
+    uri, images = coco_and_images(uri, images)
     uri = files.absolute(uri)  # whoever reads the pictures may stand in another folder
     if not uri.lower().endswith(".json"):
         if images is not None:
@@ -241,7 +242,7 @@ def _root(uri: str, names: Sequence[str], images: str | None) -> str:
         told = f"none of its pictures ({names[0]}, ...) lies under {' or '.join(candidates)}"
         if all(name.startswith("/") or "://" in name for name in asked):
             told = f"its pictures are named from the root ({names[0]}, ...), expected names below a folder"
-        raise DataError("missing_file", f"{uri}: {told}; name their folder with --images")
+        raise DataError("missing_file", f"{uri}: {told}; name their folder: {uri}{SEPARATOR}FOLDER")
     return candidates[held.index(max(held))]
 
 

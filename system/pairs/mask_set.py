@@ -14,7 +14,7 @@ from pydantic import Field
 from system.config import FrozenConfig
 from system.errors import ConfigError, DataError
 from system.pairs import files
-from system.pairs.coco_file import read_coco
+from system.pairs.coco_file import coco_and_images, read_coco
 from system.pairs.infrared_set import InfraredPicture, InfraredSet, read_infrared_set
 from system.pairs.masks import BACKGROUND, PSEUDO, BoxMask, Mask, OutlineMask, PictureMask, refuse_too_many
 from system.pairs.records import PairFault
@@ -49,6 +49,7 @@ def read_mask_set(
         DataError: there are no masks, or none of its pictures can be found. ConfigError: a source that does not fit.
     """
     source = source or MaskSource()
+    uri, images = coco_and_images(uri, images)
     uri = files.absolute(uri)
     if source.kind not in (OWN, BOXES):
         return _of_folder(uri, source, images, splits)

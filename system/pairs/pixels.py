@@ -167,7 +167,7 @@ def read_pair(
 def read_infrared(
     uri: str, mapping: InfraredMapping = _DEFAULT_MAPPING, limits: PixelLimits = _DEFAULT_LIMITS
 ) -> InfraredPixels:
-    """An infrared picture; of a coloured one, the luminance.
+    """An infrared picture; of a coloured one, the luminance; of MFNet's four channels, the fourth.
 
     Raises:
         DataError: as `read_pair`.
@@ -204,6 +204,11 @@ def _infrared(image: Image.Image, uri: str, mapping: InfraredMapping) -> Infrare
         return InfraredPixels(map_infrared(values_HW, mapping, uri), 16 if image.mode.startswith("I;16") else 32)
     if image.mode == "L":
         return InfraredPixels(np.array(image, dtype=np.uint8))
+    if image.mode == "RGBA":
+        fourth_HW = np.array(image.getchannel("A"), dtype=np.uint8)
+        # An opaque picture's is constant; MFNet's is what its infrared camera saw.
+        if fourth_HW.min() < fourth_HW.max():
+            return InfraredPixels(fourth_HW)
     return infrared_of(np.asarray(image.convert("RGB")))
 
 

@@ -190,7 +190,9 @@ def train_model(
         ConfigError, DataError, ModelError.
     """
     refuse_existing(out)
-    refuse_left_out(train, run.max_bad_share)
+    for found in (train, val):
+        if found is not None:
+            refuse_left_out(found, run.max_bad_share)
     if val is not None:
         known = {picture.uri for picture in train.pictures}
         if shared := [picture.uri for picture in val.pictures if picture.uri in known]:
@@ -209,6 +211,8 @@ def train_model(
     )
     for fault in train.faults[:_FAULTS_TOLD]:
         progress.note(f"{'left out' if fault.is_skipped else 'mended'}: {fault}")
+    for fault in [fault for fault in val.faults if fault.is_skipped][:_FAULTS_TOLD] if val else ():
+        progress.note(f"--val: left out: {fault}")
     if len(train.faults) > _FAULTS_TOLD:
         progress.note(f"and {len(train.faults) - _FAULTS_TOLD} more pictures left out, boxes dropped or cut")
     coloured = count_coloured(train.pictures, train.name, progress.note)

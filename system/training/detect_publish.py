@@ -14,6 +14,7 @@ from system.infrared.detector import InfraredModel
 from system.infrared.detector_config import InfraredModelConfig
 from system.infrared.detector_trainer import DetectorTrainConfig
 from system.pairs.masks import PSEUDO
+from system.training.backbone_export import BACKBONE_WEIGHTS_NAME, loading_lines, write_backbone
 from system.training.infrared_task import InfraredTask
 from system.training.publish import CARD_NAME, CURVES_NAME, HISTORY_NAME, TENSORBOARD_NAME
 
@@ -61,7 +62,9 @@ def write_model(
     try:
         (folder / DETECT_NAME).write_text(record.model_dump_json(indent=1) + "\n", "utf-8")
         _write_history(folder, history)
-        (folder / CARD_NAME).write_text(_card(task, record), "utf-8")
+        if not record.detector.is_frozen:
+            write_backbone(folder, model.backbone)
+        (folder / CARD_NAME).write_text(_card(task, model, record), "utf-8")
     except OSError as error:
         raise ModelError(f"{folder}: cannot be written: {error.strerror or error}") from error
 
@@ -87,13 +90,15 @@ def _write_history(folder: Path, history: Sequence[Mapping[str, float]]) -> None
                     writer.add_scalar(name, value, int(row["epoch"]))
 
 
-def _card(task: InfraredTask, record: DetectRecord) -> str:
+def _card(task: InfraredTask, model: InfraredModel, record: DetectRecord) -> str:
     detector, config = record.detector, record.config
     backbone = "frozen" if detector.is_frozen else f"trained at {config.backbone_factor:g} of the head's learning rate"
     masks = f"Masks: {record.masks}. " if record.masks else ""
     if record.masks.startswith(PSEUDO):
         masks += "Figures tell how well the model agrees with these, not with what is there. "
     unit = "pixels of " if record.masks else ""
+    alone = [f"The backbone alone, which learnt too (`{BACKBONE_WEIGHTS_NAME}`):", ""]
+    alone += [*loading_lines(model.backbone), ""]
     return "\n".join(
         [
             f"# An infrared {task.model.noun} of {', '.join(detector.classes)}",
@@ -107,6 +112,7 @@ def _card(task: InfraredTask, record: DetectRecord) -> str:
             "",
             f"`{task.model.config_name}` and `{task.model.weights_name}` (safetensors) are all that it needs.",
             "",
+            *([] if detector.is_frozen else alone),
             "## Data",
             "",
             f"{record.pictures} pictures of {', '.join(f'`{Path(uri).name}`' for uri in record.train)}: "

@@ -136,7 +136,6 @@ def run_study(
     refuse_missing_students(students, cells)
     train, tests = sets
     for name, found in {"train": train, **tests}.items():
-        refuse_left_out(found, _MAX_BAD_SHARE)
         for fault in [fault for fault in found.faults if fault.is_skipped][:_FAULTS_TOLD]:
             progress.note(f"{name}: left out: {fault}")
     given = {"mapping": made["mapping"]} | {key: value for key, value in values.items() if value is not None}
@@ -212,23 +211,27 @@ def study_sets(
         train: all of `study.train`. read: a set by its URI and the parts of a corpus that are taken, with train's
             classes.
     Raises:
-        DataError: pictures of both, or pictures whose annotations do not state a size.
+        DataError: too many pictures that are missing, pictures of both, or pictures whose annotations do not state a
+            size.
     """
+    others = {name: read(uri, None) for name, uri in study.also.items()}
+    if study.test is not None:
+        others = {TEST: read(study.test, JUDGED_SPLITS)} | others
+    for found in (train, *others.values()):
+        refuse_left_out(found, _MAX_BAD_SHARE)
     if study.test is None:
         ordered = tuple(sorted(train.pictures, key=lambda picture: picture.picture_id))
         held = max(1, round(study.hold_out * len(ordered)))
-        train, test = replace(train, pictures=ordered[:-held]), replace(train, pictures=ordered[-held:])
-    else:
-        test = read(study.test, JUDGED_SPLITS)
-    others = {name: read(uri, None) for name, uri in study.also.items()}
+        # What was left out is told once, with the part that is learnt from.
+        others = {TEST: replace(train, pictures=ordered[-held:], faults=())} | others
+        train = replace(train, pictures=ordered[:-held])
     known = {picture.uri for picture in train.pictures}
-    tests = {TEST: test, **others}
-    for name, judged in tests.items():
+    for name, judged in others.items():
         if shared := [picture.uri for picture in judged.pictures if picture.uri in known]:
             raise DataError("leak", f"{name}: {len(shared)} pictures are trained on too, e.g. {shared[0]}")
         if unsized := [p.uri for p in judged.pictures if not judged.masks and not (p.width and p.height)]:
             raise DataError("no_size", f"{name}: {unsized[0]}: expected width and height in its annotations")
-    return train, tests
+    return train, others
 
 
 def _seen(students: Path, name: str, test: InfraredSet, progress: ConsoleProgress) -> int | None:

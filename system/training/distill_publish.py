@@ -23,6 +23,7 @@ from system.errors import ModelError
 from system.freqkd.distiller import DistillConfig
 from system.freqkd.student import CnnStudent, Student, merged_weights, trained_state
 from system.pairs.pixels import InfraredMapping
+from system.training.backbone_export import network_loading
 from system.training.publish import CARD_NAME, CURVES_NAME, HISTORY_NAME, TENSORBOARD_NAME
 
 ADAPTERS_NAME, MERGED_NAME, TRANSFORMERS_NAME = "adapters.safetensors", "merged.safetensors", "transformers"
@@ -253,16 +254,7 @@ def _network_learns(config: DistillConfig) -> str:
 def _network_loading(student: CnnStudent) -> list[str]:
     # timm types what it adds to a module as modules.
     indices: Any = student.network.feature_info.out_indices  # type: ignore[union-attr]
-    return [
-        "```python",
-        "import timm",
-        "",
-        "model = timm.create_model(",
-        f'    "{student.facts.architecture}", features_only=True, out_indices={tuple(indices)},',
-        f'    checkpoint_path="{MERGED_NAME}",',
-        ").eval()",
-        "```",
-    ]
+    return network_loading(student.facts.architecture, indices, MERGED_NAME)
 
 
 def _told(mapping: InfraredMapping) -> str:

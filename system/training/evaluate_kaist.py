@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from system.errors import ConfigError, DataError
 from system.infrared.detections import Detections
@@ -40,7 +43,13 @@ def judge_kaist(annotations: Path, results: Path, out: Path | None, config: Judg
     if out is not None:
         claim_folder(out, FIGURES_NAME, CURVES_NAME)
     images = read_kaist_annotations(annotations)
-    found = read_kaist_results(results, images)
+    return _figures(images, read_kaist_results(results, images), out, config)
+
+
+def _figures(
+    images: tuple[KaistImage, ...], found: list[Detections], out: Path | None, config: JudgeConfig
+) -> dict[str, Any]:
+    """What `judge_kaist` returns, which is left at `out` too."""
     matched = kaist_matches(images, found)
     told = kaist_figures(matched, config.rounds)
     told["parity"] = kaist_figures(kaist_matches(images, found, only_with_people=True), config.rounds)
@@ -96,7 +105,7 @@ def judge_on_kaist(
     tell_coloured(coloured, len(images) - len(faults), progress.note)
     write_kaist_results(results, found)
     progress.phase("judging")
-    told = judge_kaist(annotations, results, out, config)
+    told = _figures(images, found, out, config)
     told |= {"model": model, "detector_id": detector_id(model), "results": str(results), "pictures": len(images)}
     told |= {"unreadable": len(faults), "faults": faults[:20], "seen_in_training": seen, "coloured": coloured}
     return told
@@ -119,5 +128,6 @@ def _persons(
             faults.append(f"{image.name}: wrong_shape: {sizes[0]} pixels, its annotations state {sizes[1]}")
         else:
             persons = answer.found.chosen(answer.found.labels == label)
+            persons = replace(persons, labels=np.zeros_like(persons.labels))
         found.append(persons)
     return found, faults

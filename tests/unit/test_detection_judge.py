@@ -23,7 +23,13 @@ from system.infrared.kaist import (
     write_kaist_results,
 )
 from system.infrared.kaist_judge import kaist_figures, kaist_matches
-from system.infrared.matching import COCO_OVERLAPS, average_precision, match, precision_recall
+from system.infrared.matching import (
+    COCO_OVERLAPS,
+    average_precision,
+    drawn_average_precision,
+    match,
+    precision_recall,
+)
 from system.infrared.miss_rate import log_average_miss_rate
 from system.pipelines.config import PoolConfig
 from system.pipelines.infrared_reading import Shot
@@ -77,6 +83,19 @@ def test_average_precision_is_that_of_coco(seed: int):
         return
     assert theirs["ap"] == pytest.approx(100 * known.mean(), abs=0.006)
     assert theirs["ap50"] == pytest.approx(100 * known[:, 0].mean(), abs=0.006)
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.integers(0, 10_000))
+def test_a_draw_is_judged_as_if_its_pictures_were_there_so_many_times(seed: int):
+    judged = random_case(seed)
+    counts_BN = np.random.default_rng(seed).multinomial(6, [1 / len(judged.found)] * len(judged.found), 3)
+    for k in range(len(judged.classes)):
+        drawn_BT = drawn_average_precision(judged.matches[k], counts_BN.astype(float))
+        for counts_N, drawn_T in zip(counts_BN, drawn_BT, strict=True):
+            chosen = np.repeat(np.arange(len(judged.found)), counts_N)
+            again = match([judged.found[n] for n in chosen], [judged.truths[n] for n in chosen], k)
+            np.testing.assert_allclose(drawn_T, average_precision(again))
 
 
 def test_an_ignored_region_takes_many_detections_and_an_object_one():

@@ -13,15 +13,18 @@ from torch import Tensor, nn
 from torchvision.ops import box_iou
 
 from system.backbones.cnn import build_cnn
-from system.backbones.vit import build_vit
+from system.backbones.vit import block_features, build_vit
 from system.errors import ConfigError, ModelError
 from system.infrared.augment import Example, augmented, flipped
+from system.infrared.backbone import BackboneFacts
 from system.infrared.detections import Detections, Truth
 from system.infrared.detector import Detector, detector_id
 from system.infrared.detector_config import DetectorConfig
 from system.infrared.detector_trainer import DetectorTrainConfig, DetectorTrainer
 from system.infrared.export import export_onnx, largest_difference
+from system.infrared.faster_rcnn import FasterRcnnHead
 from system.infrared.targets import Target
+from system.training.backbone_export import BACKBONE_WEIGHTS_NAME, loading_lines, write_backbone
 
 SIZE = (64, 96)
 
@@ -122,6 +125,22 @@ def test_faster_rcnn_learns_where_things_are(backbone: str):
             assert box_iou(best, torch.tensor(truth[None])).max() > 0.4
 
 
+@pytest.mark.parametrize("side", [14, 16])
+def test_faster_rcnn_looks_where_its_boxes_lie(side: int):
+    """Features are their own places in pixels, so that what is pooled moves as far as a box does."""
+    facts = BackboneFacts("a ViT", (0.5,) * 3, (0.5,) * 3, (32,), (side,))
+    head = FasterRcnnHead(facts, 32, 1)
+    size = (20 * side, 30 * side)
+    levels = {}
+    for k, level_side in enumerate(head.pyramid.sides):
+        rows, columns = (torch.arange(px // level_side) * level_side + level_side / 2 for px in size)
+        levels[str(k)] = torch.stack(torch.meshgrid(rows, columns, indexing="ij"))[None].float()
+    for width in (60.0, 200.0):
+        boxes = torch.tensor([[20.0, 30, 20 + width, 90], [140, 130, 140 + width, 190]])
+        pooled = head.regions.box_roi_pool(levels, [boxes], [size]).mean((2, 3))
+        torch.testing.assert_close(pooled[1] - pooled[0], torch.tensor([100.0, 120.0]), atol=0.01, rtol=0)
+
+
 def test_fcos_learns_on_stages_of_a_network():
     detector = Detector.untrained(on_stages(), tiny_cnn(), 0)
     trainer = DetectorTrainer(detector, DetectorTrainConfig(learning_rate=3e-3, warmup_steps=0), 60)
@@ -148,6 +167,24 @@ def test_a_network_that_learns_keeps_its_batch_norms_and_is_held_back():
     assert norms
     for name, tensor in detector.backbone.network.state_dict().items():
         assert torch.equal(tensor, before[name]) == (name.rpartition(".")[0] in norms), name
+
+
+@pytest.mark.parametrize("kind", ["vit", "cnn"])
+def test_a_backbone_that_learnt_is_left_as_timm_loads_it(kind: str, tmp_path: Path):
+    made, network = (config, tiny_vit()) if kind == "vit" else (on_stages, tiny_cnn())
+    detector = Detector.untrained(made(is_frozen=False), network, 0)
+    write_backbone(tmp_path, detector.backbone)
+    written = str(tmp_path / BACKBONE_WEIGHTS_NAME)
+    code = "\n".join(loading_lines(detector.backbone)[1:-1]).replace(BACKBONE_WEIGHTS_NAME, written)
+    loaded: dict = {}
+    exec(code, loaded)  # the lines of the model card
+    images = as_batch([scene(0)])[0]
+    with torch.no_grad():
+        ours = detector.features(images)
+        pixels = detector.backbone.pixels(images)
+        theirs = loaded["model"].eval()(pixels) if kind == "cnn" else [block_features(loaded["model"], pixels, (3,))[0]]
+    for a, b in zip(ours[-len(theirs) :], theirs, strict=True):
+        torch.testing.assert_close(a, b)
 
 
 def test_rf_detr_learns_where_things_are():

@@ -11,9 +11,11 @@ from PIL import Image
 
 from system.errors import ConfigError, DataError
 from system.pairs.coco_file import read_coco
-from system.pairs.infrared_set import read_infrared_set
+from system.pairs.infrared_set import InfraredSet, read_infrared_set
 from system.pairs.pixels import picture_size, read_infrared
+from system.training import detection_study
 from system.training.detect import gather_labelled
+from system.training.detection_study import DetectionStudyConfig, study_sets
 
 
 def picture(path: Path, seed: int = 0) -> None:
@@ -184,9 +186,31 @@ def test_a_relative_path_is_one_from_where_it_was_given(tmp_path: Path, monkeypa
 def test_the_pictures_folder_can_be_named(tmp_path: Path):
     picture(tmp_path / "elsewhere" / "a.png")
     uri = coco(tmp_path / "labels" / "deep" / "er" / "x.json", [{"id": 1, "file_name": "a.png"}], [], ["person"])
-    with pytest.raises(DataError, match="--images"):
+    with pytest.raises(DataError, match=r"name their folder: .*x\.json::FOLDER"):
         read_infrared_set(uri)
     assert len(read_infrared_set(uri, str(tmp_path / "elsewhere")).pictures) == 1
+    assert len(read_infrared_set(f"{uri}::{tmp_path}/elsewhere").pictures) == 1
+
+
+def test_pictures_that_are_missing_are_counted_once_where_a_part_is_held_out(tmp_path: Path):
+    names = [f"{n}.png" for n in range(9)]
+    for name in names:
+        picture(tmp_path / name)
+    images = [{"id": n, "file_name": name} for n, name in enumerate([*names, "gone.png"])]
+    uri = coco(tmp_path / "x.json", images, [(n, 0, [1, 1, 8, 9], 0) for n in range(9)], ["person"])
+    whole = read_infrared_set(uri)
+
+    def sets(share: float) -> tuple[InfraredSet, dict[str, InfraredSet]]:
+        study = DetectionStudyConfig(students="", train=uri, arms=("none",), hold_out=0.3)
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(detection_study, "_MAX_BAD_SHARE", share)
+            return study_sets(study, whole, lambda *_: whole)
+
+    train, tests = sets(0.1)
+    assert (len(train.pictures), len(tests["test"].pictures)) == (6, 3)
+    assert len(train.faults) == 1 and not tests["test"].faults
+    with pytest.raises(DataError, match="1 of 10 pictures are left out"):
+        sets(0.09)
 
 
 def test_parts_of_a_corpus_are_taken_as_they_are_named(tmp_path: Path):
@@ -211,6 +235,8 @@ def test_colours_are_told_from_grey(tmp_path: Path):
     grey = rng.integers(0, 256, (32, 40, 1), dtype=np.uint8).repeat(3, 2)
     Image.fromarray(grey).save(tmp_path / "grey.jpg")
     Image.fromarray(rng.integers(0, 256, (32, 40, 3), dtype=np.uint8)).save(tmp_path / "colour.png")
+    Image.fromarray(grey[..., 0]).convert("RGBA").save(tmp_path / "opaque.png")
+    assert np.array_equal(read_infrared(str(tmp_path / "opaque.png")).pixels_HW, grey[..., 0])
     assert not read_infrared(str(tmp_path / "grey.jpg")).is_coloured
     assert read_infrared(str(tmp_path / "colour.png")).is_coloured
 

@@ -15,7 +15,7 @@ from system.pairs.box_masks import guess_from_boxes
 from system.pairs.infrared_set import InfraredSet
 from system.pairs.mask_set import MaskSource, of_mask_classes, read_mask_set
 from system.pairs.masks import IGNORED, PSEUDO, Outline, OutlineMask, PictureMask, fit_labels
-from system.pairs.pixels import InfraredMapping
+from system.pairs.pixels import InfraredMapping, read_infrared
 from system.training.detect_data import PictureReader, sha256_of
 
 HEIGHT, WIDTH = 40, 60
@@ -142,6 +142,7 @@ def test_label_pictures_of_a_corpus_are_read_and_a_picture_without_one_is_told(t
     assert found.classes[:4] == ("background", "car", "person", "bike") and not found.masks.startswith(PSEUDO)
     assert [(fault.pair_id, fault.code) for fault in found.faults] == [("00002D", "no_mask")]
     assert np.array_equal(labels_of(found), mask)
+    assert np.array_equal(read_infrared(found.pictures[0].uri).pixels_HW, picture()), "the fourth channel, not colours"
     person = of_mask_classes(found, ("person", "car"))
     assert person.classes == ("background", "person", "car")
     assert labels_of(person)[20, 25] == 1 and labels_of(person)[0, 0] == IGNORED
