@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,17 +19,18 @@ from pydantic import Field
 
 from system.backbones.cnn import is_cnn
 from system.config import FrozenConfig
-from system.errors import DataError, NightminerError
+from system.errors import DataError, NightminerError, storage_errors
 from system.infrared.detector_config import sizes_for
 from system.infrared.detector_trainer import DetectorTrainConfig
 from system.pairs.coloured import count_coloured
-from system.pairs.infrared_set import InfraredSet, read_infrared_set
+from system.pairs.infrared_set import InfraredPicture, InfraredSet, read_infrared_set
 from system.pairs.masks import PSEUDO
+from system.pairs.pixels import InfraredMapping, read_infrared
 from system.pipelines.resources import check_workers, connect_to_ray, tasks_at_once
 from system.report.console import ConsoleProgress
 from system.report.detection_study import detection_markdown
 from system.training.detect import gather_labelled, refuse_left_out
-from system.training.detect_data import sha256_of
+from system.training.detect_data import refuse_other_size, sha256_of
 from system.training.detection_run import (
     DetectionBench,
     StudyCell,
@@ -51,6 +53,7 @@ _SCALE = 5 / 6
 TEST = "test"
 # Of a set's pictures that may be missing or damaged, and how many of them are told.
 _MAX_BAD_SHARE, _FAULTS_TOLD = 0.05, 5
+_READ_AT_ONCE = 4
 
 
 class DetectionStudyConfig(FrozenConfig):
@@ -175,6 +178,10 @@ def run_study(
     bench = DetectionBench(
         task, out.absolute(), students, model, config, train, tests, study.rounds, study.threads, study.use_gpu
     )
+    if missing:
+        progress.phase("reading every picture once")
+        for found in (train, *tests.values()):
+            refuse_unreadable(found, model.mapping)
     _run(bench, missing, progress)
     seconds = [json.loads((out / f"{cell.name}.json").read_text("utf-8"))["seconds"] for cell in cells]
     budget["seconds_per_run"] = {part: round(sum(s[part] for s in seconds) / len(seconds), 1) for part in seconds[0]}
@@ -232,6 +239,31 @@ def study_sets(
         if unsized := [p.uri for p in judged.pictures if not judged.masks and not (p.width and p.height)]:
             raise DataError("no_size", f"{name}: {unsized[0]}: expected width and height in its annotations")
     return train, others
+
+
+def refuse_unreadable(found: InfraredSet, mapping: InfraredMapping) -> None:
+    """Before any run, each of which would end with it.
+
+    Raises:
+        DataError: a picture cannot be read, or is not of the size that its boxes were drawn on.
+    """
+
+    def problem(picture: InfraredPicture) -> DataError | None:
+        try:
+            refuse_other_size(picture, read_infrared(picture.uri, mapping).pixels_HW.shape)
+        except DataError as error:
+            return error
+        except storage_errors() as error:
+            return DataError("unreadable_file", f"{picture.uri}: {error}")
+        return None
+
+    with ThreadPoolExecutor(_READ_AT_ONCE) as pool:
+        if problems := [error for error in pool.map(problem, found.pictures) if error is not None]:
+            raise DataError(
+                problems[0].code,
+                f"{found.name}: {len(problems)} pictures cannot be compared on, e.g. {problems[0].message}; mend them, "
+                "or leave them out of the set",
+            )
 
 
 def _seen(students: Path, name: str, test: InfraredSet, progress: ConsoleProgress) -> int | None:

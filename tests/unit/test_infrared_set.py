@@ -12,7 +12,7 @@ from PIL import Image
 from system.errors import ConfigError, DataError
 from system.pairs.coco_file import read_coco
 from system.pairs.infrared_set import InfraredSet, read_infrared_set
-from system.pairs.pixels import picture_size, read_infrared
+from system.pairs.pixels import InfraredMapping, picture_size, read_infrared
 from system.training import detection_study
 from system.training.detect import gather_labelled
 from system.training.detection_study import DetectionStudyConfig, study_sets
@@ -211,6 +211,17 @@ def test_pictures_that_are_missing_are_counted_once_where_a_part_is_held_out(tmp
     assert len(train.faults) == 1 and not tests["test"].faults
     with pytest.raises(DataError, match="1 of 10 pictures are left out"):
         sets(0.09)
+
+
+def test_a_study_refuses_what_cannot_be_read_before_it_trains(tmp_path: Path):
+    for n in range(2):
+        picture(tmp_path / f"{n}.png")
+    images = [{"id": n, "file_name": f"{n}.png"} for n in range(2)]
+    found = read_infrared_set(coco(tmp_path / "x.json", images, [(0, 0, [1, 1, 8, 9], 0)], ["person"]))
+    detection_study.refuse_unreadable(found, InfraredMapping())
+    (tmp_path / "1.png").write_bytes((tmp_path / "1.png").read_bytes()[:90])
+    with pytest.raises(DataError, match=r"x: 1 pictures cannot be compared on, e\.g\. .*1\.png"):
+        detection_study.refuse_unreadable(found, InfraredMapping())
 
 
 def test_parts_of_a_corpus_are_taken_as_they_are_named(tmp_path: Path):
