@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from jobs import options
+from jobs import options, trainer_options
 from system.pipelines.ray_environment import leave_ray, set_ray_environment
 from system.report.console import ConsoleProgress, exit_with_code, print_figures
 
@@ -20,11 +20,9 @@ def main(
         list[str], typer.Option(help="COCO file of infrared pictures, or a corpus of pairs with boxes. Repeatable.")
     ],
     out: Annotated[Path, typer.Option(help="Folder for the detector; must be new.")],
-    val: Annotated[str | None, typer.Option(help="Judged after each epoch, for the curve; chooses nothing.")] = None,
-    split: Annotated[
-        str, typer.Option(help="Parts of a corpus of pairs that are learnt from, as its layout names them.")
-    ] = "train",
-    images: Annotated[str | None, typer.Option(help="Folder of the COCO files' pictures, if not beside them.")] = None,
+    val: trainer_options.Val = None,
+    split: trainer_options.Split = "train",
+    images: trainer_options.Images = None,
     classes: Annotated[str | None, typer.Option(help="Comma-separated; all of the first set, if not given.")] = None,
     start: options.Start = None,
     architecture: Annotated[
@@ -37,17 +35,13 @@ def main(
             "`timm:NAME` or `timm:NAME@FILE`: a ViT or a CNN."
         ),
     ] = None,
-    merge: Annotated[
-        float | None, typer.Option(help="Factor of the distilled update; the folder's own, if not given.")
-    ] = None,
-    frozen: Annotated[
-        bool, typer.Option("--frozen/--finetune", help="Leave the backbone as it is, or let it learn slowly.")
-    ] = True,
+    merge: trainer_options.Merge = None,
+    frozen: trainer_options.Frozen = True,
     height: Annotated[
         int | None,
         typer.Option(help="Pictures are resized to it: multiples of the patch, or of a CNN's 32; 336 (CNN: 352)."),
     ] = None,
-    width: Annotated[int | None, typer.Option(help="448, if not given.")] = None,
+    width: trainer_options.Width = None,
     blocks: Annotated[
         str | None,
         typer.Option(help="Whose features the head reads, counted from 0: `3,6,9`, or a CNN's stages `0,1,2,3`."),
@@ -55,29 +49,21 @@ def main(
     channels: Annotated[int | None, typer.Option(help="Width of the head; 64, if not given.")] = None,
     convs: Annotated[int | None, typer.Option(help="Of each of fcos' two branches; 2, if not given.")] = None,
     epochs: Annotated[int, typer.Option()] = 24,
-    batch_size: Annotated[int, typer.Option(help="Pictures of one step, over all workers together.")] = 2,
+    batch_size: trainer_options.BatchSize = 2,
     learning_rate: Annotated[float, typer.Option(help="Of the head.")] = 1e-3,
-    backbone_factor: Annotated[float, typer.Option(help="Of it, for the backbone with --finetune.")] = 0.1,
-    anchor_weight: Annotated[
-        float, typer.Option(help="With --finetune: weight of the frozen copy that sees the same picture.")
-    ] = 0.1,
-    augment: Annotated[str, typer.Option(help="`none`, `flip`, or `full`: gain, offset, noise, blur, scale.")] = "flip",
-    precision: Annotated[str, typer.Option(help="`fp32`, `bf16` or `fp16`.")] = "fp32",
-    infrared_range: Annotated[
-        str | None, typer.Option(help="16 bits: `LOW,HIGH` of raw values; as the backbone learnt, if not given.")
-    ] = None,
+    backbone_factor: trainer_options.BackboneFactor = 0.1,
+    anchor_weight: trainer_options.AnchorWeight = 0.1,
+    augment: trainer_options.Augment = "flip",
+    precision: trainer_options.Precision = "fp32",
+    infrared_range: trainer_options.InfraredRange = None,
     seed: Annotated[int, typer.Option()] = 0,
-    workers: Annotated[
-        int, typer.Option(min=1, help="Ray Train workers; each takes the mean over its part of a batch.")
-    ] = 1,
+    workers: trainer_options.Workers = 1,
     threads: options.Threads = 1,
     gpu: options.Gpu = False,
-    cache: Annotated[str, typer.Option(help="Folder for the frozen backbone's features.")] = "out/detector_features",
-    cache_gb: Annotated[float, typer.Option(min=0, help="Its bound; 0 keeps nothing.")] = 20.0,
-    max_bad_share: Annotated[
-        float, typer.Option(min=0, max=1, help="Of the pictures that may be unreadable; more end the training.")
-    ] = 0.05,
-    licence: Annotated[str, typer.Option(help="Of the pictures, for the model card.")] = "not stated",
+    cache: trainer_options.FeatureCache = "out/detector_features",
+    cache_gb: trainer_options.CacheGb = 20.0,
+    max_bad_share: trainer_options.MaxBadShare = 0.05,
+    licence: trainer_options.Licence = "not stated",
 ) -> None:
     """Teach a detector to find things in infrared pictures.
 
@@ -95,8 +81,7 @@ def main(
         from system.pairs.pixels import InfraredMapping
 
         # Ray reads its settings when it is imported.
-        from system.training.detect import DetectSource, train_detector
-        from system.training.detect_run import DetectRun
+        from system.training.detect import train_detector
 
         values: dict[str, Any] = {
             "architecture": architecture,
@@ -123,26 +108,8 @@ def main(
             },
             "options",
         )
-        run = DetectRun.parse(
-            {
-                "workers": workers,
-                "threads": threads,
-                "use_gpu": gpu,
-                "cache": str(Path(cache).absolute()),
-                "cache_gb": cache_gb,
-                "max_bad_share": max_bad_share,
-            },
-            "options",
-        )
-        source = DetectSource(
-            train=tuple(train),
-            val=val,
-            images=images,
-            splits=tuple(part.strip() for part in split.split(",")),
-            classes=tuple(part.strip().lower() for part in classes.split(",")) if classes else (),
-            licence=licence,
-            start=options.absolute_place(start),
-        )
+        run = trainer_options.run_of(workers, threads, gpu, cache, cache_gb, max_bad_share)
+        source = trainer_options.source_of(train, val, images, split, classes, licence, start)
         with ConsoleProgress("training", "steps") as progress:
             result = train_detector(source, values, config, run, out, progress)
         leave_ray()

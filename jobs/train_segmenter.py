@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from jobs import options
+from jobs import options, trainer_options
 from system.pipelines.ray_environment import leave_ray, set_ray_environment
 from system.report.console import ConsoleProgress, exit_with_code, print_figures
 
@@ -23,11 +23,9 @@ def main(
     masks: options.Masks = "own",
     mask_classes: options.MaskClasses = None,
     pseudo: options.Pseudo = "",
-    val: Annotated[str | None, typer.Option(help="Judged after each epoch, for the curve; chooses nothing.")] = None,
-    split: Annotated[
-        str, typer.Option(help="Parts of a corpus of pairs that are learnt from, as its layout names them.")
-    ] = "train",
-    images: Annotated[str | None, typer.Option(help="Folder of the COCO files' pictures, if not beside them.")] = None,
+    val: trainer_options.Val = None,
+    split: trainer_options.Split = "train",
+    images: trainer_options.Images = None,
     classes: Annotated[
         str | None, typer.Option(help="Comma-separated, without the background; all of the first set, if not given.")
     ] = None,
@@ -38,16 +36,12 @@ def main(
             help="Folder of jobs/distill_freqkd.py, `dinov2-packaged` (if not given), `timm:NAME` or `timm:NAME@FILE`."
         ),
     ] = None,
-    merge: Annotated[
-        float | None, typer.Option(help="Factor of the distilled update; the folder's own, if not given.")
-    ] = None,
-    frozen: Annotated[
-        bool, typer.Option("--frozen/--finetune", help="Leave the backbone as it is, or let it learn slowly.")
-    ] = True,
+    merge: trainer_options.Merge = None,
+    frozen: trainer_options.Frozen = True,
     height: Annotated[
         int | None, typer.Option(help="Pictures are resized to it: multiples of the patch; 336, if not given.")
     ] = None,
-    width: Annotated[int | None, typer.Option(help="448, if not given.")] = None,
+    width: trainer_options.Width = None,
     blocks: Annotated[
         str | None, typer.Option(help="Whose features the decoder reads, counted from 0; `3,6,9`, if not given.")
     ] = None,
@@ -58,29 +52,21 @@ def main(
     ] = True,
     dice_weight: Annotated[float, typer.Option(help="Of the overlap loss beside the cross-entropy.")] = 0.0,
     epochs: Annotated[int, typer.Option()] = 24,
-    batch_size: Annotated[int, typer.Option(help="Pictures of one step, over all workers together.")] = 4,
+    batch_size: trainer_options.BatchSize = 4,
     learning_rate: Annotated[float, typer.Option(help="Of the decoder.")] = 1e-3,
-    backbone_factor: Annotated[float, typer.Option(help="Of it, for the backbone with --finetune.")] = 0.1,
-    anchor_weight: Annotated[
-        float, typer.Option(help="With --finetune: weight of the frozen copy that sees the same picture.")
-    ] = 0.1,
-    augment: Annotated[str, typer.Option(help="`none`, `flip`, or `full`: gain, offset, noise, blur, scale.")] = "flip",
-    precision: Annotated[str, typer.Option(help="`fp32`, `bf16` or `fp16`.")] = "fp32",
-    infrared_range: Annotated[
-        str | None, typer.Option(help="16 bits: `LOW,HIGH` of raw values; as the backbone learnt, if not given.")
-    ] = None,
+    backbone_factor: trainer_options.BackboneFactor = 0.1,
+    anchor_weight: trainer_options.AnchorWeight = 0.1,
+    augment: trainer_options.Augment = "flip",
+    precision: trainer_options.Precision = "fp32",
+    infrared_range: trainer_options.InfraredRange = None,
     seed: Annotated[int, typer.Option()] = 0,
-    workers: Annotated[
-        int, typer.Option(min=1, help="Ray Train workers; each takes the mean over its part of a batch.")
-    ] = 1,
+    workers: trainer_options.Workers = 1,
     threads: options.Threads = 1,
     gpu: options.Gpu = False,
-    cache: Annotated[str, typer.Option(help="Folder for the frozen backbone's features.")] = "out/detector_features",
-    cache_gb: Annotated[float, typer.Option(min=0, help="Its bound; 0 keeps nothing.")] = 20.0,
-    max_bad_share: Annotated[
-        float, typer.Option(min=0, max=1, help="Of the pictures that may be unreadable; more end the training.")
-    ] = 0.05,
-    licence: Annotated[str, typer.Option(help="Of the pictures, for the model card.")] = "not stated",
+    cache: trainer_options.FeatureCache = "out/detector_features",
+    cache_gb: trainer_options.CacheGb = 20.0,
+    max_bad_share: trainer_options.MaxBadShare = 0.05,
+    licence: trainer_options.Licence = "not stated",
 ) -> None:
     """Teach a segmenter which class each pixel of an infrared picture is of.
 
@@ -98,8 +84,6 @@ def main(
         from system.pairs.pixels import InfraredMapping
 
         # Ray reads its settings when it is imported.
-        from system.training.detect import DetectSource
-        from system.training.detect_run import DetectRun
         from system.training.segment import train_segmenter
 
         values: dict[str, Any] = {
@@ -127,26 +111,8 @@ def main(
             },
             "options",
         )
-        run = DetectRun.parse(
-            {
-                "workers": workers,
-                "threads": threads,
-                "use_gpu": gpu,
-                "cache": str(Path(cache).absolute()),
-                "cache_gb": cache_gb,
-                "max_bad_share": max_bad_share,
-            },
-            "options",
-        )
-        source = DetectSource(
-            train=tuple(train),
-            val=val,
-            images=images,
-            splits=options.names(split),
-            classes=options.names(classes, lower=True),
-            licence=licence,
-            start=options.absolute_place(start),
-        )
+        run = trainer_options.run_of(workers, threads, gpu, cache, cache_gb, max_bad_share)
+        source = trainer_options.source_of(train, val, images, split, classes, licence, start)
         where = options.mask_source(masks, mask_classes, pseudo)
         with ConsoleProgress("training", "steps") as progress:
             result = train_segmenter(source, where, values, balanced, config, run, out, progress)
