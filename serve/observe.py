@@ -154,7 +154,7 @@ class Observe:
 
 def _route(scope: Scope) -> str:
     """The template and not the path, so that figures stay few and the log holds nothing that a client made up."""
-    path: str | None = getattr(scope.get("route"), "path", None)
+    path: str | None = getattr(scope.get("route"), "path_format", None)
     return path or "(none)"
 
 

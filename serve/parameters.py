@@ -16,7 +16,7 @@ async def known_parameters(request: Request) -> None:
     if not request.query_params:
         return
     app: FastAPI = request.app
-    path = getattr(request.scope.get("route"), "path", "")
+    path = getattr(request.scope.get("route"), "path_format", "")
     described = app.openapi()["paths"].get(path, {}).get(request.method.lower(), {})
     known = [parameter["name"] for parameter in described.get("parameters", ()) if parameter["in"] == "query"]
     unknown = sorted(set(request.query_params) - set(known))

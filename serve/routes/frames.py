@@ -68,8 +68,9 @@ async def cover(request: Request, scene_id: Scene, context: Ctx, _: Reader, as_o
     return picture_response(request, await _thumbnail(context, chosen[len(chosen) // 2]))
 
 
+# Topics of ROS name cameras with slashes in them, which servers unquote before a route is looked for.
 @router.get(
-    "/{scene_id}/frames/{camera}/{k}", summary="A picture of a scene", response_class=Response, responses=_PICTURE
+    "/{scene_id}/frames/{camera:path}/{k}", summary="A picture of a scene", response_class=Response, responses=_PICTURE
 )
 async def frame(
     request: Request,

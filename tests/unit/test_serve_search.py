@@ -26,6 +26,7 @@ from system.store.commits import append_rows
 from system.store.detections import DETECTIONS, detections_schema, open_detections
 from system.store.maintain import remove_orphans
 from system.store.runs import RunRecord, write_run
+from system.store.schema import PICTURES, pictures_schema
 from system.store.tables import open_for_writing
 from system.store.vector_index import VectorIndexConfig, refresh_vector_index
 from tests.serving import MODEL, Server, add_scenes, finish_run, jpeg, make_server
@@ -378,6 +379,18 @@ def test_pictures_are_made_anew_cached_and_sent_in_part(server):
     assert ask(server, "GET", f"/v1/scenes/{SCENE}/frames/front/7").json()["code"] == "no_picture"
     assert ask(server, "GET", f"/v1/scenes/{SCENE}/frames/..%2F..%2Fetc/0").status_code == 404
     assert ask(server, "GET", f"/v1/scenes/{SCENE}/cover").content == whole.content
+
+
+def test_a_camera_that_is_called_by_a_path_has_pictures(tmp_path):
+    server = make_server(tmp_path, scenes=4)
+    row = {"picture_batch": "b0", "scene_id": SCENE, "camera": "a/b", "t_ns": 9, "width": 32, "height": 24,
+           "jpeg": jpeg()}  # fmt: skip
+    append_rows(server.location, PICTURES, pa.Table.from_pylist([row], schema=pictures_schema()))
+    frames = ask(server, "GET", f"/v1/scenes/{SCENE}/frames").json()["frames"]
+    url = next(frame["url"] for frame in frames if frame["camera"] == "a/b")
+    assert url.endswith("/a%2Fb/0?kind=thumbnail") and ask(server, "GET", url).status_code == 200
+    assert json.loads(server.audit.read_text().splitlines()[-1])["route"].endswith("/frames/{camera}/{k}")
+    assert ask(server, "GET", f"{url}&kinds=x").json()["code"] == "unknown_parameter"
 
 
 def test_a_log_that_is_gone_is_told_without_its_path(server):
