@@ -102,7 +102,7 @@ class DetectorDeployment:
         return await run_in_threadpool(self._model.facts)
 
     @serve.batch(max_batch_size=_MOST_PICTURES, batch_wait_timeout_s=_PICTURE_WAIT_S)
-    async def detect(self, pictures: list[Pixels]) -> list[tuple[str, Detections]]:
+    async def detect(self, pictures: list[Pixels]) -> list[tuple[DetectorFacts, Detections]]:
         return await run_in_threadpool(self._model.detect, pictures)
 
 
@@ -162,7 +162,7 @@ class RemoteDetector:
     async def describe(self) -> DetectorFacts:
         return await asked(lambda: self._handle.facts.remote())
 
-    async def detect(self, pictures: Sequence[Pixels]) -> list[tuple[str, Detections]]:
+    async def detect(self, pictures: Sequence[Pixels]) -> list[tuple[DetectorFacts, Detections]]:
         """Each picture by itself, so that the detector mixes those of several clients into its batches."""
         asks = [asked(lambda picture=picture: self._handle.detect.remote(picture)) for picture in pictures]  # type: ignore[misc]
         return list(await asyncio.gather(*asks))

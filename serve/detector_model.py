@@ -42,10 +42,10 @@ class DetectorModel:
         self._refresh()
         return self._facts
 
-    def detect(self, pictures: Sequence[NDArray[np.uint8]]) -> list[tuple[str, Detections]]:
-        """(detector_id, detections) of each picture, uint8 [H, W] of any size, as one batch."""
+    def detect(self, pictures: Sequence[NDArray[np.uint8]]) -> list[tuple[DetectorFacts, Detections]]:
+        """(the detector, detections) of each picture, uint8 [H, W] of any size, as one batch."""
         self._refresh()
-        return [(self._facts.detector_id, found) for found in self._detector.detect(pictures)]
+        return [(self._facts, found) for found in self._detector.detect(pictures)]
 
     def _refresh(self) -> None:
         """Load what is new. A folder that is half written, or damaged, leaves the detector that works."""

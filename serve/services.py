@@ -47,8 +47,14 @@ class DetectorService(Protocol):
         """Raises OverloadedError, ModelError."""
         ...
 
-    async def detect(self, pictures: Sequence[NDArray[np.uint8]]) -> list[tuple[str, Detections]]:
-        """(detector_id, detections in the picture's own pixels) of uint8 [H, W]. Raises OverloadedError, ModelError."""
+    async def detect(self, pictures: Sequence[NDArray[np.uint8]]) -> list[tuple[DetectorFacts, Detections]]:
+        """Of uint8 [H, W] each the detector that looked, and what it found in the picture's own pixels.
+
+        Pictures of one call may be looked at by several detectors while one is exchanged for another.
+
+        Raises:
+            OverloadedError, ModelError.
+        """
         ...
 
 

@@ -127,20 +127,23 @@ class FakeEncoder:
 
 @dataclass
 class FakeDetector:
-    """Finds one box in the middle of every picture, and remembers the pictures."""
+    """Finds one box in the middle of every picture, and remembers the pictures. facts: of what is in its folder."""
 
     seen: list[NDArray[np.uint8]] = field(default_factory=list)
     is_busy: bool = False
+    facts: DetectorFacts = field(
+        default_factory=lambda: DetectorFacts("d" * 16, ("person", "car"), (32, 48), InfraredMapping())
+    )
 
     async def describe(self) -> DetectorFacts:
-        return DetectorFacts("d" * 16, ("person", "car"), (32, 48), InfraredMapping())
+        return self.facts
 
-    async def detect(self, pictures: Sequence[NDArray[np.uint8]]) -> list[tuple[str, Detections]]:
+    async def detect(self, pictures: Sequence[NDArray[np.uint8]]) -> list[tuple[DetectorFacts, Detections]]:
         if self.is_busy:
             raise OverloadedError
         self.seen += list(pictures)
         found = Detections.of([[12, 8, 36, 24]], [0.9], [0], (32, 48))
-        return [("d" * 16, found) for _ in pictures]
+        return [(self.facts, found) for _ in pictures]
 
 
 @dataclass

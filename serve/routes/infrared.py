@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -11,7 +12,7 @@ import numpy as np
 from fastapi import APIRouter, Query, Request
 from numpy.typing import NDArray
 from starlette.concurrency import run_in_threadpool
-from starlette.datastructures import UploadFile
+from starlette.datastructures import FormData, UploadFile
 
 from serve.auth import TokenRecord
 from serve.context import Context, Ctx, requires
@@ -29,6 +30,8 @@ router = APIRouter(prefix="/v1/ir", tags=["infrared"])
 Detecting = Annotated[TokenRecord, requires("detect")]
 _PREVIEW_LONG_SIDE = 1280
 _MAX_NAME = 200
+# Replicas look for a new detector once a second, each by itself: a call is put again until one detector answers all.
+_TRIES, _WAIT_S = 4, 0.5
 _BODY: dict[str, Any] = {
     "requestBody": {
         "required": True,
@@ -93,9 +96,21 @@ async def detect(
     beside the answers of the others where some can.
     """
     service = _detector(context)
-    facts = await _describe(service, context)
-    names, ready = await _read_upload(request, context, facts, preview)
-    good = [picture for picture in ready if isinstance(picture, _Ready)]
+    if not request.headers.get("content-type", "").startswith("multipart/form-data"):
+        raise ProblemError(415, "not_multipart", "expected multipart/form-data with parts named `pictures`")
+    async with request.form(max_files=context.limits.max_pictures, max_fields=1) as form:
+        files = _files(form)
+        for _ in range(_TRIES):
+            facts = await _describe(service, context)
+            ready = [await _read(file, name, context, facts, preview) for name, file in files]
+            good = [picture for picture in ready if isinstance(picture, _Ready)]
+            found = await _detect(service, good, context) if good else []
+            if all(of == facts for of, _ in found):
+                break
+            await asyncio.sleep(_WAIT_S)
+        else:
+            told = "the detector is being exchanged for another; try again"
+            raise busy("detector_exchanged", told, context.limits.retry_after_s)
     for picture in ready:
         code = picture.code if isinstance(picture, DataError) else "ok"
         context.metrics.pictures.labels(context.metrics.replica, code).inc()
@@ -103,52 +118,39 @@ async def detect(
         first = next(picture for picture in ready if isinstance(picture, DataError))
         told = first.message if len(ready) == 1 else f"none of {len(ready)} pictures can be read; {first.message}"
         raise ProblemError(PICTURE_STATUS.get(first.code, 422), first.code, told)
-    try:
-        async with asyncio.timeout(context.limits.request_timeout_s):
-            found = await service.detect([picture.pixels_hw for picture in good])
-    except OverloadedError as error:
-        told = "the detector has more waiting than it takes; try again"
-        raise busy("detector_busy", told, context.limits.retry_after_s) from error
-    except TimeoutError as error:
-        raise busy("timed_out", "the detector did not answer in time", context.limits.retry_after_s) from error
     answers = iter(found)
     return DetectAnswer(
-        detector_id=found[0][0],
+        detector_id=facts.detector_id,
         classes=list(facts.classes),
         pictures=[
             _answer(name, picture, next(answers)[1], facts.classes, min_score)
             if isinstance(picture, _Ready)
             else _refused(name, picture)
-            for name, picture in zip(names, ready, strict=True)
+            for (name, _), picture in zip(files, ready, strict=True)
         ],
     )
 
 
-async def _read_upload(
-    request: Request, context: Context, facts: DetectorFacts, preview: bool
-) -> tuple[list[str], list[_Ready | DataError]]:
-    """The pictures in order, decoded one after the other so that no call holds more than one in full."""
+def _files(form: FormData) -> list[tuple[str, UploadFile]]:
+    """Names, made fit to be shown, and files. Raises ProblemError: anything else was sent."""
+    parts = form.multi_items()
+    files = [value for name, value in parts if name == "pictures" and isinstance(value, UploadFile)]
+    if not parts or len(files) < len(parts):
+        told = "expected one or more files, each a part named `pictures`, and nothing else"
+        raise ProblemError(422, "no_pictures", told)
+    return [(_safe_name(file.filename, n), file) for n, file in enumerate(files)]
+
+
+async def _read(
+    file: UploadFile, name: str, context: Context, facts: DetectorFacts, preview: bool
+) -> _Ready | DataError:
+    """A picture as this detector wants it. Called one after the other, so that no call holds more than one in full."""
     limits = context.limits
-    if not request.headers.get("content-type", "").startswith("multipart/form-data"):
-        raise ProblemError(415, "not_multipart", "expected multipart/form-data with parts named `pictures`")
-    names: list[str] = []
-    ready: list[_Ready | DataError] = []
     pixel_limits = PixelLimits(max_file_bytes=limits.max_picture_bytes, max_pixels=limits.max_pixels)
-    async with request.form(max_files=limits.max_pictures, max_fields=1) as form:
-        parts = form.multi_items()
-        if not parts or any(name != "pictures" or not isinstance(value, UploadFile) for name, value in parts):
-            told = "expected one or more files, each a part named `pictures`, and nothing else"
-            raise ProblemError(422, "no_pictures", told)
-        for n, (_, file) in enumerate(parts):
-            assert isinstance(file, UploadFile)
-            name = _safe_name(file.filename, n)
-            names.append(name)
-            async with context.decoding:
-                data = await file.read(limits.max_picture_bytes + 1)
-                ready.append(
-                    await run_in_threadpool(_decode, data, name, facts.mapping, facts.size, pixel_limits, preview)
-                )
-    return names, ready
+    async with context.decoding:
+        await file.seek(0)
+        data = await file.read(limits.max_picture_bytes + 1)
+        return await run_in_threadpool(_decode, data, name, facts.mapping, facts.size, pixel_limits, preview)
 
 
 def _decode(
@@ -208,6 +210,19 @@ async def _describe(service: DetectorService, context: Context) -> DetectorFacts
     except (OverloadedError, TimeoutError) as error:
         told = "the detector has more waiting than it takes; try again"
         raise busy("detector_busy", told, context.limits.retry_after_s) from error
+
+
+async def _detect(
+    service: DetectorService, pictures: Sequence[_Ready], context: Context
+) -> list[tuple[DetectorFacts, Detections]]:
+    try:
+        async with asyncio.timeout(context.limits.request_timeout_s):
+            return await service.detect([picture.pixels_hw for picture in pictures])
+    except OverloadedError as error:
+        told = "the detector has more waiting than it takes; try again"
+        raise busy("detector_busy", told, context.limits.retry_after_s) from error
+    except TimeoutError as error:
+        raise busy("timed_out", "the detector did not answer in time", context.limits.retry_after_s) from error
 
 
 def _safe_name(name: str | None, n: int) -> str:

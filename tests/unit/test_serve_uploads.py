@@ -10,6 +10,7 @@ import struct
 import tracemalloc
 import zlib
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import httpx2 as httpx
 import numpy as np
@@ -17,6 +18,7 @@ import pytest
 from PIL import Image
 
 from serve.detector_model import DetectorModel
+from serve.routes import infrared
 from serve.settings import Limits
 from tests.benchmarks.serving import make_detector
 from tests.serving import Server, encoded, jpeg, make_server
@@ -234,14 +236,40 @@ def test_a_busy_or_missing_detector_says_so(tmp_path):
     assert detect(none, encoded(GREY, "PNG")).json()["code"] == "no_detector"
 
 
+def test_all_pictures_of_a_call_are_told_by_one_detector_and_its_own_classes(tmp_path, monkeypatch):
+    server = make_server(tmp_path)
+    monkeypatch.setattr(infrared, "_WAIT_S", 0)
+    old, new = server.detector.facts, replace(server.detector.facts, detector_id="e" * 16, classes=("elk",))
+    inner, asked = server.detector.detect, []
+
+    async def exchanged(pictures):
+        """The first call is half of the old detector, half of the new one."""
+        asked.append(len(pictures))
+        answers = await inner(pictures)
+        server.detector.facts = new
+        return answers if len(asked) > 1 else [(old, answers[0][1]), *((new, found) for _, found in answers[1:])]
+
+    server.detector.detect = exchanged
+    answer = detect(server, encoded(GREY, "PNG"), b"junk", encoded(GREY, "PNG")).json()
+    assert (answer["detector_id"], answer["classes"], asked) == ("e" * 16, ["elk"], [2, 2])
+    assert [[d["label"] for d in picture["detections"]] for picture in answer["pictures"]] == [["elk"], [], ["elk"]]
+
+    async def never_the_same(pictures):
+        return [(old, found) for _, found in await inner(pictures)]
+
+    server.detector.detect = never_the_same
+    refused = detect(server, encoded(GREY, "PNG"))
+    assert (refused.status_code, refused.json()["code"]) == (503, "detector_exchanged")
+
+
 def test_a_detector_is_exchanged_while_it_serves_and_a_damaged_one_is_not(tmp_path, caplog):
     folder = make_detector(tmp_path / "detector", "test_vit")
     model = DetectorModel(str(folder), look_every_s=0)
     first = model.facts().detector_id
     picture = np.zeros((64, 96), np.uint8)
-    assert [identity for identity, _ in model.detect([picture, picture])] == [first, first]
+    assert [of.detector_id for of, _ in model.detect([picture, picture])] == [first, first]
     (folder / "detector.safetensors").write_bytes(b"half written")
-    assert model.detect([picture])[0][0] == first and "goes on" in caplog.text
+    assert model.detect([picture])[0][0].detector_id == first and "goes on" in caplog.text
     make_detector(folder, "test_vit", seed=1)
     second = model.facts().detector_id
-    assert second != first and model.detect([picture])[0][0] == second
+    assert second != first and model.detect([picture])[0][0].detector_id == second
