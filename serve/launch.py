@@ -24,18 +24,21 @@ from serve.settings import LaunchConfig
 from system.errors import ConfigError
 from system.pipelines.resources import connect_to_ray
 
+APPLICATION = "nightminer"
 _REQUEST_TIMEOUT_S = 60.0
 _READY_WITHIN_S = 300.0
 
 
 @contextmanager
 def launched(config: LaunchConfig) -> Iterator[tuple[str, str | None]]:
-    """Serve while the context lasts: joins the Ray of this process, or starts one here.
+    """Serve while the context lasts: joins the Ray of this process or of RAY_ADDRESS, or starts one here.
+
+    Where Ray serves already, host and port must be those of its Serve; the end then removes this application alone.
 
     Yields:
         (URL, a token or None): the token where none was given; it is kept nowhere.
     Raises:
-        ConfigError: without tokens on an address that others reach; a port that is taken.
+        ConfigError: without tokens on an address that others reach; a port that is taken; a Ray that serves already.
     """
     config.check()
     with tempfile.TemporaryDirectory(prefix="nightminer-serve-") as folder:
@@ -45,24 +48,32 @@ def launched(config: LaunchConfig) -> Iterator[tuple[str, str | None]]:
             token = add_token(Path(token_file), "local", SCOPES, None)
         values: dict[str, Any] = config.model_dump(mode="json", exclude={"host", "port"})
         values["token_file"] = str(Path(token_file).absolute())
-        if config.detector is not None:
-            values["detector"] = str(Path(config.detector).absolute())
+        for name in ("detector", "audit_log"):
+            if values[name] is not None:
+                values[name] = str(Path(values[name]).absolute())
         application = build(values)
-        started_here = not ray.is_initialized()
-        if started_here:
-            connect_to_ray()
+        was_connected = ray.is_initialized()
+        connect_to_ray()
         try:
+            before = serve.status()
+            if APPLICATION in before.applications:
+                raise ConfigError(f"this Ray serves an application {APPLICATION!r} already; end that one first")
             options = HTTPOptions(host=config.host, port=config.port, request_timeout_s=_REQUEST_TIMEOUT_S)
             quiet = LoggingConfig(enable_access_log=False, log_level="WARNING")
-            _start_proxy(options, quiet)
-            serve.run(application, name="nightminer", route_prefix="/", logging_config=quiet)
-            url = f"http://{config.host}:{config.port}"
-            _wait_until_ready(url)
-            yield url, token
+            try:
+                _start_proxy(options, quiet)
+                serve.run(application, name=APPLICATION, route_prefix="/", logging_config=quiet)
+                url = f"http://{config.host}:{config.port}"
+                _wait_until_ready(url)
+                yield url, token
+            finally:
+                # Replicas end what they have begun.
+                if before.proxies or set(serve.status().applications) - {APPLICATION}:
+                    serve.delete(APPLICATION)
+                else:
+                    serve.shutdown()
         finally:
-            # Replicas end what they have begun.
-            serve.shutdown()
-            if started_here:
+            if not was_connected:
                 ray.shutdown()
 
 

@@ -1,0 +1,57 @@
+"""What is left of Ray Serve when our server ends. No Ray is started."""
+
+from __future__ import annotations
+
+import importlib
+import warnings
+from types import ModuleType, SimpleNamespace
+
+import pytest
+
+from serve.settings import LaunchConfig
+from system.errors import ConfigError
+
+
+@pytest.fixture(scope="module")
+def launch() -> ModuleType:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of pydantic, in Ray's own schemas
+        return importlib.import_module("serve.launch")
+
+
+@pytest.mark.parametrize(
+    ("is_there", "others", "ended"),
+    [(True, [], "delete"), (False, ["theirs"], "delete"), (False, [], "shutdown")],
+    ids=["theirs was there before", "others came meanwhile", "ours alone"],
+)
+def test_what_others_serve_on_the_same_ray_goes_on(tmp_path, monkeypatch, launch, is_there, others, ended):
+    served: list[str] = []
+    asked: list[str] = []
+    built: dict[str, object] = {}
+
+    def status() -> SimpleNamespace:
+        return SimpleNamespace(proxies={"node": 1} if is_there or served else {}, applications=dict.fromkeys(served))
+
+    def delete(name: str) -> None:
+        asked.append("delete")
+        served.remove(name)
+
+    def shutdown() -> None:
+        asked.append("shutdown")
+        served.clear()
+
+    def run(application, name: str, **_) -> None:
+        served.extend([name, *others])
+
+    fake = SimpleNamespace(status=status, delete=delete, shutdown=shutdown, run=run)
+    monkeypatch.setattr(launch, "serve", fake)
+    monkeypatch.setattr(launch, "ray", SimpleNamespace(is_initialized=lambda: True))
+    monkeypatch.setattr(launch, "build", built.update)
+    for name in ("connect_to_ray", "_start_proxy", "_wait_until_ready"):
+        monkeypatch.setattr(launch, name, lambda *_: None)
+    monkeypatch.chdir(tmp_path)
+    config = LaunchConfig(store=str(tmp_path), audit_log="audit.jsonl")
+    with launch.launched(config), pytest.raises(ConfigError, match="already"), launch.launched(config):
+        pass
+    assert asked == [ended] and served == others
+    assert built["audit_log"] == str(tmp_path / "audit.jsonl"), "replicas run in other folders"
