@@ -76,6 +76,9 @@ class EncoderDeployment:
         self._model = EncoderModel(tower, threads)
         self._texts = _TextBatches(self._model)
 
+    async def check(self) -> None:
+        """Whether it answers."""
+
     async def encode_text(self, text: str) -> NDArray[np.float32]:
         return await self._texts.encode_text(text)
 
@@ -143,6 +146,9 @@ class RemoteEncoder:
 
     def __init__(self, handle: DeploymentHandle, texts: _TextBatches | None = None) -> None:
         self._handle, self._texts = handle, texts
+
+    async def check(self) -> None:
+        await asked(lambda: self._handle.check.remote())
 
     async def encode_text(self, text: str) -> NDArray[np.float32]:
         if self._texts is not None:

@@ -97,7 +97,7 @@ class Observe:
             await self._app(scope, receive, send)
             return
         state = scope.setdefault("state", {})
-        state["request_id"] = _request_id(scope)
+        state["request_id"] = request_id(scope)
         started_s = time.perf_counter()
         status, sent = 0, 0
 
@@ -158,6 +158,7 @@ def _route(scope: Scope) -> str:
     return path or "(none)"
 
 
-def _request_id(scope: Scope) -> str:
+def request_id(scope: Scope) -> str:
+    """What the client calls the request by `X-Request-ID`, if that is fit for a log, or a new id."""
     given = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"")
     return given.decode() if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex

@@ -7,11 +7,12 @@ proxy where its environment names it, see `serve/ray_environment.py`.
 from __future__ import annotations
 
 import json
-import uuid
-from typing import Any
 
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from serve.observe import SECURITY_HEADERS, request_id
+from serve.problems import MEDIA_TYPE, log
 
 # Requests that change nothing, so that they may be asked of another replica without the client knowing.
 _TRIES = 3
@@ -28,7 +29,10 @@ _OF_RAY = {408: "timed_out", 503: "overloaded"}
 
 
 class ProxyGuard:
-    """Asks again where that is harmless, and answers 503 with Retry-After where no replica has answered."""
+    """Asks again where that is harmless, and answers 503 with Retry-After where no replica has answered.
+
+    The request's id is given here, so that all who were asked log it by the same one as the client is told.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -37,6 +41,9 @@ class ProxyGuard:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        identity = request_id(scope)
+        others = [header for header in scope["headers"] if header[0] != b"x-request-id"]
+        scope = {**scope, "headers": [*others, (b"x-request-id", identity.encode())]}
         body = _Body(receive)
         path, method = scope["path"], scope["method"]
         is_repeatable = method in _REPEATABLE or (method == "POST" and path in _REPEATABLE_POSTS)
@@ -44,13 +51,13 @@ class ProxyGuard:
             answer = _Answer(send)
             await self._app(dict(scope), body.replayed(), answer.send)
             if answer.of_ray is not None:
-                await _answer(send, answer.of_ray)
+                await _answer(send, answer.of_ray, identity)
                 return
             if answer.started or body.is_gone:
                 return
             if not body.is_kept:
                 break
-        await _answer(send, "replica_lost")
+        await _answer(send, "replica_lost", identity)
 
 
 class _Answer:
@@ -104,25 +111,25 @@ class _Body:
         return receive
 
 
-async def _answer(send: Send, code: str) -> None:
-    request_id = uuid.uuid4().hex
+async def _answer(send: Send, code: str, identity: str) -> None:
+    log.warning("request %s: the proxy answers 503 %s", identity, code)
     problem = {
         "type": "about:blank",
         "title": "Not available",
         "status": 503,
         "detail": _DETAILS[code],
         "code": code,
-        "request_id": request_id,
+        "request_id": identity,
     }
     content = json.dumps(problem).encode()
-    headers: list[tuple[bytes, Any]] = [
-        (b"content-type", b"application/problem+json"),
-        (b"content-length", str(len(content)).encode()),
-        (b"retry-after", b"1"),
-        (b"x-request-id", request_id.encode()),
-        (b"x-content-type-options", b"nosniff"),
-        (b"cache-control", b"no-store"),
-    ]
+    told = SECURITY_HEADERS | {
+        "Content-Type": MEDIA_TYPE,
+        "Content-Length": str(len(content)),
+        "Retry-After": "1",
+        "X-Request-ID": identity,
+        "Cache-Control": "no-store",
+    }
+    headers = [(name.lower().encode(), value.encode()) for name, value in told.items()]
     await send({"type": "http.response.start", "status": 503, "headers": headers})
     await send({"type": "http.response.body", "body": content})
 

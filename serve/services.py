@@ -21,6 +21,10 @@ class OverloadedError(Exception):
 class Encoder(Protocol):
     """Queries into the space of the store's embeddings. tower: the name by which its own tower was loaded."""
 
+    async def check(self) -> None:
+        """Whether it answers. Raises OverloadedError."""
+        ...
+
     async def encode_text(self, text: str) -> NDArray[np.float32]:
         """float32 [E], norm 1. Raises OverloadedError."""
         ...

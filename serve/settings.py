@@ -15,8 +15,9 @@ class Limits(FrozenConfig):
 
     max_json_bytes: of a body that is not an upload; an image to search by travels in it, so it is some megabytes.
     max_upload_bytes: of all pictures of one call together. max_pixels: of one picture, stated by its header.
-    max_depth: how far a query's results can be paged. token_concurrency: requests of one token at a time.
-    max_in_flight: requests of one replica at a time. request_timeout_s: of one request, all in all.
+    max_depth: how far a query's results can be paged. token_concurrency, max_in_flight: requests at a time of one
+    token and of all, of one replica; with more replicas a server takes more. request_timeout_s: of one request, all in
+    all.
     """
 
     max_json_bytes: int = Field(default=12 * 1024**2, ge=1024)

@@ -114,6 +114,10 @@ class FakeEncoder:
     asked: int = 0
     is_busy: bool = False
 
+    async def check(self) -> None:
+        if self.is_busy:
+            raise OverloadedError
+
     async def encode_text(self, text: str) -> NDArray[np.float32]:
         self.asked += 1
         if self.is_busy:

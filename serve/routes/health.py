@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
@@ -15,6 +17,8 @@ from serve.problems import problem_docs
 from system.errors import NightminerError
 
 router = APIRouter(tags=["health"])
+# Of each model, to say that it is there.
+_ANSWERS_WITHIN_S = 3.0
 
 
 @router.get("/healthz", summary="Whether the process lives", responses=problem_docs(422))
@@ -38,12 +42,17 @@ async def readyz(context: Ctx) -> Response:
             checks[name] = "ok"
         except NightminerError:
             checks[name] = "unavailable"
-    if context.services.detector is not None:
+    services = context.services
+    models: dict[str, Callable[[], Awaitable[Any]]] = {"encoder": services.encoder.check}
+    if services.detector is not None:
+        models["detector"] = services.detector.describe
+    for name, ask in models.items():
         try:
-            await context.services.detector.describe()
-            checks["detector"] = "ok"
+            async with asyncio.timeout(_ANSWERS_WITHIN_S):
+                await ask()
+            checks[name] = "ok"
         except Exception:  # noqa: BLE001 - whatever it is, it does not answer
-            checks["detector"] = "unavailable"
+            checks[name] = "unavailable"
     is_ready = all(value == "ok" for value in checks.values())
     health = Health(status="ok" if is_ready else "not ready", checks=checks)
     headers = {} if is_ready else {"Retry-After": str(context.limits.retry_after_s)}

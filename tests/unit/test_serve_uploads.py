@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 
 from serve.detector_model import DetectorModel
-from serve.routes import infrared
+from serve.routes import health, infrared
 from serve.settings import Limits
 from tests.benchmarks.serving import make_detector
 from tests.serving import Server, encoded, jpeg, make_server
@@ -40,12 +40,12 @@ def detect(server: Server, *pictures: bytes, query: str = "", names: tuple[str, 
     return post(server, f"/v1/ir/detect{query}", files=files, **options)
 
 
-def post(server: Server, path: str, **options) -> httpx.Response:
+def post(server: Server, path: str, method: str = "POST", **options) -> httpx.Response:
     async def once() -> httpx.Response:
         transport = httpx.ASGITransport(server.app)
         headers = server.token("detect") | options.pop("headers", {})
         async with httpx.AsyncClient(transport=transport, base_url="http://test", headers=headers) as session:
-            return await session.post(path, **options)
+            return await session.request(method, path, **options)
 
     return asyncio.run(once())
 
@@ -260,6 +260,22 @@ def test_all_pictures_of_a_call_are_told_by_one_detector_and_its_own_classes(tmp
     server.detector.detect = never_the_same
     refused = detect(server, encoded(GREY, "PNG"))
     assert (refused.status_code, refused.json()["code"]) == (503, "detector_exchanged")
+
+
+def test_a_server_is_ready_when_its_models_answer_and_in_time(tmp_path, monkeypatch):
+    server = make_server(tmp_path)
+    monkeypatch.setattr(health, "_ANSWERS_WITHIN_S", 0.05)
+    everything = {"store": "ok", "tokens": "ok", "encoder": "ok", "detector": "ok"}
+
+    def checks() -> dict:
+        return post(server, "/readyz", method="GET").json()["checks"]
+
+    assert checks() == everything
+    server.encoder.is_busy = True
+    assert checks() == everything | {"encoder": "unavailable"}
+    server.encoder.is_busy = False
+    server.detector.describe = asyncio.Event().wait
+    assert checks() == everything | {"detector": "unavailable"}
 
 
 def test_a_detector_is_exchanged_while_it_serves_and_a_damaged_one_is_not(tmp_path, caplog):
