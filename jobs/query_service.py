@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from pydantic import ValidationError
 
-from serve.client import QueryClient
+from serve.client import QueryClient, what_is_wrong
 from serve.models import Filters, Weights
 from system.errors import ConfigError
 from system.report.console import exit_with_code, print_figures
@@ -39,7 +39,7 @@ def search(
         try:
             where = Filters(tags=tag or [], logs=log or [], min_risk=min_risk)
         except ValidationError as error:
-            raise ConfigError("; ".join(f"{e['loc'][0]}: {e['msg']}" for e in error.errors())) from error
+            raise ConfigError(what_is_wrong(error)) from error
         weights = Weights(similarity=1 - hardness_weight, hardness=hardness_weight)
         hits = client.pages(top, text=text, image=image, scene=scene, where=where, weights=weights, as_of=as_of)
         rows = [hit.model_dump(mode="json") for hit in hits]

@@ -17,15 +17,12 @@ from serve.models import (
     DetectAnswer,
     Filters,
     Hit,
-    ImageQuery,
     Overview,
     Problem,
     SceneDetail,
-    SceneQuery,
     SearchAnswer,
     SearchRequest,
     SetDetail,
-    TextQuery,
     Weights,
 )
 from system.errors import ConfigError, DataError, NightminerError
@@ -33,6 +30,11 @@ from system.errors import ConfigError, DataError, NightminerError
 Model = TypeVar("Model", bound=BaseModel)
 # What a server says when it will answer later; anything else is final.
 _LATER = (429, 503)
+# What changes nothing on the server may be sent twice. Anything else is sent again only where nothing was begun: nobody
+# took the connection, or the answer says that the request was refused at the door.
+_REPEATABLE_POSTS = ("/v1/search", "/v1/ir/detect")
+_NOT_CONNECTED = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
+_NOTHING_BEGUN = ("overloaded", "tokens_unavailable")
 _LONGEST_WAIT_S = 30.0
 
 
@@ -51,7 +53,10 @@ class ServiceError(NightminerError):
 
 
 class QueryClient:
-    """Talks to one server; a context manager. Requests are tried again after 429, 503 and broken connections."""
+    """Talks to one server; a context manager. Requests are tried again after 429, 503 and broken connections.
+
+    What saves something is sent again only where the server cannot have begun it.
+    """
 
     def __init__(
         self,
@@ -89,25 +94,29 @@ class QueryClient:
         """A page of scenes; without text, image and scene the hardest.
 
         Raises:
-            ConfigError: more than one of them. DataError: the image cannot be read. ServiceError.
+            ConfigError: more than one of them, or one that no server takes. DataError: the image cannot be read.
+            ServiceError.
         """
         if sum(query is not None for query in (text, image, scene)) > 1:
             raise ConfigError("name one of text, image and scene, not several")
-        query: TextQuery | ImageQuery | SceneQuery | None = None
+        query: dict[str, Any] | None = None
         if text is not None:
-            query = TextQuery(kind="text", text=text)
+            query = {"kind": "text", "text": text}
         elif scene is not None:
-            query = SceneQuery(kind="scene", scene_id=scene)
+            query = {"kind": "scene", "scene_id": scene}
         elif image is not None:
-            query = ImageQuery(kind="image", image_base64=base64.b64encode(_read(image)))
-        request = SearchRequest(
-            query=query,
-            where=where or Filters(),
-            weights=weights or Weights(),
-            top=top,
-            cursor=cursor,
-            as_of=as_of,
-        )
+            query = {"kind": "image", "image_base64": base64.b64encode(_read(image))}
+        try:
+            request = SearchRequest(
+                query=query,  # type: ignore[arg-type]
+                where=where or Filters(),
+                weights=weights or Weights(),
+                top=top,
+                cursor=cursor,
+                as_of=as_of,
+            )
+        except ValidationError as error:
+            raise ConfigError(what_is_wrong(error)) from error
         return self._asked(SearchAnswer, "POST", "/v1/search", json=request.model_dump(mode="json"))
 
     def pages(self, most: int, **question: Any) -> Iterator[Hit]:
@@ -139,7 +148,7 @@ class QueryClient:
         return self._asked(DetectAnswer, "POST", "/v1/ir/detect", params={"min_score": min_score}, files=files)
 
     def save_set(self, name: str, scene_ids: Sequence[str], note: str = "") -> SetDetail:
-        """Keep scenes. Raises ServiceError."""
+        """Keep scenes. Raises ServiceError: where a connection broke, they may have been kept nevertheless."""
         body = {"name": name, "scene_ids": list(scene_ids), "note": note}
         return self._asked(SetDetail, "POST", "/v1/sets", json=body)
 
@@ -156,20 +165,29 @@ class QueryClient:
             raise ServiceError(f"{told}; is the server of another version?", answer.status_code) from error
 
     def _send(self, method: str, path: str, **options: Any) -> httpx.Response:
+        is_repeatable = method == "GET" or path in _REPEATABLE_POSTS
         for attempt in range(1, self._tries + 1):
             try:
                 answer = self._http.request(method, path, **options)
             except httpx.HTTPError as error:
-                if attempt == self._tries:
+                if attempt == self._tries or not (is_repeatable or isinstance(error, _NOT_CONNECTED)):
                     raise ServiceError(f"{self._http.base_url}: {type(error).__name__}: {error}") from error
                 time.sleep(_wait_s(None, attempt))
                 continue
             if answer.status_code < 400:
                 return answer
-            if answer.status_code not in _LATER or attempt == self._tries:
-                raise _refused(method, path, answer)
+            refused = _refused(method, path, answer)
+            code = refused.problem.code if refused.problem else None
+            is_harmless = is_repeatable or answer.status_code == 429 or code in _NOTHING_BEGUN
+            if answer.status_code not in _LATER or attempt == self._tries or not is_harmless:
+                raise refused
             time.sleep(_wait_s(answer.headers.get("retry-after"), attempt))
         raise AssertionError("unreachable")
+
+
+def what_is_wrong(error: ValidationError) -> str:
+    """Each key that a request cannot hold, and why; without the values, which may be pictures."""
+    return "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors(include_input=False))
 
 
 def _wait_s(retry_after: str | None, attempt: int) -> float:

@@ -14,7 +14,8 @@ from typer.testing import CliRunner
 from jobs import make_token, query_service
 from serve import client as client_module
 from serve.client import QueryClient, ServiceError
-from serve.models import Filters
+from serve.models import Filters, Problem
+from serve.observe import SECURITY_HEADERS
 from serve.proxy_guard import ProxyGuard
 from system.errors import ConfigError, DataError
 from tests.serving import Server, jpeg, make_server
@@ -71,6 +72,22 @@ def test_a_busy_server_is_asked_again_when_it_says_so(server, waits):
     assert transport.count == 4 and 3 <= waits[0] <= 3.6 and 0 < waits[1] < 2
 
 
+def problem(code: str, status: int = 503) -> httpx.Response:
+    told = Problem(title="t", status=status, detail="d", code=code, request_id="r")
+    return httpx.Response(status, json=told.model_dump(mode="json"))
+
+
+def test_a_save_is_sent_again_only_where_nothing_was_begun(server, waits):
+    scene = connect(server)[0].search(top=1).hits[0].scene.scene_id
+    client, transport = connect(server, [httpx.ConnectError("refused"), httpx.Response(429), problem("overloaded")])
+    assert client.save_set("mine", [scene]).num_scenes == 1 and transport.count == 4
+    for lost in (httpx.ReadError("cut"), httpx.ReadTimeout("slow"), problem("replica_lost"), httpx.Response(503)):
+        client, transport = connect(server, [lost])
+        with pytest.raises(ServiceError):
+            client.save_set("mine", [scene])
+        assert transport.count == 1, lost
+
+
 def test_patience_ends_and_what_is_final_is_not_asked_again(server, waits):
     client, transport = connect(server, [httpx.Response(503)] * 9, tries=3)
     with pytest.raises(ServiceError, match="HTTP 503"):
@@ -119,6 +136,11 @@ def test_the_command_line_asks_and_prints_figures(server, tmp_path, monkeypatch)
     assert done.exit_code == 8 and "unknown tag 'snow'" in done.stderr
     done = run.invoke(query_service.app, ["search", "--min-risk", "7"], env=environment)
     assert done.exit_code == 2 and "min_risk" in done.stderr
+    (tmp_path / "big.jpg").write_bytes(bytes(9 << 20))
+    wrong = {"--scene": "abc", "--text": "x" * 501, "--image": str(tmp_path / "big.jpg"), "--as-of": "../x"}
+    for option, value in wrong.items():
+        done = run.invoke(query_service.app, ["search", option, value], env=environment)
+        assert done.exit_code == 2 and "Traceback" not in done.stderr and "xxx" not in done.stderr, option
 
 
 def test_a_token_is_made_printed_once_and_taken_at_once(server):
@@ -130,13 +152,16 @@ def test_a_token_is_made_printed_once_and_taken_at_once(server):
     assert wrong.exit_code == 2 and "read, detect, export, admin" in wrong.stderr
 
 
-def guarded(method: str, path: str, dies: int, body: bytes = b"{}") -> tuple[list[Message], int, list[bytes]]:
+def guarded(
+    method: str, path: str, dies: int, body: bytes = b"{}", identity: bytes = b""
+) -> tuple[list[Message], int, list[bytes]]:
     """A request through the guard to a proxy whose replica dies so many times; (answer, requests, bodies)."""
-    calls, bodies, sent = 0, [], []
+    calls, bodies, sent, identities = 0, [], [], set()
 
     async def proxy(scope, receive, send):
         nonlocal calls
         calls += 1
+        identities.update(value for name, value in scope["headers"] if name == b"x-request-id")
         bodies.append((await receive())["body"])
         if calls > dies:
             await send({"type": "http.response.start", "status": 200, "headers": []})
@@ -148,7 +173,10 @@ def guarded(method: str, path: str, dies: int, body: bytes = b"{}") -> tuple[lis
     async def send(message: Message) -> None:
         sent.append(message)
 
-    asyncio.run(ProxyGuard(proxy)({"type": "http", "method": method, "path": path}, receive, send))
+    headers = [(b"x-request-id", identity)] if identity else []
+    scope = {"type": "http", "method": method, "path": path, "headers": headers}
+    asyncio.run(ProxyGuard(proxy)(scope, receive, send))
+    assert len(identities) == 1, "all tries of a request are logged by one id"
     return sent, calls, bodies
 
 
@@ -159,6 +187,15 @@ def test_what_changes_nothing_is_asked_of_another_replica():
     headers = dict(sent[0]["headers"])
     assert sent[0]["status"] == 503 and calls == 3 and headers[b"retry-after"] == b"1"
     assert json.loads(sent[1]["body"])["code"] == "replica_lost"
+
+
+@pytest.mark.parametrize(("given", "length"), [(b"mine-1", 6), (b"a b{}", 32), (b"", 32)])
+def test_what_the_proxy_answers_by_itself_is_logged_and_guarded_as_all_else(given, length, caplog):
+    (start, body), *_ = guarded("GET", "/v1/me", dies=9, identity=given)
+    headers, told = {name.decode(): value.decode() for name, value in start["headers"]}, json.loads(body["body"])
+    assert told["request_id"] == headers["x-request-id"] and told["request_id"] in caplog.text
+    assert len(told["request_id"]) == length
+    assert set(headers) >= {name.lower() for name in SECURITY_HEADERS} and headers["cache-control"] == "no-store"
 
 
 def test_what_changes_something_or_is_large_is_asked_once():
@@ -178,7 +215,7 @@ def test_what_ray_says_by_itself_asks_to_come_again(status, code):
     async def send(message: Message) -> None:
         sent.append(message)
 
-    asyncio.run(ProxyGuard(proxy)({"type": "http", "method": "GET", "path": "/v1/me"}, None, send))
+    asyncio.run(ProxyGuard(proxy)({"type": "http", "method": "GET", "path": "/v1/me", "headers": []}, None, send))
     assert [message["type"] for message in sent] == ["http.response.start", "http.response.body"]
     assert sent[0]["status"] == 503 and dict(sent[0]["headers"])[b"retry-after"] == b"1"
     assert json.loads(sent[1]["body"])["code"] == code
