@@ -359,7 +359,10 @@ class RunList(Answer):
 
 
 class Overview(Answer):
-    """What a page needs before the first search. risk_histogram: scenes in 20 equal bins of [0, 1]."""
+    """What a page needs before the first search. risk_histogram: scenes in 20 equal bins of [0, 1].
+
+    detected_classes: of the newest detector that looked at the store's scenes; none where none did.
+    """
 
     num_scenes: int
     num_logs: int
@@ -372,6 +375,7 @@ class Overview(Answer):
     version: int
     model_id: str
     tower: str
+    detected_classes: list[str]
     has_detector: bool
     has_originals: bool
 

@@ -11,6 +11,7 @@ from serve.filters_in_url import UrlFilters
 from serve.models import LogCount, LogList, Overview, Run, RunList, TableTag, TagCount, TagList
 from serve.problems import problem_docs
 from serve.routes.search import passing, pinned_view
+from system.store.detections import newest_classes
 from system.store.filters import SceneFilter
 
 router = APIRouter(prefix="/v1", tags=["catalogue"])
@@ -43,6 +44,7 @@ async def overview(context: Ctx, _: Reader, as_of: AsOf = None) -> Overview:
         version=view.snapshot.version,
         model_id=view.model["model_id"],
         tower=view.model["tower"],
+        detected_classes=list(await context.run(newest_classes, store.location)),
         has_detector=context.services.detector is not None,
         has_originals=context.settings.originals,
     )

@@ -102,7 +102,8 @@ async def export(
 ) -> Response:
     """parquet, csv: a row a scene. coco, fiftyone: a zip with the small pictures. nuscenes: sample tokens as JSON.
 
-    The store holds no boxes, so COCO's `annotations` is empty and tags stand with its images and as `categories`.
+    COCO's `annotations` is empty, because boxes of detectors are in pixels of original pictures, whose sizes the store
+    does not keep; tags stand with its images and as `categories`.
     """
     saved = await _find(context, set_id)
     kind = FORMATS[format]

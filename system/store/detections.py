@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Self
 
 import numpy as np
@@ -119,6 +120,20 @@ def detectors_of(location: StoreLocation) -> list[DetectorSeen]:
         classes = tuple(json.loads(told)) if told else _classes_found(location, identity)
         found.append(DetectorSeen(identity, row["run_id_max"], row["run_id_count"], classes))
     return sorted(found, key=lambda seen: (seen.run_id, seen.detector_id), reverse=True)
+
+
+def newest_classes(location: StoreLocation) -> tuple[str, ...]:
+    """Classes that the newest detector finds which has looked at a store; none where none has."""
+    if not location.has_table(DETECTIONS):
+        return ()
+    return _newest_classes(location, location.dataset(DETECTIONS).version)
+
+
+@lru_cache(maxsize=8)
+def _newest_classes(location: StoreLocation, version: int) -> tuple[str, ...]:
+    """Of a version of the table, which is read in full."""
+    known = detectors_of(location)
+    return known[0].classes if known else ()
 
 
 def _classes_found(location: StoreLocation, detector_id: str) -> tuple[str, ...]:

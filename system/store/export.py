@@ -82,8 +82,9 @@ def write_csv(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], file: I
 def write_coco(location: StoreLocation, rows: Sequence[dict[str, Any]], saved: SavedSet, file: IO[bytes]) -> None:
     """A zip of `images/` and `annotations.json`.
 
-    A store knows tags of scenes and no boxes, so `annotations` is empty: a box around a whole picture would teach a
-    detector nonsense. Tags are `categories`, and each image names its own in `tags` and `category_ids`.
+    `annotations` is empty: what detectors found is in pixels of the original pictures, whose sizes a store does not
+    keep, and a box around a whole picture would teach a detector nonsense. Tags are `categories`, and each image names
+    its own in `tags` and `category_ids`.
     """
     names = sorted({tag for row in rows for tag in row["tags"] or ()})
     number = {name: k + 1 for k, name in enumerate(names)}

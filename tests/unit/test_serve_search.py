@@ -116,11 +116,13 @@ def test_what_a_detector_found_is_a_filter(tmp_path):
     body = {"where": {"detected": [wanted]}}
     refused = ask(server, "POST", "/v1/search", json=body)
     assert refused.status_code == 409 and str(tmp_path) not in refused.text
+    assert ask(server, "GET", "/v1/overview").json()["detected_classes"] == []
     open_detections(server.location)
     hit = all_pages(server)[3]
     row = {"scene_id": hit, "detector_id": "d", "run_id": "r", "num_pictures": 1, "picture": [0, 0],
            "label": ["person", "person"], "score": [0.9, 0.6]}  # fmt: skip
     append_rows(server.location, DETECTIONS, pa.Table.from_pylist([row], schema=detections_schema()))
+    assert ask(server, "GET", "/v1/overview").json()["detected_classes"] == ["person"]
     assert ids(search(server, **body)) == [hit]
     assert ids(search(server, where={"detected": [wanted | {"min_score": 0.7}]})) == []
     tags = ask(server, "GET", "/v1/tags?detected=person:0.5:2").json()

@@ -1,17 +1,17 @@
-// The column beside the results: tags, risk, time, logs, and how much hardness counts.
+// The column beside the results: tags, what a detector found, risk, time, logs, and how much hardness counts.
 
 import { api } from "./api.js";
 import { element, replace } from "./dom.js";
 import { logPicker } from "./logs.js";
 import { bounds, histogram } from "./sliders.js";
-import { filtersInUrl, go, secondOf } from "./state.js";
+import { filtersInUrl, formOf, go, objectOf, secondOf } from "./state.js";
 import { count, hasClock, moment, number, words } from "./words.js";
 
 const MOST_TAGS = 60;
 const LEAST_SPAN_NS = 2e9;
 const STEPS = 200;
 const narrow = matchMedia("(max-width: 860px)");
-const CLEAR = { tag: [], not: [], log: [], min_risk: null, max_risk: null, from: "", to: "", hw: null, as_of: "" };
+const CLEAR = { tag: [], not: [], log: [], detected: [], min_risk: null, max_risk: null, from: "", to: "", hw: null, as_of: "" };
 let isOpen = false; // on a phone, where the column folds
 
 /** The whole column, when the counts are there. */
@@ -24,7 +24,7 @@ export async function filterColumn(state, overview, signal) {
   const fold = element("details", { class: "fold", open: isOpen || !narrow.matches, ontoggle: () => { if (narrow.matches) isOpen = fold.open; } },
     element("summary", {}, "Filters"),
     element("div", { class: "stack panel" },
-      tags(state, tagList), risk(state, overview), hasTimes && times(state, overview), logPicker(state, logList),
+      tags(state, tagList), detections(state, overview), risk(state, overview), hasTimes && times(state, overview), logPicker(state, logList),
       (state.q || state.like) && hardness(state),
       element("button", { type: "button", "data-focus": "clear", onclick: () => go(CLEAR) }, "Clear filters")));
   narrow.addEventListener("change", () => { fold.open = isOpen || !narrow.matches; }, { signal });
@@ -56,6 +56,31 @@ function chip(state, tag) {
   return element("button", { type: "button", class: "chip", "data-state": is, "data-tag": tag.name, "data-focus": `tag ${tag.name}`,
     "aria-pressed": is === "off" ? "false" : "true", "aria-label": `${words(tag.name)}, ${count(tag.count, "scene")}: ${told}`,
     onclick: next }, words(tag.name), element("span", { class: "count" }, String(tag.count)));
+}
+
+/** Classes of the newest detector, and of each that is chosen the least score. Nothing where no detector has looked. */
+function detections(state, overview) {
+  const chosen = state.detected.map(objectOf);
+  const set = (objects) => go({ detected: objects.map(formOf) });
+  const known = overview.detected_classes.filter((label) => !label.includes(":"));
+  const labels = [...new Set([...chosen.map((object) => object.label), ...known])];
+  if (!labels.length) return null;
+  const chips = labels.slice(0, MOST_TAGS).map((label) => {
+    const isOn = chosen.some((object) => object.label === label);
+    return element("button", { type: "button", class: "chip", "data-state": isOn ? "with" : "off", "data-detected": label,
+      "data-focus": `detected ${label}`, "aria-pressed": String(isOn), "aria-label": `${words(label)}: ${isOn ? "found" : "any"}`,
+      onclick: () => set(isOn ? chosen.filter((object) => object.label !== label) : [...chosen, { label, min_score: 0.5 }]) }, words(label));
+  });
+  return element("fieldset", {}, element("legend", {}, "A detector found"), element("div", { class: "chips" }, chips),
+    chosen.map((object) => leastScore(object, (score) => set(chosen.map((each) => (each === object ? { ...each, min_score: score } : each))))));
+}
+
+function leastScore({ label, min_score: score, count: least }, change) {
+  const output = element("output", {}, number(score));
+  return element("label", { class: "small" }, `${least > 1 ? `${least} × ` : ""}${words(label)}, score at least `, output,
+    element("input", { type: "range", min: "0", max: "0.95", step: "0.05", value: score, "data-focus": `score ${label}`,
+      "data-score": label, oninput: (event) => { output.textContent = number(Number(event.target.value)); },
+      onchange: (event) => change(Number(event.target.value)) }));
 }
 
 function risk(state, overview) {

@@ -1,6 +1,6 @@
 // What is shown is what stands in the URL, so that every state can be sent to somebody else.
 
-const LISTS = ["tag", "not", "log"];
+const LISTS = ["tag", "not", "log", "detected"];
 const NUMBERS = ["min_risk", "max_risk", "hw"];
 const TEXTS = ["view", "q", "like", "id", "set", "from", "to", "as_of"];
 
@@ -34,8 +34,16 @@ const nanoseconds = (text) => {
 export const secondOf = (ns, { rounds = Math.floor } = {}) =>
   new Date(rounds(ns / 1e9) * 1000).toISOString().slice(0, 19);
 
+/** What a detector found, of `CLASS:SCORE:COUNT`, which is how a URL has it, here and in the API. */
+export function objectOf(form) {
+  const [label, score, least] = form.split(":");
+  return { label, min_score: Number(score || 0.5), count: Number(least || 1) };
+}
+
+export const formOf = ({ label, min_score: score, count = 1 }) => `${label}:${score}${count > 1 ? `:${count}` : ""}`;
+
 export function filters(state) {
-  const where = { tags: state.tag, without_tags: state.not, logs: state.log };
+  const where = { tags: state.tag, without_tags: state.not, logs: state.log, detected: state.detected.map(objectOf) };
   if (state.min_risk !== null) where.min_risk = state.min_risk;
   if (state.max_risk !== null) where.max_risk = state.max_risk;
   if (state.from && nanoseconds(state.from) !== null) where.from_ns = nanoseconds(state.from);
@@ -46,7 +54,7 @@ export function filters(state) {
 export function filtersInUrl(state) {
   const made = new URLSearchParams();
   const names = { tags: "tag", without_tags: "without_tag", logs: "log" };
-  for (const [key, value] of Object.entries(filters(state))) {
+  for (const [key, value] of Object.entries({ ...filters(state), detected: state.detected })) {
     for (const each of [value].flat()) made.append(names[key] ?? key, each);
   }
   if (state.as_of) made.set("as_of", state.as_of);
@@ -69,7 +77,7 @@ export function stateOf(asked) {
   const { where = {}, query } = asked;
   return {
     q: query?.text, like: query?.scene_id, tag: where.tags ?? [], not: where.without_tags ?? [], log: where.logs ?? [],
-    min_risk: where.min_risk, max_risk: where.max_risk, from: where.from_ns && secondOf(where.from_ns),
+    detected: (where.detected ?? []).map(formOf), min_risk: where.min_risk, max_risk: where.max_risk, from: where.from_ns && secondOf(where.from_ns),
     to: where.to_ns && secondOf(where.to_ns), hw: query ? asked.weights?.hardness : null, as_of: asked.as_of,
   };
 }
@@ -85,7 +93,7 @@ export function goTo(search, { replaces = false, returns = false } = {}) {
 }
 
 export function link(changes) {
-  return toSearch({ view: "search", tag: [], not: [], log: [], ...changes });
+  return toSearch({ view: "search", tag: [], not: [], log: [], detected: [], ...changes });
 }
 
 /** A scene, of the same version of the store as what is shown now. */
