@@ -6,6 +6,8 @@ import { busy, element, problem, replace } from "./dom.js";
 import { count } from "./words.js";
 
 const AT_A_TIME = 8;
+const MOST_BYTES = 60e6; // of one call; servers take 64 MiB unless told otherwise
+const OF_PICTURES = new Set([400, 413, 415, 422]);
 const LEAST_SCORE = 0.05;
 
 export async function infraredPage(main, state, signal) {
@@ -39,23 +41,26 @@ export async function infraredPage(main, state, signal) {
     const mine = AbortSignal.any([sending.signal, signal]);
     shown = [];
     replace(found);
-    for (let k = 0; k < files.length; k += AT_A_TIME) {
-      told.textContent = `Looking at ${count(files.length, "picture")}… ${k} done.`;
-      try {
-        const answer = await api.detect(files.slice(k, k + AT_A_TIME), LEAST_SCORE, mine);
+    let done = 0;
+    const progress = () => { told.textContent = `Looking at ${count(files.length, "picture")}… ${done} done.`; };
+    progress();
+    try {
+      for await (const pictures of looked(files, mine)) {
         if (mine.aborted) return;
-        for (const picture of answer.pictures) {
+        for (const picture of pictures) {
           const made = figure(picture, detector.classes);
           found.append(made.root);
           if (made.draw) shown.push(made);
         }
+        done += pictures.length;
         draw();
-      } catch (error) {
-        if (mine.aborted) return;
-        told.textContent = "";
-        found.append(problem(error, () => look(files)));
-        return;
+        if (done < files.length) progress();
       }
+    } catch (error) {
+      if (mine.aborted) return;
+      told.textContent = "";
+      found.append(problem(error, () => look(files)));
+      return;
     }
     if (!shown.length) told.textContent = files.length ? "No picture could be looked at." : "";
   };
@@ -80,6 +85,39 @@ export async function infraredPage(main, state, signal) {
     drop,
     element("div", { class: "row score" }, element("label", { for: "score" }, "Least score ", output), score, told), found);
   main.querySelector("h1").focus();
+}
+
+/** Files in calls of as many as one may hold; one that is too large for any is by itself. */
+function calls(files) {
+  const made = [];
+  let bytes = 0;
+  for (const file of files) {
+    if (!made.length || made.at(-1).length === AT_A_TIME || bytes + file.size > MOST_BYTES) {
+      made.push([]);
+      bytes = 0;
+    }
+    made.at(-1).push(file);
+    bytes += file.size;
+  }
+  return made;
+}
+
+/** What was found, some pictures at a time, in their order. Where a call is refused for its pictures, each is asked for alone. */
+async function* looked(files, signal) {
+  for (const part of calls(files)) {
+    const [{ name, size }] = part;
+    if (size > MOST_BYTES) {
+      yield [{ name, problem: { detail: `It has ${Math.round(size / 1e6)} MB; a call holds at most ${MOST_BYTES / 1e6} MB.` } }];
+      continue;
+    }
+    try {
+      yield (await api.detect(part, LEAST_SCORE, signal)).pictures;
+    } catch (error) {
+      if (!OF_PICTURES.has(error.status)) throw error;
+      if (part.length === 1) yield [{ name, problem: error }];
+      else for (const file of part) yield* looked([file], signal);
+    }
+  }
 }
 
 /** {root, draw(least score): number of boxes}; without draw for a picture that was not looked at. */
