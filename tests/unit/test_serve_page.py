@@ -1,6 +1,6 @@
 """The review page in a real browser, over a real server and a small store: with keys alone, and for everybody's eyes.
 
-Skips where there is no Chromium: Debian's package `chromium`, or NIGHTMINER_CHROMIUM with its path.
+Skips where there is no Chromium: Debian's package `chromium`, playwright's own, or NIGHTMINER_CHROMIUM with a path.
 """
 
 from __future__ import annotations
@@ -14,26 +14,47 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import uvicorn
 from PIL import Image
 
+from system.records import scene_id
+from system.store.commits import append_rows
+from system.store.detections import DETECTIONS, detections_schema, open_detections
 from tests.serving import Server, make_server
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="needs the package playwright")
-CHROMIUM = os.environ.get("NIGHTMINER_CHROMIUM", "/usr/bin/chromium")
+
+
+def _chromium() -> Path | None:
+    """The one that is named, Debian's, or the newest of those that `playwright install chromium` keeps."""
+    named = os.environ.get("NIGHTMINER_CHROMIUM")
+    if named:
+        return Path(named) if Path(named).is_file() else None
+    kept = Path(os.environ.get("PLAYWRIGHT_BROWSERS_PATH", Path.home() / ".cache" / "ms-playwright"))
+    found = sorted(kept.glob("chromium-*/chrome-linux*/chrome"), key=lambda path: int(path.parts[-3].split("-")[1]))
+    return next((path for path in (Path("/usr/bin/chromium"), *reversed(found)) if path.is_file()), None)
+
+
+CHROMIUM = _chromium()
 ARGUMENTS = (
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync",
 )  # fmt: skip
 pytestmark = pytest.mark.skipif(
-    not Path(CHROMIUM).is_file(), reason=f"needs a Chromium at {CHROMIUM}: apt-get install chromium"
+    CHROMIUM is None, reason="needs a Chromium: apt-get install chromium, or playwright install chromium"
 )
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Server:
-    return make_server(tmp_path_factory.mktemp("page"))
+    made = make_server(tmp_path_factory.mktemp("page"))
+    open_detections(made.location)
+    row = {"scene_id": scene_id("fleet", "log0", 1, 4), "detector_id": "d", "run_id": "r", "num_pictures": 1,
+           "picture": [0], "label": ["person"], "score": [0.7]}  # fmt: skip
+    append_rows(made.location, DETECTIONS, pa.Table.from_pylist([row], schema=detections_schema()))
+    return made
 
 
 @pytest.fixture(scope="module")
@@ -171,6 +192,21 @@ def test_a_link_shows_what_was_shown_and_back_goes_back(browser, url: str, token
     page.context.close()
 
 
+def test_what_a_detector_found_is_chosen_and_stands_in_the_address(browser, url: str, token: str):
+    page, told = opened(browser)
+    page.goto(f"{url}/#token={token}")
+    page.click('[data-detected="person"]')
+    page.wait_for_selector("text=1 scene of 30")
+    assert "detected=person%3A0.5" in page.url
+    page.fill('[data-score="person"]', "0.8")
+    page.wait_for_selector("text=No scene passes")
+    assert "detected=person%3A0.8" in page.url
+    page.click('[data-detected="person"][data-state="with"]')
+    page.wait_for_selector("text=30 scenes of 30")
+    assert "detected" not in page.url and told == []
+    page.context.close()
+
+
 def test_a_list_is_found_again_as_it_was_left(browser, url: str, token: str):
     page, told = opened(browser)
     asked: list[str] = []
@@ -266,7 +302,7 @@ def test_filters_stay_open_on_a_phone_and_nobody_saves_without_the_right(browser
 def test_addresses_and_cameras_keep_their_order(browser, url: str):
     page, told = opened(browser)
     page.goto(url)
-    search = "?view=scene&q=a+b&tag=night&not=rain&log=x%26y&min_risk=0.2"
+    search = "?view=scene&q=a+b&tag=night&not=rain&log=x%26y&detected=person%3A0.6%3A2&min_risk=0.2"
     again = page.evaluate(
         "async (given) => { const m = await import('/js/state.js'); return m.toSearch(m.read(given)); }", search
     )
@@ -313,6 +349,9 @@ def test_infrared_pictures_show_their_boxes_and_a_broken_one_its_reason(browser,
     page.fill("#score", "0.95")
     page.wait_for_selector("text=0 boxes in 1 picture")
     assert not asked, "all boxes are there already"
+    page.set_input_files("#files", [str(tmp_path / "broken.png")] * 8 + [str(tmp_path / "night.png")])
+    page.wait_for_selector("canvas")
+    assert page.locator(".found .problem").count() == 8, "a call that is refused does not end the others"
     assert told == []
     page.context.close()
 
