@@ -25,6 +25,7 @@ import psutil
 
 from cluster.local_cluster import GPU_NODE, LocalCluster, LocalClusterConfig, LocalNode
 from system.errors import NightminerError
+from system.store.location import StoreLocation
 from tests.benchmarks.jobs_under_test import ROOT
 from tests.benchmarks.kill_drill import judge
 from tests.benchmarks.real_corpus import real_pictures
@@ -137,7 +138,7 @@ def measure(
     second = watched.mine(corpus, store, ["--gpu", "--actors", "1"])
     started_in_second = cluster.nodes()[num_before:]
     idle_gpu_nodes = sum(node.kind == GPU_NODE for node in cluster.nodes())
-    counts = judge(corpus, store)
+    counts = judge([corpus], StoreLocation.parse(str(store)))
     figures = {
         "nodes_at_start": at_start,
         "nodes_at_peak": peak,

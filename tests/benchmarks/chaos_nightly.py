@@ -2,18 +2,17 @@
 
 Three days of logs; each night is `jobs/mine_nightly.py` as its scheduler runs it: started again, as by KubeRay's
 backoff, until it ends well, on a new head where the head was killed. The store lies on an S3 server of this machine
-whose requests fail (`--faults`, a share; 0 for a folder instead). A reader searches throughout: a search that fails, or
-that loses a scene that it has seen, is an unreadable moment. Prints one JSON object as its last line.
+whose requests fail (`--faults`, a share; 0 for a folder instead), but not while it is judged. A reader searches
+throughout: a search that fails, or that loses a scene that it has seen, is an unreadable moment. Prints one JSON object
+as its last line; `done` is false where time ran out first, and what was killed until then is counted all the same.
+
+A short one: --kills 10 --logs 6 --cameras 1 --pause-s 2 6
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import random
-import signal
-import subprocess
 import sys
 import tempfile
 import threading
@@ -24,19 +23,18 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from system.errors import StoreError
-from system.pipelines.config import MineConfig
-from system.pipelines.mine import plan_only
+from system.errors import NightminerError
 from system.store.filters import SceneFilter
 from system.store.location import StoreLocation
-from system.store.schema import QUARANTINE, SCENES
+from system.store.schema import SCENES
 from system.store.search import SearchConfig, search_scenes
+from tests.benchmarks import kill_drill
 from tests.benchmarks.jobs_under_test import ROOT
-from tests.benchmarks.kill_drill import TwoNodes, kill
-from tests.benchmarks.real_corpus import write_rig_corpus
+from tests.benchmarks.kill_drill import Attacker, TwoNodes, add_corpus_options, judge, print_figures, summary
+from tests.benchmarks.real_corpus import RIG, write_rig_corpus
 from tests.s3 import Faults, s3_bucket
 
-TARGETS = ("actor", "worker", "node", "driver", "head")
+TARGETS = (*kill_drill.TARGETS, "head")
 _DAYS = 3
 
 
@@ -51,19 +49,22 @@ class Reader(threading.Thread):
     def run(self) -> None:
         while not self._done.wait(0.5):
             try:
-                if self._location.marker() is None or not self._location.has_table(SCENES):
-                    continue
-                rows = self._location.dataset(SCENES).count_rows()
-                found = search_scenes(self._location, None, SceneFilter(), SearchConfig(top=5))
+                self.look()
             except Exception as error:  # noqa: BLE001 - whatever a reader would have met
                 self.failed.append(f"{type(error).__name__}: {error}"[:300])
-                continue
-            self.searches += 1
-            if rows < self._most:
-                self.failed.append(f"{rows} scenes after {self._most}")
-            self._most = max(self._most, rows)
-            if len(found) > rows:
-                self.failed.append(f"{len(found)} results of {rows} scenes")
+
+    def look(self) -> None:
+        """One search, where there is a store. Counted after it: meanwhile a night may have committed."""
+        if self._location.marker() is None or not self._location.has_table(SCENES):
+            return
+        found = search_scenes(self._location, None, SceneFilter(), SearchConfig(top=5))
+        rows = self._location.dataset(SCENES).count_rows()
+        self.searches += 1
+        if rows < self._most:
+            self.failed.append(f"{rows} scenes after {self._most}")
+        self._most = max(self._most, rows)
+        if len(found) > rows:
+            self.failed.append(f"{len(found)} results of {rows} scenes")
 
     def stop(self) -> None:
         self._done.set()
@@ -71,109 +72,75 @@ class Reader(threading.Thread):
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=100)
-    parser.add_argument("--logs", type=int, default=8, help="logs of six cameras a day")
-    parser.add_argument("--seconds", type=float, default=12.0, help="length of each")
+    add_corpus_options(parser, logs=8)
     parser.add_argument("--faults", type=float, default=0.02, help="share of requests of each kind that fail")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--limit-s", type=float, default=7200.0)
-    print(json.dumps(measure(parser.parse_args())))
+    print_figures(measure(parser.parse_args()))
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     """Nights on one store after another until enough was killed; the counts over all stores."""
-    faults, rng, made = Faults(), random.Random(arguments.seed), Counter[str]()
-    totals: Counter[str] = Counter()
+    faults, totals, problem = Faults(), Counter[str](), None
     failed: list[str] = []
-    began_s, stores, starts, searches = time.monotonic(), 0, 0, 0
+    began_s, stores, searches, is_complete = time.monotonic(), 0, 0, True
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         days = [str(datetime.now(UTC).date() - timedelta(days=ago)) for ago in range(_DAYS - 1, -1, -1)]
-        for k, day in enumerate(days):
-            write_rig_corpus(folder / "logs" / day, arguments.logs, arguments.seconds, seed=1000 * k)
+        logs = [folder / "logs" / day for day in days]
+        for k, root in enumerate(logs):
+            cameras = RIG[: arguments.cameras]
+            write_rig_corpus(root, arguments.logs, arguments.seconds, seed=1000 * k, cameras=cameras)
         bucket = s3_bucket(faults=faults) if arguments.faults else nullcontext(str(folder))
-        with bucket as root:
-            faults.unavailable = faults.cut = faults.lost = faults.slow = arguments.faults
+        with bucket as place:
             cluster = TwoNodes(folder)
+            until_s, rng = began_s + arguments.limit_s, random.Random(arguments.seed)
+            attacker = Attacker(cluster, TARGETS, arguments.kills, rng, tuple(arguments.pause_s), until_s)
             try:
-                while made.total() < arguments.kills:
-                    location = StoreLocation.parse(f"{root}/store{stores}")
-                    stores += 1
+                while is_complete and not attacker.is_done:
+                    location = StoreLocation.parse(f"{place}/store{stores}")
                     reader = Reader(location)
                     reader.start()
-                    for day in days:
-                        while True:
-                            starts += 1
-                            left = arguments.kills - made.total()
-                            if _night(cluster, folder, location.uri, day, left, made, rng) == 0:
-                                break
-                            if time.monotonic() - began_s > arguments.limit_s:
-                                raise SystemExit(f"not done after {arguments.limit_s} s: {dict(made)}")
-                    reader.stop()
-                    searches += reader.searches
-                    failed += reader.failed
-                    totals.update(_judge(folder / "logs", location, days))
-                    print(f"store {stores}: {dict(made)}, {dict(totals)}", file=sys.stderr, flush=True)
+                    _fail(faults, arguments.faults)
+                    try:
+                        is_complete = all(_finish_night(attacker, folder, location.uri, day) for day in days)
+                        reader.stop()
+                        _fail(faults, 0.0)
+                        if is_complete:
+                            stores += 1
+                            totals.update(judge(logs, location))
+                            told = f"store {stores}: {dict(attacker.made)}, {dict(totals)}"
+                            print(told, file=sys.stderr, flush=True)
+                    except NightminerError as error:
+                        is_complete, problem = False, str(error)
+                    finally:
+                        reader.stop()
+                        searches += reader.searches
+                        failed += reader.failed
             finally:
                 cluster.stop()
-    return {
-        "kills": made.total(),
-        "kills_by_target": dict(made),
+    return summary(attacker, totals, is_complete, problem) | {
         "request_faults": dict(faults.seen),
-        **{name: totals[name] for name in ("lost", "duplicated", "expected", "quarantined")},
         "unreadable_moments": len(failed),
         "unreadable": failed[:5],
         "searches": searches,
         "stores": stores,
-        "driver_starts": starts,
         "seconds": round(time.monotonic() - began_s, 1),
     }
 
 
-def _night(
-    cluster: TwoNodes, folder: Path, store: str, day: str, kills: int, made: Counter[str], rng: random.Random
-) -> int:
-    """One start of a night, with things killed around it until it ends; its exit code."""
+def _finish_night(attacker: Attacker, folder: Path, store: str, day: str) -> bool:
+    """Whether the night of a day ended well before time ran out. Errors as of `Attacker.finish`."""
     config = folder / "nightly.toml"
     config.write_text(f'logs = ["{folder}/logs/{{date}}"]\nstore = "{store}"\n', "utf-8")
     command = [sys.executable, str(ROOT / "jobs" / "mine_nightly.py"), "--config", str(config), "--night", day]
-    with (folder / "job.log").open("ab") as log:
-        job = subprocess.Popen(command, cwd=ROOT, env=cluster.env, stdout=log, stderr=log)
-    while True:
-        try:
-            return job.wait(timeout=rng.uniform(3, 14))
-        except subprocess.TimeoutExpired:
-            pass
-        if kills <= 0:
-            continue
-        # The target that was killed least so far, so that all kinds are met.
-        target = min(TARGETS, key=lambda name: (made[name], rng.random()))
-        if target == "head":
-            cluster.kill_head()
-            job.send_signal(signal.SIGKILL)  # its Pod goes with the head's
-            job.wait(30)
-        elif not kill(target, cluster, job, rng):
-            continue
-        made[target] += 1
-        kills -= 1
-        print(f"killed {target}", file=sys.stderr, flush=True)
+    return attacker.finish(command, folder / "job.log")
 
 
-def _judge(logs: Path, location: StoreLocation, days: list[str]) -> Counter[str]:
-    """Compare the store with the scenes that the logs hold."""
-    nowhere = MineConfig(logs=tuple(str(logs / day) for day in days), store=os.devnull + "-no-store")
-    expected = {window.scene_id for chunk in plan_only(nowhere).chunks for window in chunk.windows}
-    rows = location.dataset(SCENES).to_table(columns=["scene_id"])["scene_id"].to_pylist()
-    bad = location.dataset(QUARANTINE).to_table(columns=["scene_id"], filter="level = 'scene'")["scene_id"].to_pylist()
-    if not rows:
-        raise StoreError(f"{location.uri}: no scene after {len(days)} nights")
-    return Counter(
-        expected=len(expected),
-        lost=len(expected - set(rows) - set(bad)),
-        duplicated=len(rows) - len(set(rows)),
-        quarantined=len(bad),
-    )
+def _fail(faults: Faults, share: float) -> None:
+    faults.unavailable = faults.cut = faults.lost = faults.slow = share
 
 
 if __name__ == "__main__":

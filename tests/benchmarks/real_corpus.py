@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from tests.plain_logs import write_plain_log
@@ -29,11 +30,16 @@ def real_pictures() -> list[Path]:
 
 
 def write_rig_corpus(
-    root: Path, num_logs: int, seconds: float, pictures: list[Path] | None = None, seed: int = 0
+    root: Path,
+    num_logs: int,
+    seconds: float,
+    pictures: list[Path] | None = None,
+    seed: int = 0,
+    cameras: Sequence[str] = RIG,
 ) -> Path:
-    """Logs of six cameras at 2 Hz whose pictures are links to real ones; their names begin at `seed`."""
+    """Logs of some cameras at 2 Hz whose pictures are links to real ones; their names begin at `seed`."""
     pictures = real_pictures() if pictures is None else pictures
     root.mkdir(parents=True, exist_ok=True)
     for k in range(seed, seed + num_logs):
-        write_plain_log(root, f"log{k:05d}", seconds=seconds, cameras=RIG, pictures=pictures, seed=k)
+        write_plain_log(root, f"log{k:05d}", seconds=seconds, cameras=cameras, pictures=pictures, seed=k)
     return root
