@@ -4,8 +4,9 @@ commit_*: rows with 100 kB of pictures each, written by worker processes as unco
     one, against one process that appends the same rows itself; on disk, and with --s3 on moto's server.
     commit_rows_per_s is by the wall clock with the workers of this machine. The driver alone, which is all that a
     larger cluster has one of, reaches driver_rows_per_s (fragments committed per second of its own time).
-antijoin_*: as many scenes that are new looked up among those that a store holds, reading the store's ids included.
-list_*: a plan of so many logs (a table of pictures, each a log), none of them mined.
+antijoin_*: as many scenes that are new looked up among those that a store holds, reading the store's ids included;
+    antijoin_1m_vs_10m_s for a million among ten.
+list_*: a plan of so many logs (a table of pictures, each a log), none of them mined; list_1m_logs_gib for a million.
 Memory is the peak of a process that does nothing else, less what it held after its imports.
 """
 
@@ -198,10 +199,18 @@ def antijoin(uri: str, held: int, new: int) -> dict[str, Any]:
     return {
         "antijoin_held": held,
         "antijoin_new": new,
-        "antijoin_s": round(found["seconds"], 2),
+        f"antijoin_{short(new)}_vs_{short(held)}_s": round(found["seconds"], 2),
         "antijoin_read_s": round(found["read_s"], 2),
         "antijoin_driver_gib": round(found["gib"], 3),
     }
+
+
+def short(count: int) -> str:
+    """As in a key: 1m for 1,000,000."""
+    for unit, letter in ((10**6, "m"), (10**3, "k")):
+        if count and count % unit == 0:
+            return f"{count // unit}{letter}"
+    return str(count)
 
 
 def random_ids(seed: int, count: int) -> pa.Array:
@@ -238,7 +247,11 @@ def listing(folder: Path, logs: int) -> dict[str, Any]:
         (day / "frames.csv").write_text("path,dataset,sequence,width,height\n" + "".join(rows), "utf-8")
     found = _in_a_process(_plan, str(folder))
     assert found["logs"] == logs
-    return {"list_logs": logs, "list_s": round(found["seconds"], 1), "list_gib": round(found["gib"], 3)}
+    return {
+        "list_logs": logs,
+        "list_s": round(found["seconds"], 1),
+        f"list_{short(logs)}_logs_gib": round(found["gib"], 3),
+    }
 
 
 def _plan(folder: str) -> dict[str, float]:
