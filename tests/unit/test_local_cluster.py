@@ -112,6 +112,12 @@ def test_growing_pool_asks_for_no_more_cpus_than_its_actors_and_their_reading_ta
     assert size_pool(PoolConfig(), cpus=4, gpus=0, scenes=1000).most_cpus == float("inf")
 
 
+def test_reading_for_gpus_asks_for_cpus_with_a_bound_and_uses_all_that_are_there() -> None:
+    config = PoolConfig(gpu=True, actors=4)  # as in cluster/kuberay/overlays/aws/nightly.toml
+    assert size_pool(config, cpus=0, gpus=0, scenes=10_000).most_cpus == 4 * (1 + 8)
+    assert size_pool(config, cpus=96, gpus=4, scenes=10_000).most_cpus == 96
+
+
 def test_pool_that_was_not_told_to_grow_keeps_its_size() -> None:
     pool = size_pool(PoolConfig(), cpus=4, gpus=0, scenes=1000)
     assert pool.actors == 3 and pool.max_actors is None
