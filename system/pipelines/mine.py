@@ -21,6 +21,7 @@ from system.pipelines.quarantine import QuarantineWriter
 from system.pipelines.ray_environment import set_ray_environment
 from system.pipelines.result import MiningResult
 from system.pipelines.run_report import write_report
+from system.pipelines.ticking import with_ticks
 from system.report.log_lines import LOGGER, bind_log_ids
 from system.store.ids import IdSet, committed_ids, quarantined_ids
 from system.store.lease import Lease
@@ -32,6 +33,8 @@ from system.store.vector_index import vector_index_of
 
 # What killed runs left is removed by a later one; versions that a search may still be reading are left alone.
 _ORPHANS_OLDER_THAN_DAYS = 1.0
+# How often a run that waits for a batch asks whether it is to end.
+_TICK_S = 5.0
 
 
 class Progress(Protocol):
@@ -89,7 +92,8 @@ def mine_fleet(
     """Mine every scene that the store does not hold for this model, rank the store and write the report.
 
     Args:
-        should_stop: asked after every batch; once true, nothing more is committed and the run ends as stopped.
+        should_stop: asked after every batch, and every few seconds while none comes; once true, what was written is
+            committed and the run ends as stopped.
         listing: the logs, where the caller has listed them already; it may be empty.
         remarks: stand in the run's record from its start on, so that a killed run has them too.
     Raises:
@@ -175,7 +179,7 @@ class _Run:
         if not self._plan.chunks:
             return
         self._progress.phase("starting Ray and the model")
-        batches = self._stream()
+        batches = with_ticks(self._stream(), _TICK_S)
         metrics.began(result.run_id, result.remaining, self._lease.renewed_s)
         started_s, began_s = time.perf_counter(), time.time()
         committer = SceneCommitter(
@@ -183,13 +187,15 @@ class _Run:
         )
         try:
             for batch in batches:
-                committer.add(batch)
-                # Clocks of two machines may differ; the figure is for one.
-                first_s = max(0.0, batch["forward_began_s"] - began_s)
-                result.stages.first_forward = min(result.stages.first_forward, first_s)
+                if batch is not None:
+                    committer.add(batch)
+                    # Clocks of two machines may differ; the figure is for one.
+                    first_s = max(0.0, batch["forward_began_s"] - began_s)
+                    result.stages.first_forward = min(result.stages.first_forward, first_s)
                 if result.remaining and self._should_stop():
                     committer.flush()
                     result.stopped = result.remaining > 0
+                    result.stalled = result.stopped and batch is None
                     batches.close()
                     break
         finally:

@@ -32,7 +32,7 @@ class BudgetMeter:
         self.spent: str | None = None
 
     def is_spent(self) -> bool:
-        """Ask after every commit. `spent` then says of what there is no more."""
+        """Ask after every batch and while none comes. `spent` then says of what there is no more."""
         now_s = self._clock_s()
         self._node_hours += (now_s - self._counted_s) / 3600 * self._nodes()
         self._counted_s = now_s

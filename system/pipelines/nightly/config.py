@@ -32,9 +32,11 @@ class LabelConfig(FrozenConfig):
 class BudgetConfig(FrozenConfig):
     """What a night may cost; whichever is used up first ends the mining, and the next night goes on. None: no bound.
 
-    hours: of wall clock since the start. scenes: mined tonight. money: of any currency, counted as the time that nodes
-    of the cluster were alive, at `price_per_hour` for each, looked at after every commit. Ranking, labels and the
-    report follow in every case, and the batch in hand is finished, so a night takes a little more than this.
+    hours: of wall clock since the start. scenes: mined by one start. money: of any currency, counted as the time that
+    nodes of the cluster were alive, at `price_per_hour` for each. Hours and money are looked at after every batch, and
+    every few seconds while none comes. The batch in hand is finished, and labels, ranking and the report follow, so a
+    night takes a little more than this; where no batch came, the report alone follows. A night that is started again
+    begins with a whole budget.
     """
 
     hours: float | None = Field(default=None, gt=0)

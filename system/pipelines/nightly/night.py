@@ -66,7 +66,8 @@ def run_night(
     """Do a night.
 
     Args:
-        should_stop: asked after every commit; once true, the night ends after the batch in hand, without ranking.
+        should_stop: asked as by `mine_fleet`; once true, the night ends after the batch in hand, without ranking. A
+            budget that is used up while no batch comes ends it so too: ranking would wait for the same nodes.
     Raises:
         ConfigError, DataError: a value of the user's; a bucket or folder that is not there or may not be listed.
         LeaseError: another job writes to this store. StoreError: it cannot be written, or clocks disagree.
@@ -88,7 +89,7 @@ def run_night(
     with Lease(location, f"night-{todo.day}") as lease:
         open_for_writing(location, model)
         _remember(config, location, model, judged, lease, progress)
-    # Whatever ends the mining, both are asked: the meter counts at every commit.
+    # Whatever ends the mining, both are asked: the meter counts each time.
     mined = mine_fleet(
         _mining(config, logs),
         progress,
@@ -100,7 +101,7 @@ def run_night(
     result = NightResult(
         todo.day, mined, logs=logs, missed=todo.missed, days=todo.days, version_tag=f"night-{todo.day}"
     )
-    is_asked_to_stop = should_stop()
+    is_asked_to_stop = should_stop() or mined.stalled
     result.budget_spent = meter.spent if mined.stopped else None
     if mined.deferred and config.budget.scenes is not None:
         result.budget_spent = f"{config.budget.scenes} scenes"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import date
@@ -11,6 +12,7 @@ from typing import Any
 from system.pipelines.mining_progress import MiningProgress
 from system.pipelines.nightly.comparing import Alert
 from system.pipelines.nightly.config import NightlyConfig
+from system.pipelines.nightly.due import tonight
 from system.pipelines.nightly.figures import NightFigures
 from system.pipelines.nightly.night import run_night
 from system.pipelines.nightly.outcome import NightResult
@@ -21,7 +23,7 @@ from system.report.night import LogRow, NightReport, NightRow, TagRow, render_ni
 from system.store.filters import SceneFilter, literal
 from system.store.location import StoreLocation
 from system.store.log_versions import LogVersion
-from system.store.runs import read_quarantine, read_run
+from system.store.runs import new_run_id, read_quarantine, read_run
 from system.store.schema import SCENES
 
 _MOST_FAULTS = 200
@@ -51,7 +53,12 @@ def report_and_tell(
         progress.phase("writing the report")
         result.report = _write(config, result)
     except Exception as error:
-        if problem := tell({"status": "failed", "error": f"{type(error).__name__}: {error}"}, "failed"):
+        failed = {
+            "status": "failed",
+            "night": str(night or tonight(config, time.time_ns())),
+            "error": f"{type(error).__name__}: {error}",
+        }
+        if problem := tell(failed, f"failed-{new_run_id()}"):
             progress.note(f"webhook: {problem}")
         raise
     quiet = hook is not None and hook.only_alerts and not result.alerts
