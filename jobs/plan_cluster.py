@@ -25,6 +25,7 @@ def main(
     thumbnail_kb: Annotated[float, typer.Option(help="A small picture that is kept.")] = 12,
     embedding_dim: Annotated[int, typer.Option(help="Numbers of a scene's vector.")] = 384,
     scenes_per_log: Annotated[float, typer.Option()] = 10,
+    late_days: Annotated[int, typer.Option(help="Before the night, whose logs are looked at again.")] = 3,
     deadline_hours: Annotated[float, typer.Option(help="From the start to the last commit.")] = 6,
     nights: Annotated[int, typer.Option(help="That the store holds in the end.")] = 365,
     gpus: Annotated[int, typer.Option(help="Of a node.")] = 1,
@@ -35,11 +36,16 @@ def main(
     most_nodes: Annotated[int, typer.Option(help="That the account may start.")] = 1000,
     head_gib: Annotated[float, typer.Option(help="Memory of the head node.")] = 32,
     commits_per_s: Annotated[float, typer.Option(help="Transactions of the driver on this object store.")] = 2,
+    request_s: Annotated[float, typer.Option(help="One small request to this object store.")] = 0.03,
+    listing_requests: Annotated[
+        float, typer.Option(help="One after another, of each log of every day; 0 where tables name many logs.")
+    ] = 1.5,
 ) -> None:
     """Compute, from stated assumptions, the smallest cluster that meets the deadline.
 
     Nothing is started. What single parts bear was measured on two CPU cores by `tests.benchmarks.store_scale`, or is
-    assumed where no one machine can tell (speeds of GPUs, of the bucket, of its commits): give your own.
+    assumed where no one machine can tell (speeds of GPUs, of the bucket, of its commits and small requests): give your
+    own.
 
     The last line of stdout is one JSON object: nodes, hours, money, is_in_time, bound, scenes_per_s, store_gib,
     driver_gib, parts {name, need, bears, load}, breaks_first, scales, and the assumptions.
@@ -55,6 +61,7 @@ def main(
                 "thumbnail_kb": thumbnail_kb,
                 "embedding_dim": embedding_dim,
                 "scenes_per_log": scenes_per_log,
+                "late_days": late_days,
                 "deadline_hours": deadline_hours,
                 "nights": nights,
             },
@@ -73,7 +80,15 @@ def main(
             },
             "options",
         )
-        borne = Borne.parse({"head_gib": head_gib, "commits_per_s": commits_per_s}, "options")
+        borne = Borne.parse(
+            {
+                "head_gib": head_gib,
+                "commits_per_s": commits_per_s,
+                "request_s": request_s,
+                "listing_requests": listing_requests,
+            },
+            "options",
+        )
         plan = plan_cluster(night, machine, borne)
         stdout_console().print(parts_table(plan))
         assumed = {

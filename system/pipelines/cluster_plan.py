@@ -22,7 +22,8 @@ class Night(FrozenConfig):
     """What comes in, and by when it has to be mined.
 
     scenes: of one night. pictures_per_scene: keyframes of all cameras. picture_kb: an original as it is read;
-    thumbnail_kb: one that is kept. embedding_dim: numbers a scene. nights: that the store holds in the end.
+    thumbnail_kb: one that is kept. embedding_dim: numbers a scene. late_days: before it that are looked at again.
+    nights: that the store holds in the end.
     """
 
     scenes: int = Field(gt=0)
@@ -31,6 +32,7 @@ class Night(FrozenConfig):
     thumbnail_kb: float = Field(default=12, ge=0)
     embedding_dim: int = Field(default=384, ge=1)
     scenes_per_log: float = Field(default=10, gt=0)
+    late_days: int = Field(default=3, ge=0)
     deadline_hours: float = Field(default=6, gt=0)
     nights: int = Field(default=365, ge=1)
 
@@ -58,8 +60,15 @@ class Borne(FrozenConfig):
 
     commits_per_s: transactions of the driver, assumed for an object store. scenes_per_commit: most that one takes
     together; what waits is bounded by SceneCommitter. head_gib: memory of the head node. id_bytes: of a scene in the
-    driver's sets; planned_bytes: of one that is still to be mined; log_bytes: of a listed log. listed_per_s: logs.
-    rank_bytes: of a scene, while everything is ranked. bucket_gib_per_s: read by all nodes.
+    driver's sets; planned_bytes: of one that is still to be mined; log_bytes: of a listed log. listed_per_s: logs,
+    measured on tables of pictures on a disk. rank_bytes: of a scene, while everything is ranked. bucket_gib_per_s: read
+    by all nodes.
+
+    What the driver asks an object store of each log is waiting, and is assumed: request_s for one request. Of each log
+    of every day looked at, listing_requests one after another (a folder a log: what is in it on each day, its two
+    tables on days side by side; 0 for tables that name many logs) and fingerprint_requests, fingerprints_at_once. Of
+    each log that was mined, labelling_requests one after another, after the last commit. Each of the three may take a
+    quarter of the deadline.
     """
 
     commits_per_s: float = Field(default=2.0, gt=0)
@@ -69,6 +78,11 @@ class Borne(FrozenConfig):
     planned_bytes: float = Field(default=450, gt=0)
     log_bytes: float = Field(default=500, gt=0)
     listed_per_s: float = Field(default=20_000, gt=0)
+    request_s: float = Field(default=0.03, gt=0)
+    listing_requests: float = Field(default=1.5, ge=0)
+    fingerprint_requests: float = Field(default=3, ge=0)
+    fingerprints_at_once: int = Field(default=16, ge=1)
+    labelling_requests: float = Field(default=3, ge=0)
     rank_bytes: float = Field(default=80, gt=0)
     bucket_gib_per_s: float = Field(default=50, gt=0)
 
@@ -116,26 +130,34 @@ def plan_cluster(night: Night, machine: Machine, borne: Borne | None = None) -> 
     pictures = night.scenes * night.pictures_per_scene * (1 + machine.spot_loss)
     by_gpu, by_cpu = machine.gpus * machine.images_per_s, machine.cpus * machine.decoded_per_s
     node_s = pictures / min(by_gpu, by_cpu)
-    listing_s = night.scenes / night.scenes_per_log / borne.listed_per_s
+    logs = night.scenes / night.scenes_per_log
+    looked_at = logs * (1 + night.late_days)
+    listing_s = looked_at * (1 / borne.listed_per_s + borne.listing_requests * borne.request_s)
+    fingerprints_s = looked_at * borne.fingerprint_requests * borne.request_s / borne.fingerprints_at_once
+    labelling_s = logs * borne.labelling_requests * borne.request_s
     start_s = 60 * machine.start_minutes
-    working_s = night.deadline_hours * _HOUR_S - start_s - listing_s
+    before_s = start_s + listing_s + fingerprints_s
+    deadline_s = night.deadline_hours * _HOUR_S
+    working_s = deadline_s - before_s
     wanted = math.ceil(node_s / working_s) if working_s > 0 else machine.most_nodes + 1
     nodes = min(wanted, machine.most_nodes)
     mined_s = node_s / nodes
-    seconds = start_s + listing_s + mined_s
+    seconds = before_s + mined_s
     held = night.scenes * night.nights
     scenes_per_s = night.scenes / mined_s
     read_gib = night.scenes * night.pictures_per_scene * night.picture_kb * 1000 / _GIB
     per_scene = 4 * night.embedding_dim + 1000 * night.thumbnail_kb * night.pictures_per_scene + 2000
     driver = borne.id_bytes * (held + night.scenes) + borne.planned_bytes * night.scenes
-    driver += borne.log_bytes * night.scenes / night.scenes_per_log
+    driver += borne.log_bytes * looked_at
     rank = borne.rank_bytes * held
     most_scenes = borne.commits_per_s * borne.scenes_per_commit
     parts = (
         _part("commits", scenes_per_s, most_scenes, "scenes/s"),
         _part("memory of the driver", driver / _GIB, borne.head_gib, "GiB"),
         _part("memory of ranking", rank / _GIB, borne.head_gib, "GiB"),
-        _part("listing before the first picture", listing_s, 0.25 * night.deadline_hours * _HOUR_S, "s"),
+        _part("listing before the first picture", listing_s, 0.25 * deadline_s, "s"),
+        _part("fingerprints before the first picture", fingerprints_s, 0.25 * deadline_s, "s"),
+        _part("labelling after the last commit", labelling_s, 0.25 * deadline_s, "s"),
         _part("reading from the bucket", read_gib / mined_s, borne.bucket_gib_per_s, "GiB/s"),
         _part("nodes", float(wanted), float(machine.most_nodes), "nodes"),
     )
@@ -147,7 +169,7 @@ def plan_cluster(night: Night, machine: Machine, borne: Borne | None = None) -> 
         money=round(money, 2),
         money_per_1000_scenes=round(1000 * money / night.scenes, 4),
         bound="GPUs" if by_gpu <= by_cpu else "CPUs that decode",
-        is_in_time=seconds <= night.deadline_hours * _HOUR_S * (1 + 1e-9),
+        is_in_time=seconds <= deadline_s * (1 + 1e-9),
         scenes_per_s=round(scenes_per_s, 2),
         read_gib=round(read_gib, 1),
         store_gib_per_night=round(night.scenes * per_scene / _GIB, 2),

@@ -12,27 +12,41 @@ from tests.cluster.jobs import call_job
 
 NIGHT = Night(scenes=100_000, pictures_per_scene=40, deadline_hours=2)
 MACHINE = Machine(images_per_s=400, price_per_hour=1.5, spot_loss=0.0, start_minutes=6)
+AT_ONCE = Borne(request_s=1e-9)
 
 
 def test_nodes_hours_and_money_by_hand():
-    plan = plan_cluster(NIGHT, MACHINE)
-    # 4,000,000 pictures at 400 a second are 10,000 node seconds; 7200 s less 360 and 0.5 of listing leave 6839.5.
+    plan = plan_cluster(NIGHT, MACHINE, AT_ONCE)
+    # 4,000,000 pictures at 400 a second are 10,000 node seconds; 7200 s less 360 and 2 of listing leave 6838.
     assert plan.nodes == 2 and plan.is_in_time and plan.bound == "GPUs"
-    assert plan.hours == pytest.approx((360 + 0.5 + 5000) / 3600, abs=0.01)
-    assert plan.money == pytest.approx(2 * (360 + 0.5 + 5000) / 3600 * 1.5, abs=0.01)
+    assert plan.hours == pytest.approx((360 + 2 + 5000) / 3600, abs=0.01)
+    assert plan.money == pytest.approx(2 * (360 + 2 + 5000) / 3600 * 1.5, abs=0.01)
     assert plan.scenes_per_s == pytest.approx(20, abs=0.01)
     per_scene = 4 * 384 + 12_000 * 40 + 2000
     assert plan.store_gib_per_night == pytest.approx(100_000 * per_scene / 1024**3, abs=0.01)
     assert plan.store_gib == pytest.approx(365 * plan.store_gib_per_night, rel=1e-3)
 
 
+def test_requests_of_an_object_store_for_each_log_by_hand():
+    plan = plan_cluster(NIGHT, MACHINE)
+    # 10,000 logs a day, four days: 1.5 requests each one after another and 3 each by 16 threads; then 3 of each mined.
+    loads = {part.name: part.load * 0.25 * 7200 for part in plan.parts}
+    assert loads["listing before the first picture"] == pytest.approx(2 + 40_000 * 1.5 * 0.03, rel=1e-3)
+    assert loads["fingerprints before the first picture"] == pytest.approx(40_000 * 3 * 0.03 / 16, rel=1e-3)
+    assert loads["labelling after the last commit"] == pytest.approx(10_000 * 3 * 0.03, rel=1e-3)
+    assert plan.hours == pytest.approx((360 + 1802 + 225 + 10_000 / plan.nodes) / 3600, abs=0.01)
+    assert plan.breaks_first == "listing before the first picture"
+    tables = plan_cluster(NIGHT.model_copy(update={"late_days": 0}), MACHINE, Borne(listing_requests=0))
+    assert tables.breaks_first == "labelling after the last commit" and tables.hours < plan.hours
+
+
 def test_the_smallest_cluster_that_is_in_time():
     for hours in (0.5, 1, 3, 9):
-        plan = plan_cluster(NIGHT.model_copy(update={"deadline_hours": hours}), MACHINE)
+        plan = plan_cluster(NIGHT.model_copy(update={"deadline_hours": hours}), MACHINE, AT_ONCE)
         assert plan.is_in_time and plan.hours <= hours
         if plan.nodes > 1:
             smaller = MACHINE.model_copy(update={"most_nodes": plan.nodes - 1})
-            assert not plan_cluster(NIGHT.model_copy(update={"deadline_hours": hours}), smaller).is_in_time
+            assert not plan_cluster(NIGHT.model_copy(update={"deadline_hours": hours}), smaller, AT_ONCE).is_in_time
 
 
 def test_nodes_whose_cpus_cannot_feed_the_gpus_are_said_so():
@@ -48,11 +62,13 @@ def test_nodes_whose_cpus_cannot_feed_the_gpus_are_said_so():
         ({"nights": 1}, {"id_bytes": 1_000_000}, "memory of the driver"),
         ({}, {"listed_per_s": 1}, "listing before the first picture"),
         ({}, {"bucket_gib_per_s": 0.001}, "reading from the bucket"),
+        ({}, {"fingerprint_requests": 1e10}, "fingerprints before the first picture"),
+        ({}, {"labelling_requests": 1e10}, "labelling after the last commit"),
         ({"deadline_hours": 0.1001, "nights": 1, "picture_kb": 1}, {"commits_per_s": 9}, "nodes"),
     ],
 )
 def test_the_part_that_gives_out_first_is_named(night, borne, part):
-    plan = plan_cluster(NIGHT.model_copy(update=night), MACHINE, Borne.parse(borne, "test"))
+    plan = plan_cluster(NIGHT.model_copy(update=night), MACHINE, Borne.parse({"request_s": 1e-9} | borne, "test"))
     assert plan.breaks_first == part and plan.scales <= 1
     assert max(plan.parts, key=lambda p: p.load).name == part
 
