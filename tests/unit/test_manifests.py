@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import socket
+import subprocess
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -294,6 +295,14 @@ def test_a_night_starts_by_its_template_which_starts_nothing_itself(rendered):
     assert starter["command"][-1] == "cluster.kuberay.start_night" and starter["args"] == ["--template", "nightly"]
 
 
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_a_night_that_is_stopped_has_time_to_commit(rendered, overlay: str):
+    (night,) = [m for m in rendered(overlay) if m["kind"] in ("RayJob", "RayCronJob")][:1]
+    spec = night["spec"] if night["kind"] == "RayJob" else night["spec"]["jobTemplate"]
+    head = at(spec, "rayClusterSpec.headGroupSpec.template.spec.containers.0")
+    assert {"name": "RAY_JOB_STOP_WAIT_TIME_S", "value": "300"} in head["env"]
+
+
 def test_the_raycronjob_overlay_runs_the_same_night_and_no_cronjob(rendered):
     manifests = rendered("raycronjob")
     night = dict(of(rendered("aws"), "RayJob", "nightly")["spec"])
@@ -339,6 +348,7 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("cloud", ["aws", "gcp"])
 def test_a_launcher_file_fits_rays_schema_and_is_prepared_without_network(no_network, cloud: str):
     assert launcher_findings(command.CLUSTER / f"{cloud}.yaml", RAY) == []
+    assert "RAY_JOB_STOP_WAIT_TIME_S=300 ray start --head" in (command.CLUSTER / f"{cloud}.yaml").read_text("utf-8")
 
 
 @pytest.mark.parametrize(
@@ -359,6 +369,25 @@ def test_a_fault_in_a_launcher_file_is_found(tmp_path: Path, cloud: str, right: 
     spoilt.write_text(text.replace(right, wrong), encoding="utf-8")
     found = [str(finding) for finding in launcher_findings(spoilt, RAY)]
     assert any(told in line for line in found), found
+
+
+@pytest.mark.parametrize("with_environment", [False, True])
+def test_cron_runs_the_night_and_logs_it_with_and_without_an_environment(tmp_path: Path, with_environment: bool):
+    lines = (command.CLUSTER / "cron" / "nightly.cron").read_text("utf-8").splitlines()
+    told = next(line for line in lines if line.startswith("30 1 "))
+    for place in ("/opt/nightminer", "/etc/nightminer", "/var/log/nightminer"):
+        (tmp_path / place[1:]).mkdir(parents=True)
+        told = told.replace(place, str(tmp_path / place[1:]))
+    python = tmp_path / "opt/nightminer/.venv/bin/python"
+    python.parent.mkdir(parents=True)
+    python.write_text('#!/bin/sh\necho "$@" "address=$RAY_ADDRESS"\n')
+    python.chmod(0o755)
+    if with_environment:
+        (tmp_path / "etc/nightminer/nightly.env").write_text("RAY_ADDRESS=10.0.0.1:6379\n")
+    subprocess.run(["/bin/sh", "-c", told.split(maxsplit=6)[6]], env={"PATH": "/usr/bin:/bin"}, check=True)
+    logged = (tmp_path / "var/log/nightminer/nightly.log").read_text()
+    assert logged.startswith("jobs/mine_nightly.py --config")
+    assert logged.endswith(f"address={'10.0.0.1:6379' if with_environment else ''}\n")
 
 
 def test_a_folder_that_does_not_render_or_holds_no_schema_is_told(tmp_path: Path, rendered):
