@@ -20,6 +20,7 @@ from system.pipelines.config import MineConfig
 from system.pipelines.mine import describe_model
 from system.pipelines.mining_progress import MiningProgress
 from system.pipelines.nightly import night as night_module
+from system.pipelines.nightly import report_night as report_module
 from system.pipelines.nightly.config import NightlyConfig
 from system.pipelines.nightly.night import plan_night
 from system.pipelines.nightly.outcome import NightResult
@@ -44,7 +45,7 @@ class Miner:
     """Stands in for `mine_fleet`: rows without any model. fails_after: so many scenes are committed, then it dies."""
 
     def __init__(self) -> None:
-        self.runs, self.fails_after = 0, None
+        self.runs, self.fails_after, self.is_stalled = 0, None, False
 
     def __call__(self, config: MineConfig, progress, should_stop, listing, remarks) -> MiningResult:
         location, model = StoreLocation.parse(config.store), describe_model(config)
@@ -68,7 +69,7 @@ class Miner:
             result.committed += 1
             result.remaining -= 1
             if result.remaining and should_stop():
-                result.stopped = True
+                result.stopped, result.stalled = True, self.is_stalled
                 break
         report = {**remarks, "figures": result.as_json(), "config": config.model_dump(mode="json")}
         write_run(location, RunRecord(result.run_id, model.model_id, "finished", 1, 2, None, report))
@@ -168,6 +169,28 @@ def test_a_signal_or_a_budget_ends_the_night_and_the_next_goes_on(tmp_path, nigh
     assert (rest.mined.committed, rest.left, rest.days[0]) == (2, 0, DAY - timedelta(days=3))
 
 
+def test_a_budget_that_is_used_up_while_no_node_comes_ends_the_night_with_its_report(tmp_path, night: Night, miner):
+    upload(tmp_path, "a")
+    miner.is_stalled = True
+    result = night(budget={"hours": 1e-9}, rank=True)  # ranking would start Ray
+    assert (result.mined.committed, result.left, result.labels) == (1, 1, None)
+    assert [alert.code for alert in result.alerts] == ["left_for_next_night"] and Path(result.report).exists()
+    assert result.alerts[0].message.endswith("the budget of 1e-09 hours is used up")
+
+
+def test_each_failed_night_is_a_message_of_its_own(tmp_path, night: Night, miner: Miner, monkeypatch):
+    upload(tmp_path, "a", seconds=16)
+    monkeypatch.setenv("HOOK_SECRET", "0123456789abcdef")
+    sent: list[tuple[dict[str, Any], str]] = []
+    monkeypatch.setattr(report_module, "send", lambda _hook, _secret, body, delivery: sent.append((body, delivery)))
+    miner.fails_after = 1
+    for day in (DAY, None):
+        with pytest.raises(StoreError):
+            night(day, webhook={"url": "http://127.0.0.1:9/x", "secret_env": "HOOK_SECRET"})
+    assert [(body["status"], body["night"]) for body, _ in sent] == [("failed", str(DAY)), ("failed", str(TODAY))]
+    assert len({delivery for _, delivery in sent}) == 2 and all(d.startswith("failed-") for _, d in sent)
+
+
 def test_a_log_from_tomorrow_and_places_without_logs_are_told(tmp_path, night: Night):
     folder = upload(tmp_path, "a")
     ego = (folder / "ego.csv").read_text().splitlines()
@@ -180,6 +203,17 @@ def test_a_log_from_tomorrow_and_places_without_logs_are_told(tmp_path, night: N
     told = {alert.code: alert.message for alert in result.alerts}
     assert set(told) == {"clock", "skipped"}
     assert "recorded after now" in told["clock"] and "notes.txt" in told["skipped"]
+
+
+def test_a_store_that_is_put_back_to_an_earlier_night_is_mined_again_from_there(tmp_path, night: Night):
+    upload(tmp_path, "a")
+    night()
+    upload(tmp_path, "b", NEXT)
+    night(NEXT)
+    StoreLocation.parse(f"{tmp_path}/store").dataset("scenes").checkout_version(f"night-{DAY}").restore()
+    assert {row["log_id"] for row in scenes(tmp_path)} == {"a"}
+    result = night(TODAY, since=DAY)
+    assert (result.mined.committed, result.mined.already, len(scenes(tmp_path))) == (2, 2, 4)
 
 
 def test_a_night_without_logs_is_a_night(tmp_path, night: Night):
