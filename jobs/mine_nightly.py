@@ -38,7 +38,7 @@ def main(
 
     The same command every night, from cron, systemd or Kubernetes: a night that was missed, or that died, is made up
     for by the next one. A second run of a night commits nothing. SIGTERM, or a used-up budget, ends it after the batch
-    in hand.
+    in hand, or within seconds where none comes.
 
     **Keys** of the configuration, all but the first two optional: `logs` (folders or URIs; `{date}` or
     `{date:%Y/%m/%d}` stands for a day), `store`, `timezone`, `since`, `late_days`, `reuploaded` (`mine_again` or
