@@ -81,11 +81,7 @@ def judge_segmenter(
     progress.phase(f"segmenting {len(judged.pictures)} pictures")
     progress.expect(len(judged.pictures))
     rows = _confusions(str(folder), judged.pictures, shared, threads, progress)
-    faults = [f"{judged.pictures[n].picture_id}: {row}" for n, row in enumerate(rows) if isinstance(row, str)]
-    if len(faults) > config.max_bad_share * len(rows):
-        raise DataError("too_many_bad", f"{len(faults)} of {len(rows)} pictures cannot be judged, e.g. {faults[0]}")
-    pictures = [picture for picture, row in zip(judged.pictures, rows, strict=True) if not isinstance(row, str)]
-    confusions_NKK = np.stack([row for row in rows if not isinstance(row, str)])
+    pictures, confusions_NKK, faults = _readable(judged.pictures, rows, config.max_bad_share)
     if not confusions_NKK[:, 1:].any():
         raise DataError("no_objects", f"{uri}: none of its masks shows {', '.join(shared[1:])}; nothing to find")
     progress.phase("judging")
@@ -106,6 +102,24 @@ def judge_segmenter(
         sheet = _sheet.options(num_cpus=threads).remote(str(folder), chosen, shared, judged.masks, threads)
         (out / WORST_NAME).write_bytes(ray.get(sheet))
     return told
+
+
+def _readable(
+    pictures: Sequence[InfraredPicture], rows: Sequence[Counts | str], max_bad_share: float
+) -> tuple[list[InfraredPicture], Counts, list[str]]:
+    """Pictures that were judged, their confusions [N, K, K], and what was wrong with the others.
+
+    Raises:
+        DataError: too many cannot be judged, or none can.
+    """
+    judged = {n: row for n, row in enumerate(rows) if not isinstance(row, str)}
+    faults = [f"{pictures[n].picture_id}: {row}" for n, row in enumerate(rows) if isinstance(row, str)]
+    if len(faults) > max_bad_share * len(rows):
+        raise DataError("too_many_bad", f"{len(faults)} of {len(rows)} pictures cannot be judged, e.g. {faults[0]}")
+    if not judged:
+        told = f", e.g. {faults[0]}" if faults else ""
+        raise DataError("no_readable_picture", f"none of {len(rows)} pictures can be judged{told}")
+    return [pictures[n] for n in judged], np.stack(list(judged.values())), faults
 
 
 def _confusions(

@@ -7,12 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from system.errors import DataError
 from system.infrared.detections import Detections, Truth
 from system.infrared.segment_judge import confusion
+from system.pairs.infrared_set import InfraredPicture
 from system.pairs.masks import PSEUDO
 from system.report import label_sheet
 from system.report.detection_study import detection_markdown
 from system.training.detection_summary import DetectionFigures, summarise_detection
+from system.training.evaluate_segmenter import _readable
 from system.training.infrared_task import DetectionTask, mean_points
 from system.training.segmentation_task import SegmentationTask
 
@@ -81,3 +84,14 @@ def test_a_sheet_does_not_call_pseudo_masks_truth(monkeypatch: pytest.MonkeyPatc
     labels = np.zeros((8, 9), np.uint8)
     label_sheet.label_sheet("worst", [label_sheet.LabelCell(labels, labels, labels)], CLASSES, masks)
     assert told in titles[0] and ("truth" in titles[0]) == (masks == "outlines")
+
+
+def test_a_set_of_which_nothing_can_be_read_is_refused_whatever_share_may_be_bad():
+    none = np.zeros(0)
+    pictures = [InfraredPicture(name, name, none.reshape(0, 4), none, none.astype(bool)) for name in "ab"]
+    with pytest.raises(DataError, match=r"no_readable_picture: none of 2 pictures can be judged, e\.g\. a: is cut off"):
+        _readable(pictures, ["is cut off", "is no picture"], max_bad_share=1.0)
+    kept, confusions_NKK, faults = _readable(pictures, ["is cut off", np.eye(2, dtype=np.int64)], max_bad_share=0.5)
+    assert kept == pictures[1:] and confusions_NKK.shape == (1, 2, 2) and faults == ["a: is cut off"]
+    with pytest.raises(DataError, match="too_many_bad: 1 of 2"):
+        _readable(pictures, ["is cut off", np.eye(2, dtype=np.int64)], max_bad_share=0.4)
