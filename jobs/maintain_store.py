@@ -21,7 +21,9 @@ app = typer.Typer(add_completion=False, rich_markup_mode="markdown", pretty_exce
 def main(
     store: Annotated[str, typer.Option(help="Store that jobs/mine_fleet.py filled.")],
     keep_days: Annotated[float, typer.Option(help="Versions that are younger stay, as do tagged ones.")] = 7.0,
-    orphan_days: Annotated[float, typer.Option(help="Files that no version names stay so long.")] = 1.0,
+    orphan_days: Annotated[
+        float, typer.Option(help="Files that no version names stay so long.")
+    ] = 1.0,
     forget: Annotated[str | None, typer.Option(help="Id of a log that is to be erased.")] = None,
     source: Annotated[str | None, typer.Option(help="Of that log, where several sources have one of this id.")] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Erase; without it, only what would go is told.")] = False,
@@ -34,7 +36,7 @@ def main(
     Others may search meanwhile, and one may mine: what it could miss is left alone then. With --forget, a log goes from
     every table and version, index, picture, saved set and report, nobody may write meanwhile, and tags of versions that
     held it go too. Exports and older versions of objects in a bucket that keeps them are not reached. A call that was
-    killed is repeated.
+    killed, or whose proof failed, is repeated as it was; with --no-prove it ends without a proof.
 
     The last line of stdout is one JSON object: bytes, fragments and versions before and after, unindexed_share,
     held_by; with --forget: scenes, rows by table, tags_removed, sets_changed, bytes_found_after, which is 0.

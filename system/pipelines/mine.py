@@ -70,7 +70,8 @@ def describe_model(config: MineConfig) -> ModelRow:
         model_path=config.model,
         embedding_dim=tower.embedding_dim,
         tag_names=tag_names,
-        config=config.model_dump_json(),
+        # How, and not of which logs: those may have to be forgotten.
+        config=config.model_dump_json(include=set(MiningOptions.model_fields)),
     )
 
 

@@ -106,8 +106,8 @@ def write_log_versions(location: StoreLocation, versions: Sequence[LogVersion]) 
 def drop_mined(location: StoreLocation, model_id: str, source: str, log_id: str, t_start_ns: int, t_end_ns: int) -> int:
     """Remove what a model mined of a log between two moments (both inclusive), so that it is mined again.
 
-    Pictures stay: earlier, tagged versions of the scenes name them, and new scenes name others. Call with the lease
-    held.
+    Pictures stay: earlier, tagged versions of the scenes name them, and new scenes name others; `forget_log` finds
+    them. Call with the lease held.
 
     Returns:
         Scenes removed.

@@ -5,23 +5,28 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from system.errors import ConfigError, LeaseError, ReconcileError, StoreError
+from system.pipelines.config import MineConfig
+from system.pipelines.mine import describe_model
 from system.store import forget
 from system.store.byte_scan import PatternFinder
-from system.store.forget import WORK_NAME, forget_log, plan_forgetting
+from system.store.commits import append_rows
+from system.store.forget import WORK_NAME, ForgetReport, forget_log, plan_forgetting
 from system.store.ids import committed_ids
 from system.store.lease import Lease
 from system.store.location import StoreLocation
+from system.store.log_versions import drop_mined
 from system.store.maintain import build_indices
 from system.store.pictures import all_pictures, read_pictures
-from system.store.runs import RunRecord, read_runs, write_run
-from system.store.schema import PICTURES, SCENES
+from system.store.runs import RunRecord, read_quarantine, read_runs, write_run
+from system.store.schema import PICTURES, QUARANTINE, SCENES, pictures_schema, quarantine_schema
 from system.store.sets import list_sets, save_set
 from tests.cluster.jobs import call_job
-from tests.serving import add_scenes, finish_run, make_store
+from tests.serving import add_scenes, finish_run, jpeg, make_store
 
 LOG = "log25"  # scenes 100 to 103; log2 and log5 are others'
 
@@ -57,6 +62,38 @@ def save(location: StoreLocation, name: str, ids: list[str], search: dict | None
         "search": search,
     }
     save_set(location, values)
+
+
+def add_log(location: StoreLocation, log_id: str, source: str = "fleet", first: int = 0) -> list[str]:
+    """LOG's scenes once more, of another log. first: of their ids, as a number."""
+    rows = location.dataset(SCENES).to_table(filter=f"log_id = '{LOG}'")
+    ids = [f"{first + k:032x}" for k in range(len(rows))]
+    for name, values in (
+        ("scene_id", ids),
+        ("log_id", [log_id] * len(rows)),
+        ("source", [source] * len(rows)),
+        ("log_uri", [f"/logs/{source}/{log_id}.mcap"] * len(rows)),
+    ):
+        rows = rows.set_column(rows.schema.get_field_index(name), rows.schema.field(name), [values])
+    append_rows(location, SCENES, rows)
+    return ids
+
+
+def add_fault(location: StoreLocation, uri: str) -> None:
+    """Of a whole log that could not be listed, so that nothing but its place is known."""
+    row = {"quarantine_id": uri, "level": "log", "model_id": "m1", "run_id": "r1", "uri": uri, "stage": "list"}
+    row |= {"code": "truncated", "message": f"{uri}: ends early"}
+    append_rows(location, QUARANTINE, pa.Table.from_pylist([row], schema=quarantine_schema()))
+
+
+def add_picture(location: StoreLocation, scene_id: str, content: bytes) -> None:
+    row = {"picture_batch": "b", "scene_id": scene_id, "camera": "front", "t_ns": 1, "jpeg": content}
+    append_rows(location, PICTURES, pa.Table.from_pylist([row], schema=pictures_schema()))
+
+
+def erase(location: StoreLocation, log_id: str, source: str | None = None) -> ForgetReport:
+    with Lease(location, "f") as lease:
+        return forget_log(location, plan_forgetting(location, log_id, source), lease)
 
 
 def everything(location: StoreLocation) -> bytes:
@@ -125,10 +162,75 @@ def test_a_call_that_was_killed_is_gone_on_with(location, monkeypatch, step):
 def test_the_proof_finds_what_is_left(location, monkeypatch):
     with Lease(location, "f") as lease:
         work = plan_forgetting(location, LOG)
-        monkeypatch.setattr(forget, "_remove_reports", lambda *_: None)
         location.write_text("reports/r3.html", f"<p>{work.scene_ids[0]}</p>")
-        with pytest.raises(ReconcileError, match=r"bytes of the log are left, in .*r3\.html"):
-            forget_log(location, work, lease)
+        with monkeypatch.context() as patched:
+            patched.setattr(forget, "_remove_reports", lambda *_: None)
+            with pytest.raises(ReconcileError, match=r"bytes of the log are left, in .*r3\.html"):
+                forget_log(location, work, lease)
+        with pytest.raises(StoreError, match="was begun and not finished"):
+            plan_forgetting(location, LOG, "other")
+        again = plan_forgetting(location, LOG)
+        assert again == work and forget_log(location, again, lease).bytes_found_after == 0
+    assert location.read_text(WORK_NAME) is None
+
+
+def test_pictures_of_an_upload_before_and_of_a_killed_driver_go_too(location):
+    old = of_log(location)
+    gone = [picture.jpeg for found in read_pictures(location, old, "m1").values() for picture in found]
+    gone.append(jpeg(999))
+    new = add_log(location, "new", first=1)
+    drop_mined(location, "m1", "fleet", LOG, 0, 10**9)
+    finish_run(location, "r3", 7)  # its files hold the rows that were dropped
+    rows = location.dataset(SCENES).to_table(filter="log_id = 'new'")
+    location.dataset(SCENES).delete("log_id = 'new'")
+    as_log = rows.set_column(rows.schema.get_field_index("log_id"), rows.schema.field("log_id"), [[LOG] * len(new)])
+    append_rows(location, SCENES, as_log)
+    add_picture(location, new[0], jpeg(500))
+    add_picture(location, "f" * 32, gone[-1])
+    report = erase(location, LOG)
+    assert report.bytes_found_after == 0 and set(report.tags_removed) == {"run-r2", "run-r3"}
+    left = everything(location)
+    assert not any(name.encode() in left for name in (*old, *new))
+    assert not any(content[-60:-2] in left for content in (*gone, jpeg(500)))
+    assert location.dataset(PICTURES).count_rows() == 60, "two of each other scene that has any"
+
+
+def test_faults_and_runs_that_name_a_logs_file_go_and_those_of_others_stay(location):
+    add_log(location, "drive-0007")
+    for name in ("drive-0007", "drive-0007b", "drive-0008"):
+        add_fault(location, f"/logs/fleet/{name}.mcap")
+    repeated = {"repeated_logs": ["/logs/fleet/drive-0007.mcap", "/logs/fleet/drive-0007.tar.gz", "drive-0007.5"]}
+    write_run(location, RunRecord("r4", "m1", "finished", 8, 9, None, repeated))
+    report = erase(location, "drive-0007")
+    assert report.bytes_found_after == 0 and report.rows["quarantine"] == 1
+    assert {row["uri"] for row in read_quarantine(location)} == {
+        "/logs/fleet/drive-0007b.mcap", "/logs/fleet/drive-0008.mcap",
+    }  # fmt: skip
+    told = next(run for run in read_runs(location) if run.run_id == "r4").report["repeated_logs"]
+    assert told == ["(forgotten)", "(forgotten)", "drive-0007.5"]
+
+
+def test_a_model_remembers_how_it_mined_and_not_which_logs():
+    config = MineConfig(logs=("/logs/drive-0007.mcap",), store="/store", report="/logs/report.html")
+    told = json.loads(describe_model(config).config)
+    assert "windows" in told and not {"logs", "store", "report"} & set(told)
+
+
+def test_another_sources_log_of_the_same_id_keeps_all_its_own(location):
+    kept, gone = (add_log(location, "drive-0007", source, k) for source, k in (("kept", 100), ("gone", 200)))
+    rows = location.dataset(SCENES).to_table(columns=["scene_id", "source", "log_id"], filter="log_id = 'drive-0007'")
+    pq.write_table(rows, f"{location.uri}/labels/of_both.parquet")
+    location.write_text("reports/kept.html", "<p>kept/drive-0007</p>")
+    location.write_text("reports/gone.html", "<p>gone/drive-0007</p>")
+    for source in ("kept", "gone"):
+        add_fault(location, f"/logs/{source}/drive-0007.mcap")
+    report = erase(location, "drive-0007", "gone")
+    assert report.bytes_found_after == 0 and report.reports_removed == ["reports/gone.html"]
+    labels = pq.read_table(f"{location.uri}/labels/of_both.parquet")
+    assert sorted(labels["scene_id"].to_pylist()) == kept and set(labels["source"].to_pylist()) == {"kept"}
+    assert [row["uri"] for row in read_quarantine(location)] == ["/logs/kept/drive-0007.mcap"]
+    left = everything(location)
+    assert not any(scene_id.encode() in left for scene_id in gone)
 
 
 def test_a_source_has_to_be_named_where_two_have_such_a_log(location):
