@@ -2,7 +2,9 @@
 
 Generation N of the lease is the file `_lease/N.json`, and creating it is exclusive (a hard link on disk, a
 conditional put on an object store), so that of two jobs that see N-1 run out only one gets N. The holder rewrites its
-file as a heartbeat; before each commit it looks whether a higher generation exists, and stops if so.
+file as a heartbeat; before each commit it looks whether a higher generation exists, and stops if so. Clocks of two
+machines may differ, so that of a holder elsewhere an old heartbeat proves nothing: it is dead once this machine has
+watched it for its time to live and it did not beat.
 """
 
 from __future__ import annotations
@@ -13,15 +15,17 @@ import socket
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from system.errors import LeaseError, StoreError
+from system.errors import LeaseError, StoreError, reason_of, storage_errors
 from system.store.location import StoreLocation
 
 FOLDER = "_lease"
 TIME_TO_LIVE_S = 60.0
 HEARTBEAT_S = 10.0
+_POLL_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -39,21 +43,29 @@ class Holder:
     def this_process(cls, run_id: str) -> Holder:
         return cls(socket.gethostname(), os.getpid(), _boot_id(), run_id, time.time_ns())
 
+    @property
+    def is_here(self) -> bool:
+        return self.host == socket.gethostname()
+
+    @property
+    def age_s(self) -> float:
+        """Since its heartbeat, by this machine's clock; below zero where the holder's is ahead."""
+        return (time.time_ns() - self.beat_ns) / 1e9
+
     def is_alive(self, time_to_live_s: float) -> bool:
         """False once released, once its heartbeat is too old, or once its process on this machine is gone."""
-        if self.released or (time.time_ns() - self.beat_ns) / 1e9 >= time_to_live_s:
+        if self.released or self.age_s >= time_to_live_s:
             return False
-        if self.host == socket.gethostname():
-            return self.boot_id == _boot_id() and _is_running(self.pid)
-        return True
+        return not self.is_here or (self.boot_id == _boot_id() and _is_running(self.pid))
 
     def __str__(self) -> str:
-        age_s = (time.time_ns() - self.beat_ns) / 1e9
-        return f"run {self.run_id} (process {self.pid} on {self.host}, last heartbeat {age_s:.0f} s ago)"
+        return f"run {self.run_id} (process {self.pid} on {self.host}, last heartbeat {self.age_s:.0f} s ago)"
 
 
 class Lease:
     """Context manager: the sole right to write to a store.
+
+    Where the holder is on another machine and seems to be dead, entry takes `time_to_live_s`: so long it is watched.
 
     Raises:
         LeaseError: on entry where another writer holds the store; from `check` where it was taken over.
@@ -83,11 +95,15 @@ class Lease:
         newest = _newest_generation(self._location)
         if newest:
             holder = _read(self._location, newest)
-            if holder is not None and holder.is_alive(self._time_to_live_s):
+            # A heartbeat elsewhere that is far ahead of this clock says as little as an old one.
+            is_told = holder is not None and (holder.is_here or holder.age_s > -self._time_to_live_s)
+            if holder is not None and is_told and holder.is_alive(self._time_to_live_s):
                 raise LeaseError(
                     f"{self._location.uri} is being written by {holder}. Wait for it to end, or stop it; a writer "
                     f"that died on another machine is replaced {self._time_to_live_s:.0f} s after its last heartbeat."
                 )
+            if holder is not None and not holder.released and not holder.is_here:
+                _watch(self._location, newest, holder, self._time_to_live_s, _POLL_S)
         if not _create(self._location, newest + 1, Holder.this_process(self._run_id)):
             raise LeaseError(f"{self._location.uri}: another job took the lease at this moment; try again when it ends")
         self._generation, self.renewed_s = newest + 1, time.time()
@@ -129,7 +145,7 @@ class Lease:
                 self._write(released=False)
                 self.renewed_s = time.time()
                 self._on_beat(True)
-            except (StoreError, OSError):
+            except (StoreError, *storage_errors()):
                 # A full disk or a short outage: the next beat may succeed, and `check` decides before any commit.
                 continue
 
@@ -138,30 +154,53 @@ class Lease:
         self._location.write_text(_file(self._generation), json.dumps(holder))
 
 
-def wait_for_dead_holder(location: StoreLocation, time_to_live_s: float = TIME_TO_LIVE_S, poll_s: float = 1.0) -> None:
-    """Return once nobody holds the store: at once, or when a holder that died elsewhere has not beaten for long enough.
+def wait_for_dead_holder(
+    location: StoreLocation, time_to_live_s: float = TIME_TO_LIVE_S, poll_s: float = _POLL_S
+) -> None:
+    """Return once nobody holds the store: at once, or when a holder elsewhere has not beaten for its time to live.
+
+    Its lease is taken and given back then, so that nobody watches it again.
 
     Raises:
         LeaseError: the holder lives: it beat while this waited.
     """
-    first = None
-    while True:
+    newest = _newest_generation(location)
+    holder = _read(location, newest) if newest else None
+    if holder is None or holder.released:
+        return
+    if not holder.is_here:
+        _watch(location, newest, holder, time_to_live_s, poll_s)
+        _create(location, newest + 1, replace(Holder.this_process(holder.run_id), released=True))
+    elif holder.is_alive(time_to_live_s):
+        raise _is_written_by(location, holder)
+
+
+def _watch(location: StoreLocation, generation: int, holder: Holder, time_to_live_s: float, poll_s: float) -> None:
+    """Return once a holder has given its lease back, or has not beaten for so long by this machine's steady clock.
+
+    Raises:
+        LeaseError: it beat, or another took the lease.
+    """
+    until_s = time.monotonic() + time_to_live_s
+    while time.monotonic() < until_s:
+        time.sleep(min(poll_s, time_to_live_s))
         newest = _newest_generation(location)
-        holder = _read(location, newest) if newest else None
-        if holder is None or not holder.is_alive(time_to_live_s):
+        seen = _read(location, newest) if newest else None
+        if seen is None or seen.released:
             return
-        first = first or holder
-        is_here = holder.host == socket.gethostname()
-        if is_here or holder.run_id != first.run_id or holder.beat_ns != first.beat_ns:
-            raise LeaseError(
-                f"{location.uri} is being written by {holder}, which is alive. Wait for it to end, or stop it; what it "
-                "has committed is not mined again"
-            )
-        time.sleep(poll_s)
+        if newest != generation or seen.beat_ns != holder.beat_ns:
+            raise _is_written_by(location, seen)
+
+
+def _is_written_by(location: StoreLocation, holder: Holder) -> LeaseError:
+    return LeaseError(
+        f"{location.uri} is being written by {holder}, which is alive. Wait for it to end, or stop it; what it "
+        "has committed is not mined again"
+    )
 
 
 def current_holder(location: StoreLocation) -> Holder | None:
-    """Who writes to the store now, or None."""
+    """Who writes to the store now, as far as its last heartbeat and this machine's clock tell, or None."""
     newest = _newest_generation(location)
     holder = _read(location, newest) if newest else None
     return holder if holder is not None and holder.is_alive(TIME_TO_LIVE_S) else None
@@ -177,6 +216,8 @@ def _newest_generation(location: StoreLocation) -> int:
         names = [Path(entry).stem for entry in fs.ls(f"{path}/{FOLDER}", detail=False) if entry.endswith(".json")]
     except FileNotFoundError:
         return 0
+    except storage_errors() as error:
+        raise StoreError(f"{location.uri}: cannot list its lease: {reason_of(error)}") from error
     return max((int(name) for name in names if name.isdigit()), default=0)
 
 
@@ -205,20 +246,24 @@ def _create(location: StoreLocation, generation: int, holder: Holder) -> bool:
                 os.unlink(draft)
         else:
             fs.pipe_file(target, text.encode(), mode="create")
-    except FileExistsError:
-        return False
-    except OSError as error:
-        raise StoreError(f"{location.uri}: cannot write there: {error}") from error
+    except storage_errors() as error:
+        # Where the answer to a put is lost, the put that is tried again meets its own file.
+        if _read(location, generation) == holder:
+            return True
+        if isinstance(error, FileExistsError):
+            return False
+        raise StoreError(f"{location.uri}: cannot write there: {reason_of(error)}") from error
     return True
 
 
 def _forget_old(location: StoreLocation, generation: int) -> None:
-    """Remove all but the last few generations."""
+    """Remove all but the last few generations; what cannot be removed now is left to the next holder."""
     fs, path = location.filesystem()
-    for entry in fs.ls(f"{path}/{FOLDER}", detail=False):
-        stem = Path(entry).stem
-        if stem.isdigit() and int(stem) < generation - 8:
-            fs.rm_file(entry)
+    with suppress(*storage_errors()):
+        for entry in fs.ls(f"{path}/{FOLDER}", detail=False):
+            stem = Path(entry).stem
+            if stem.isdigit() and int(stem) < generation - 8:
+                fs.rm_file(entry)
 
 
 def _boot_id() -> str:

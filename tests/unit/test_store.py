@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import json
 import os
+import threading
+import time
+from dataclasses import asdict, replace
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
+from botocore.exceptions import EndpointConnectionError
+from fsspec.implementations.memory import MemoryFileSystem
 from hypothesis import given
 from hypothesis import strategies as st
 
 from system.errors import ConfigError, LeaseError, SchemaError, StoreError
 from system.records import scene_id
+from system.store import lease as lease_module
 from system.store.commits import append_rows, commit_appended, commit_updated, write_uncommitted
 from system.store.filters import SceneFilter
 from system.store.ids import IdSet, committed_ids
-from system.store.lease import Lease, current_holder
+from system.store.lease import Holder, Lease, current_holder
 from system.store.location import MARKER, StoreLocation
 from system.store.maintain import build_indices, remove_orphans, tag_version
 from system.store.pictures import read_pictures
@@ -257,6 +264,68 @@ def test_a_writer_that_was_overtaken_commits_nothing(location):
             fast.check()
             with pytest.raises(LeaseError, match="the lease was lost"):
                 slow.check()
+
+
+@pytest.mark.parametrize("behind_s", [1000, -1000])
+def test_a_holder_elsewhere_is_dead_when_it_was_watched_and_not_by_its_clock(location, monkeypatch, behind_s):
+    monkeypatch.setattr(lease_module, "_POLL_S", 0.05)
+    far = replace(Holder.this_process("far"), host="another-machine", beat_ns=time.time_ns() - behind_s * 10**9)
+    text, beaten = json.dumps(asdict(far)), json.dumps(asdict(replace(far, beat_ns=far.beat_ns + 1)))
+    location.write_text("_lease/00000001.json", text)
+    beat = threading.Timer(0.15, lambda: location.write_text("_lease/00000001.json", beaten))
+    beat.start()
+    with pytest.raises(LeaseError, match=r"run far .* on another-machine"), Lease(location, "new", time_to_live_s=30):
+        pass
+    beat.join()
+    started_s = time.monotonic()
+    with Lease(location, "new", time_to_live_s=0.3):
+        assert time.monotonic() - started_s >= 0.3
+
+
+@pytest.fixture
+def bucket(monkeypatch) -> StoreLocation:
+    monkeypatch.setattr(MemoryFileSystem, "store", {})
+    monkeypatch.setattr(MemoryFileSystem, "pseudo_dirs", [""])
+    return StoreLocation.parse("memory://bucket/store")
+
+
+def test_a_lease_is_held_though_the_answer_to_its_put_was_lost(bucket, monkeypatch):
+    put = MemoryFileSystem.pipe_file
+
+    def put_twice(fs: MemoryFileSystem, path: str, value: bytes, mode: str = "overwrite") -> None:
+        put(fs, path, value, mode)
+        if mode == "create":
+            raise FileExistsError(path)  # what a client's second try is told
+
+    monkeypatch.setattr(MemoryFileSystem, "pipe_file", put_twice)
+    with Lease(bucket, "r1") as lease:
+        lease.check()
+        assert current_holder(bucket).run_id == "r1"
+    monkeypatch.setattr(lease_module, "_newest_generation", lambda _: 0)
+    with pytest.raises(LeaseError, match="another job took the lease"), Lease(bucket, "r2"):
+        pass
+
+
+def test_a_heartbeat_goes_on_after_a_connection_was_cut(bucket, monkeypatch):
+    cut, told, beats, ls = threading.Event(), threading.Event(), threading.Event(), MemoryFileSystem.ls
+
+    def cut_ls(*args: Any, **options: Any) -> Any:
+        if cut.is_set():
+            told.set()
+            raise EndpointConnectionError(endpoint_url="https://bucket")
+        return ls(*args, **options)
+
+    monkeypatch.setattr(MemoryFileSystem, "ls", cut_ls)
+    with Lease(bucket, "r1", heartbeat_s=0.02, on_beat=lambda is_alive: is_alive and beats.set()) as lease:
+        cut.set()
+        with pytest.raises(StoreError, match="cannot list its lease"):
+            lease.check()
+        told.clear()
+        assert told.wait(5), "the thread has not died of the first cut"
+        cut.clear()
+        beats.clear()
+        assert beats.wait(5)
+        lease.check()
 
 
 def test_a_newer_schema_another_tower_and_foreign_tables_are_refused_untouched(location):
