@@ -22,7 +22,7 @@ def main(
     store: Annotated[str, typer.Option(help="Store that jobs/mine_fleet.py filled.")],
     keep_days: Annotated[float, typer.Option(help="Versions that are younger stay, as do tagged ones.")] = 7.0,
     orphan_days: Annotated[
-        float, typer.Option(help="Files that no version names stay so long.")
+        float, typer.Option(help="Files that no version names stay so long, and no less than --keep-days.")
     ] = 1.0,
     forget: Annotated[str | None, typer.Option(help="Id of a log that is to be erased.")] = None,
     source: Annotated[str | None, typer.Option(help="Of that log, where several sources have one of this id.")] = None,

@@ -26,13 +26,13 @@ from system.report.log_lines import LOGGER, bind_log_ids
 from system.store.ids import IdSet, committed_ids, quarantined_ids
 from system.store.lease import Lease
 from system.store.location import StoreLocation
-from system.store.maintain import remove_orphans, tag_version
+from system.store.maintain import MaintainConfig, remove_orphans, tag_version
 from system.store.runs import RunRecord, git_commit, new_run_id, write_run
 from system.store.tables import ModelRow, check_model, open_for_writing
 from system.store.vector_index import vector_index_of
 
 # What killed runs left is removed by a later one; versions that a search may still be reading are left alone.
-_ORPHANS_OLDER_THAN_DAYS = 1.0
+_KEEP_DAYS = MaintainConfig().keep_days
 # How often a run that waits for a batch asks whether it is to end.
 _TICK_S = 5.0
 
@@ -89,6 +89,7 @@ def mine_fleet(
     should_stop: Callable[[], bool] = lambda: False,
     listing: Listing | None = None,
     remarks: Mapping[str, Any] | None = None,
+    keep_days: float | None = _KEEP_DAYS,
 ) -> MiningResult:
     """Mine every scene that the store does not hold for this model, rank the store and write the report.
 
@@ -97,6 +98,8 @@ def mine_fleet(
             committed and the run ends as stopped.
         listing: the logs, where the caller has listed them already; it may be empty.
         remarks: stand in the run's record from its start on, so that a killed run has them too.
+        keep_days: untagged versions, and files that none names, are removed once they are older; None: nothing is, for
+            the caller maintains the store.
     Raises:
         ConfigError, FormatError: a path or value of the user's.
         LeaseError: another job writes to this store. SchemaError: the store was made by another tower or schema.
@@ -111,7 +114,7 @@ def mine_fleet(
     LOGGER.info("run %s writes to %s", run_id, location.uri)
     with Lease(location, run_id, on_beat=partial(metrics.lease_renewed, run_id)) as lease:
         open_for_writing(location, model)
-        run = _Run(config, location, model, run_id, lease, progress, should_stop, listing, remarks or {})
+        run = _Run(config, location, model, run_id, lease, progress, should_stop, listing, remarks or {}, keep_days)
         try:
             run.mine()
             run.finish()
@@ -153,9 +156,10 @@ class _Run:
         should_stop: Callable[[], bool],
         listing: Listing | None,
         remarks: Mapping[str, Any],
+        keep_days: float | None,
     ) -> None:
         self._config, self._location, self._model = config, location, model
-        self._listing, self._remarks = listing, remarks
+        self._listing, self._remarks, self._keep_days = listing, remarks, keep_days
         self._lease, self._progress, self._should_stop = lease, progress, should_stop
         self._started_s, self._started_ns = time.perf_counter(), time.time_ns()
         self.result = MiningResult(run_id=run_id, model_id=model.model_id)
@@ -213,8 +217,8 @@ class _Run:
             rank_new(self._location, self._model.model_id, self._config, self._lease)
             result.stages.rank = time.perf_counter() - started_s
         self._lease.check()
-        if result.committed:
-            remove_orphans(self._location, _ORPHANS_OLDER_THAN_DAYS)
+        if result.committed and self._keep_days is not None:
+            remove_orphans(self._location, self._keep_days)
         result.table_version = tag_version(self._location, f"run-{result.run_id}")
         result.seconds = time.perf_counter() - self._started_s
         result.problem = self._reconcile()

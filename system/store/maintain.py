@@ -68,7 +68,7 @@ def build_indices(location: StoreLocation, vector: VectorIndexConfig | None = No
 
 class MaintainConfig(FrozenConfig):
     """keep_days: versions that are younger stay, as do tagged ones. orphan_days: files that no version names stay so
-    long, for a run that is alive may be about to commit them.
+    long, and never less than versions do, for a run that is alive may be about to commit them.
     """
 
     keep_days: float = Field(default=7.0, ge=0)

@@ -9,6 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from system.pipelines import mine
+from system.pipelines.config import MineConfig
+from system.pipelines.mining_progress import MiningProgress
 from system.store import maintain
 from system.store.commits import append_rows, commit_appended, write_uncommitted
 from system.store.filters import SceneFilter
@@ -108,6 +111,18 @@ def test_readers_and_a_writer_notice_nothing(location):
     assert len(answers) > 5 and set(answers) == {5}
     assert location.dataset(SCENES).count_rows() == 50 + 5 * len(written) == len(committed_ids(location, "m1"))
     assert maintain_store(location, NOW, "m").unindexed_share == 0
+
+
+@pytest.mark.parametrize(("options", "removed"), [({}, [MaintainConfig().keep_days]), ({"keep_days": None}, [])])
+def test_a_run_keeps_versions_as_long_as_maintenance_does(tmp_path, monkeypatch, options, removed):
+    told: list[float] = []
+    monkeypatch.setattr(mine, "remove_orphans", lambda _, days: told.append(days))
+    monkeypatch.setattr(mine, "write_report", lambda *_: "")
+    monkeypatch.setattr(mine._Run, "mine", lambda run: setattr(run.result, "committed", 1))
+    config = MineConfig(logs=(str(tmp_path),), store=str(tmp_path / "store"), rank=False)
+    with MiningProgress() as progress:
+        mine.mine_fleet(config, progress, **options)
+    assert told == removed
 
 
 def test_the_job_tells_what_it_did(location):

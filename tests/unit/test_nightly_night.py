@@ -47,7 +47,8 @@ class Miner:
     def __init__(self) -> None:
         self.runs, self.fails_after, self.is_stalled = 0, None, False
 
-    def __call__(self, config: MineConfig, progress, should_stop, listing, remarks) -> MiningResult:
+    def __call__(self, config: MineConfig, progress, should_stop, listing, remarks, keep_days) -> MiningResult:
+        assert keep_days is None, "a night maintains the store itself, as it is configured"
         location, model = StoreLocation.parse(config.store), describe_model(config)
         settled = committed_ids(location, model.model_id), quarantined_ids(location, model.model_id)
         plan = plan_mining(config, *settled, listing)

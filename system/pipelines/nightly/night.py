@@ -96,6 +96,7 @@ def run_night(
         lambda: bool(meter.is_spent()) | should_stop(),
         _listing(logs, judged.current),
         {NIGHT_OF: todo.day.isoformat()},
+        keep_days=None,
     )
     meter.is_spent()
     result = NightResult(
