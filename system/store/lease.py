@@ -145,7 +145,7 @@ class Lease:
                 self._write(released=False)
                 self.renewed_s = time.time()
                 self._on_beat(True)
-            except (StoreError, *storage_errors()):
+            except (StoreError, OSError):
                 # A full disk or a short outage: the next beat may succeed, and `check` decides before any commit.
                 continue
 
