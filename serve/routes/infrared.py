@@ -100,7 +100,7 @@ async def detect(
         raise ProblemError(415, "not_multipart", "expected multipart/form-data with parts named `pictures`")
     async with request.form(max_files=context.limits.max_pictures, max_fields=1) as form:
         files = _files(form)
-        for _ in range(_TRIES):
+        for _attempt in range(_TRIES):
             facts = await _describe(service, context)
             ready = [await _read(file, name, context, facts, preview) for name, file in files]
             good = [picture for picture in ready if isinstance(picture, _Ready)]
