@@ -16,7 +16,7 @@ from serve.problems import ProblemError, problem_docs
 from serve.routes.search import pinned_view
 from system.errors import ConfigError, DataError
 from system.pipelines.export_set import FORMATS, ExportFormat, export_set
-from system.store.sets import SavedSet, list_sets, read_set, remove_set, save_set
+from system.store.sets import SavedSet, list_sets, read_set, remove_set, save_set, set_ids
 
 router = APIRouter(prefix="/v1/sets", tags=["sets"])
 Exporter = Annotated[TokenRecord, requires("export")]
@@ -40,7 +40,7 @@ async def save(asked: SaveSet, context: Ctx, token: Exporter) -> SetDetail:
     if missing:
         told = f"{len(missing)} of {len(ids)} scenes are not in the store, e.g. {missing[0]}"
         raise ProblemError(404, "no_such_scene", told)
-    if len(await context.run(list_sets, store.location)) >= context.limits.max_saved_sets:
+    if len(await context.run(set_ids, store.location)) >= context.limits.max_saved_sets:
         told = f"there are {context.limits.max_saved_sets} sets, which is what this server keeps; remove one"
         raise ProblemError(409, "too_many_sets", told)
     search = None

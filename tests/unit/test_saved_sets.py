@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import threading
 
 import pytest
 
 from system.errors import ConfigError, DataError, StoreError
 from system.logs.nuscenes import sample_tokens
+from system.store import sets
 from system.store.location import StoreLocation
-from system.store.sets import list_sets, read_set, remove_set, save_set
+from system.store.sets import SavedSet, list_sets, read_set, remove_set, save_set, set_ids
 
 VALUES = {"name": "a", "created_by": "ana", "model_id": "m1", "version": 1, "scene_ids": ("0" * 32,)}
 
@@ -29,6 +31,21 @@ def test_sets_are_found_newest_first_and_a_damaged_one_is_left_out(tmp_path):
     for name in ("../nightminer", "", "A" * 16, first.set_id):
         with pytest.raises(ConfigError, match="no set"):
             read_set(location, name)
+
+
+def test_sets_are_counted_without_reading_and_read_several_at_a_time(tmp_path, monkeypatch):
+    location = StoreLocation.parse(str(tmp_path))
+    assert set_ids(location) == []
+    saved = {save_set(location, VALUES).set_id for _ in range(4)}
+    together = threading.Barrier(len(saved), timeout=10)  # broken, where one is read after the other
+
+    def read(location: StoreLocation, set_id: str) -> SavedSet:
+        together.wait()
+        return read_set(location, set_id)
+
+    monkeypatch.setattr(sets, "read_set", read)
+    assert set(set_ids(location)) == saved
+    assert {one.set_id for one in list_sets(location)} == saved
 
 
 def test_tokens_of_nuscenes_are_those_within_the_window(data_root):
