@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Self
 
+import lance
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -107,17 +108,37 @@ def note_classes(location: StoreLocation, detector_id: str, classes: Sequence[st
         raise StoreError(f"{location.uri}: cannot note the classes of {detector_id}: {error}") from error
 
 
-def detectors_of(location: StoreLocation) -> list[DetectorSeen]:
-    """The detectors that have looked at a store, the newest first."""
+def newest_detections(location: StoreLocation) -> int | None:
+    """Version of the table as it is now, which never changes; None where no detector has looked."""
+    return int(location.dataset(DETECTIONS).version) if location.has_table(DETECTIONS) else None
+
+
+def has_detections(location: StoreLocation, version: int) -> bool:
+    """Whether a version of the table is still there.
+
+    Raises:
+        StoreError: the store cannot be read.
+    """
+    if newest_detections(location) is None:
+        return False
+    try:
+        location.dataset(DETECTIONS, version)
+    except StoreError:
+        return False
+    return True
+
+
+def detectors_of(location: StoreLocation, version: int | None = None) -> list[DetectorSeen]:
+    """The detectors that have looked at a store, the newest first; as of a version of the table, or as of now."""
     if not location.has_table(DETECTIONS):
         return []
-    dataset = location.dataset(DETECTIONS)
+    dataset = location.dataset(DETECTIONS, version)
     rows = dataset.to_table(columns=["detector_id", "run_id"]).group_by("detector_id")
     config, found = dataset.config(), []
     for row in rows.aggregate([("run_id", "max"), ("run_id", "count")]).to_pylist():
         identity = row["detector_id"]
         told = config.get(f"{_CLASSES_OF}{identity}")
-        classes = tuple(json.loads(told)) if told else _classes_found(location, identity)
+        classes = tuple(json.loads(told)) if told else _classes_found(dataset, identity)
         found.append(DetectorSeen(identity, row["run_id_max"], row["run_id_count"], classes))
     return sorted(found, key=lambda seen: (seen.run_id, seen.detector_id), reverse=True)
 
@@ -132,28 +153,30 @@ def newest_classes(location: StoreLocation) -> tuple[str, ...]:
 @lru_cache(maxsize=8)
 def _newest_classes(location: StoreLocation, version: int) -> tuple[str, ...]:
     """Of a version of the table, which is read in full."""
-    known = detectors_of(location)
+    known = detectors_of(location, version)
     return known[0].classes if known else ()
 
 
-def _classes_found(location: StoreLocation, detector_id: str) -> tuple[str, ...]:
+def _classes_found(dataset: lance.LanceDataset, detector_id: str) -> tuple[str, ...]:
     """Of a detector whose classes nobody noted."""
-    scanner = location.dataset(DETECTIONS).scanner(columns=["label"], filter=f"detector_id = {literal(detector_id)}")
+    scanner = dataset.scanner(columns=["label"], filter=f"detector_id = {literal(detector_id)}")
     found: set[str] = set()
     for batch in scanner.to_batches():
         found.update(pc.unique(pc.list_flatten(batch["label"])).to_pylist())
     return tuple(sorted(found))
 
 
-def choose_detector(location: StoreLocation, detector: str | None = None) -> DetectorSeen:
+def choose_detector(location: StoreLocation, detector: str | None = None, version: int | None = None) -> DetectorSeen:
     """The detector whose findings are meant; its name or the beginning of it, or the newest.
 
     Messages do not name the store, so that a service may show them.
 
+    Args:
+        version: as of `detectors_of`.
     Raises:
         ConfigError: no detector has looked, or the name fits none or several: names the choices.
     """
-    known = detectors_of(location)
+    known = detectors_of(location, version)
     if not known:
         raise ConfigError("no detector has looked at this store; jobs/predict_infrared.py --store does")
     fitting = [seen for seen in known if detector is None or seen.detector_id.startswith(detector)]
@@ -189,12 +212,17 @@ def detected_ids(location: StoreLocation, detector_id: str) -> IdSet:
 
 
 def among_detected(
-    location: StoreLocation, where: SceneFilter, wanted: Sequence[Detected], detector: str | None = None
+    location: StoreLocation,
+    where: SceneFilter,
+    wanted: Sequence[Detected],
+    detector: str | None = None,
+    version: int | None = None,
 ) -> SceneFilter | None:
     """The filter, narrowed to scenes in which one detector found all that is wanted; None where there are none.
 
     Args:
-        detector: as of `choose_detector`.
+        detector: as of `choose_detector`. version: of the table, the newest if not given: while detectors look, it is
+            what a next page must name to be of the same scenes.
     Raises:
         ConfigError: as `choose_detector` and `known_objects`, a detector without anything wanted, or too many scenes
             pass to be asked for by their ids.
@@ -203,13 +231,15 @@ def among_detected(
         if detector is not None:
             raise ConfigError(f"detector {detector!r}: expected beside it what the detector should have found")
         return where
-    seen = choose_detector(location, detector)
+    if version is None:
+        version = newest_detections(location)
+    seen = choose_detector(location, detector, version)
     wanted = known_objects(seen, wanted)
     passing: set[str] = set()
     columns = ["scene_id", "picture", "label", "score"]
     asked = [f"detector_id = {literal(seen.detector_id)}"]
     shown = " AND ".join(asked + [f"array_has(label, {literal(each.label)})" for each in wanted])
-    for batch in location.dataset(DETECTIONS).scanner(columns=columns, filter=shown).to_batches():
+    for batch in location.dataset(DETECTIONS, version).scanner(columns=columns, filter=shown).to_batches():
         is_passing = np.logical_and.reduce([_shows(batch, each) for each in wanted])
         passing.update(batch["scene_id"].filter(pa.array(is_passing)).to_pylist())
     if where.scene_ids:

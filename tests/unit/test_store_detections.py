@@ -24,6 +24,8 @@ from system.store.detections import (
     detected_ids,
     detections_schema,
     detectors_of,
+    has_detections,
+    newest_detections,
     note_classes,
     open_detections,
 )
@@ -117,6 +119,13 @@ def test_search_asks_for_what_one_picture_shows(location):
     assert passing("Person") == {ids[0], ids[1]}, "small and capital letters are one"
     with pytest.raises(ConfigError, match=r"unknown class .*finds car, person"):
         passing("it's' OR true")
+    version = newest_detections(location) or 0
+    later = [table[0] | {"scene_id": ids[3]}, table[0] | {"scene_id": ids[4], "detector_id": "e", "run_id": "s"}]
+    append_rows(location, DETECTIONS, pa.Table.from_pylist(later, schema=detections_schema()))
+    assert passing("person") == {ids[4]}
+    pinned = among_detected(location, SceneFilter(), [Detected(label="person")], version=version)
+    assert pinned is not None and set(pinned.scene_ids) == {ids[0], ids[1]}, "as it was"
+    assert has_detections(location, version) and not has_detections(location, version + 9)
     assert counts_of(location, ids[:3], DETECTOR) == {
         ids[0]: {"person": 2, "car": 1},
         ids[1]: {"person": 1},
