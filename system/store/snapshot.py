@@ -66,7 +66,7 @@ class Snapshot:
                 location.table_uri(SCENES), version=version, storage_options=location.storage_options()
             )
         except (ValueError, OSError) as error:
-            raise ConfigError(f"{location.uri}: its scenes have no version {version}; it was removed") from error
+            raise ConfigError(f"the store's scenes have no version {version}; it was removed") from error
 
     @classmethod
     def newest(cls, location: StoreLocation) -> Snapshot:
