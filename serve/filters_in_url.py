@@ -30,7 +30,8 @@ async def filters_of_url(
     camera: Annotated[Words, Query()] = [],  # noqa: B006
     object: Annotated[list[ObjectKind], Query(max_length=8)] = [],  # noqa: B006
     detected: Annotated[
-        list[Annotated[str, Field(pattern=_DETECTED)]], Query(max_length=8, description="CLASS[:SCORE[:COUNT]]")
+        list[Annotated[str, Field(pattern=_DETECTED)]],
+        Query(max_length=8, description="CLASS[:SCORE[:COUNT]], found by now"),
     ] = [],  # noqa: B006
     detector: Annotated[Word | None, Query(description="whose findings; the newest, if not given")] = None,
 ) -> Filters:

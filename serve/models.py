@@ -17,8 +17,10 @@ Nanoseconds = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 
 SceneId = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$", examples=["0f3a9c6d2b7e41588c1d5e90aa37f264"])]
 SetId = Annotated[str, Field(pattern=r"^[0-9a-f]{16}$", examples=["5f1c22d0c3a94b7e"])]
-# Where a page ended: table version, model, place, digest of what was asked. It carries no rights.
-Cursor = Annotated[str, Field(pattern=r"^v[0-9]{1,12}\.[0-9a-f]{16}\.[0-9]{1,5}\.[0-9a-f]{16}$")]
+# Where a page ended, as of `serve.cursors`: table version, model, place, digest of what was asked; version of the
+# detections that were a filter; the vector of a text or picture, 2,048 characters for 384 numbers. Carries no rights.
+_CURSOR = r"^v[0-9]{1,12}\.[0-9a-f]{16}\.[0-9]{1,5}\.[0-9a-f]{16}(\.d[0-9]{1,12})?(\.q[A-Za-z0-9_-]+)?$"
+Cursor = Annotated[str, Field(pattern=_CURSOR, max_length=32_768)]
 TableTag = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$", examples=["run-20260301T020000Z-1a2b3c"])]
 Word = Annotated[str, Field(min_length=1, max_length=200)]
 ObjectKind = Literal["rider", "motorcycle", "bicycle", "pedestrian", "roadwork", "large", "vehicle"]
@@ -101,7 +103,9 @@ class Filters(Request):
         default=[], max_length=8, description="an annotated or tracked object of each kind is near the ego"
     )
     detected: list[DetectedObjects] = Field(
-        default=[], max_length=8, description="a detector found each of these (jobs/predict_infrared.py --store)"
+        default=[],
+        max_length=8,
+        description="a detector found each of these (jobs/predict_infrared.py --store), by now, whatever `as_of` says",
     )
     detector: Word | None = Field(
         default=None, description="of `detected`: the id of the detector or its beginning; the newest, if not given"
@@ -123,8 +127,9 @@ class Weights(Request):
 class SearchRequest(Request):
     """A search, or without `query` a list by the other weights, the hardest first.
 
-    cursor: `next_cursor` of the page before, with all else as it was: it pins table version and model, so that rows
-    that arrive meanwhile move nothing. as_of: the answer as after an earlier run, by its table tag.
+    cursor: `next_cursor` of the page before, with all else as it was: it pins the versions of the tables, the model and
+    the vector of the query, so that what arrives meanwhile moves nothing. as_of: the answer as after an earlier run,
+    by its table tag.
     """
 
     model_config = ConfigDict(

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from starlette.concurrency import run_in_threadpool
 
+from serve.cursors import normalised
 from serve.models import Filters, ImageQuery, Query, SceneQuery, TextQuery, Weights
 from serve.problems import ProblemError, busy
 from serve.search_store import View
@@ -65,7 +66,7 @@ class QueryVectors:
         return vector
 
     async def _of_text(self, text: str) -> NDArray[np.float32]:
-        key = (self._services.store.tower(), " ".join(text.split()))
+        key = (self._services.store.tower(), normalised(text))
         if key in self._texts:
             self._texts.move_to_end(key)
             return self._texts[key]

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -15,10 +14,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from serve.cursors import ForeignCursorError, Place, digest
 from serve.models import Cursor
 from system.errors import ConfigError, StoreError
 from system.pipelines.explained import explained
 from system.pipelines.nightly.records import NIGHT_OF
+from system.store.detections import has_detections
 from system.store.filters import SceneFilter
 from system.store.location import StoreLocation
 from system.store.pictures import StoredPicture, read_pictures
@@ -40,10 +41,6 @@ _BINS = 20
 
 class StaleCursorError(Exception):
     """A cursor's version or model is not there any more."""
-
-
-class ForeignCursorError(Exception):
-    """A cursor of another question."""
 
 
 @dataclass(frozen=True)
@@ -85,11 +82,11 @@ class SearchStore:
         """The newest version and model, or those of an earlier run.
 
         Raises:
-            ConfigError: no version has this tag. StoreError: the store is empty or cannot be read.
+            ConfigError: no version has this tag, or it was removed. StoreError: the store is empty or cannot be read.
         """
         if as_of is None:
             return View(self._newest_snapshot(), self._newest_model())
-        snapshot = self._snapshots.get(as_of, lambda: Snapshot.tagged(self.location, as_of))
+        snapshot = self._held(Snapshot.tagged(self.location, as_of))  # a tag may have moved
         runs, models = self._runs_and_models()
         # The newest run of a night speaks for it.
         tags = ((run.model_id, f"run-{run.run_id}", f"night-{run.report.get(NIGHT_OF)}") for run in runs)
@@ -110,30 +107,45 @@ class SearchStore:
         """All runs, newest first, and the tags of the table's versions."""
         return self._runs_and_models()[0], frozenset(self.location.dataset(SCENES).tags.list())
 
+    def begin(self, asked: str, cursor: Cursor | None = None, as_of: str | None = None) -> tuple[View, Place]:
+        """What a page looks at and where it begins: at the cursor, or at the beginning.
+
+        Args:
+            asked: digest of the question.
+        Raises:
+            ForeignCursorError, StaleCursorError. ConfigError, StoreError: as `view`.
+        """
+        if cursor is None:
+            view = self.view(as_of)
+            return view, Place(view.snapshot.version, digest(view.model["model_id"]), 0, asked)
+        place = Place.parse(cursor)
+        if place.asked != asked:
+            raise ForeignCursorError
+        view = self._resume(place)
+        if place.query_E is not None and place.query_E.shape != (view.snapshot.embedding_dim,):
+            raise ForeignCursorError
+        return view, place
+
     def search(
         self,
+        view: View,
+        place: Place,
         query_E: NDArray[np.float32] | None,
         where: SceneFilter,
         weights: Parts,
         top: int,
-        cursor: Cursor | None = None,
-        as_of: str | None = None,
     ) -> Page:
         """A page of results.
 
+        Args:
+            view, place: as of `begin`; the place knows all that tells this question from others.
         Raises:
-            ForeignCursorError, StaleCursorError. ConfigError: an unknown tag of scenes or of a version.
+            ConfigError: an unknown tag of scenes, or a query of another width.
         """
         where.check_tags(self.tag_names())
-        asked = _digest(None if query_E is None else query_E.tobytes(), where.to_sql(), sorted(weights.items()), as_of)
-        if cursor is None:
-            view, first = self.view(as_of), 0
-        else:
-            view, first = self._resume(cursor, asked)
-        where = view.filter(where)
-        key = f"{view.snapshot.version}.{view.model['model_id']}.{asked}"
+        where, first = view.filter(where), place.first
         depth = self._max_depth
-        ranking = self._rankings.get(key, lambda: view.snapshot.rank(query_E, where, weights, depth))
+        ranking = self._rankings.get(place.key(), lambda: view.snapshot.rank(query_E, where, weights, depth))
         chosen = ranking.part(first, first + top)
         ids = [scene.scene_id for scene in chosen]
         rows = view.snapshot.rows(ids, view.model["model_id"], ROW_COLUMNS)
@@ -145,7 +157,7 @@ class SearchStore:
             rows=[explained(row, view.model["tag_names"]) | {"picture_batch": row["picture_batch"]} for row in rows],
             ranked=chosen,
             weights=ranking.weights,
-            next_cursor=_cursor(view, end, asked) if end < len(ranking) else None,
+            next_cursor=replace(place, first=end).text() if end < len(ranking) else None,
             total=self.count(view, where.model_copy(update={"with_embedding": query_E is not None})),
             view=view,
         )
@@ -251,23 +263,29 @@ class SearchStore:
             self._read = held = (now_s, read_runs(self.location), read_models(self.location))
         return held[1], held[2]
 
-    def _resume(self, cursor: str, asked: str) -> tuple[View, int]:
-        version, model_key, first, digest = cursor.removeprefix("v").split(".")
-        if digest != asked:
-            raise ForeignCursorError
-        model = next((m for m in self._runs_and_models()[1] if _digest(m["model_id"]) == model_key), None)
+    def _resume(self, place: Place) -> View:
+        model = next((m for m in self._runs_and_models()[1] if digest(m["model_id"]) == place.model_key), None)
         if model is None:
             raise StaleCursorError
         try:
-            held = self._newest
-            if held is None or held.version != int(version):
-                held = self._snapshots.get(f"v{version}", lambda: Snapshot(self.location, int(version)))
+            opened = Snapshot(self.location, place.version)
         except ConfigError as error:
+            self.location.dataset(SCENES)  # a store that cannot be read at all is another matter
             raise StaleCursorError from error
-        return View(held, model), int(first)
+        if place.detections is not None and not has_detections(self.location, place.detections):
+            raise StaleCursorError
+        return View(self._held(opened), model)
+
+    def _held(self, opened: Snapshot) -> Snapshot:
+        """The one of the same version that has read already, or this one. That it could be opened says it is there."""
+        newest = self._newest
+        if newest is not None and newest.version == opened.version:
+            return newest
+        return self._snapshots.get(str(opened.version), lambda: opened)
 
     def _facet(self, view: View, name: str, where: SceneFilter, read: Callable[[], T]) -> T:
-        key = f"{name}.{view.snapshot.version}.{view.model['model_id']}.{where.to_sql()}"
+        # A filter may name 200,000 scenes: its digest is kept.
+        key = digest(name, view.snapshot.version, view.model["model_id"], where.to_sql(), size=16)
         answer: T = self._facets.get(key, read)
         return answer
 
@@ -290,11 +308,3 @@ class _Recent(Generic[T]):
             while len(self._values) > self._kept:
                 self._values.popitem(last=False)
         return value
-
-
-def _cursor(view: View, place: int, asked: str) -> str:
-    return f"v{view.snapshot.version}.{_digest(view.model['model_id'])}.{place}.{asked}"
-
-
-def _digest(*parts: object) -> str:
-    return hashlib.blake2b(repr(parts).encode(), digest_size=8).hexdigest()

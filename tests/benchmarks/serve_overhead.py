@@ -48,7 +48,7 @@ def main() -> None:
 
             def in_process(text: str) -> None:
                 vector = encoder.texts([text])[0]
-                assert local.search(vector, SceneFilter(), parts_of(Weights()), _TOP).rows
+                assert local.search(*local.begin(text), vector, SceneFilter(), parts_of(Weights()), _TOP).rows
 
             def over_http(text: str) -> None:
                 n = hash(text) % len(clients)

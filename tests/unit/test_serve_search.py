@@ -8,12 +8,14 @@ import csv
 import io
 import json
 import zipfile
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import httpx2 as httpx
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from numpy.typing import NDArray
 from PIL import Image
 
 from serve import search_store
@@ -24,12 +26,13 @@ from serve.settings import Limits
 from system.records import scene_id
 from system.store.commits import append_rows
 from system.store.detections import DETECTIONS, detections_schema, open_detections
-from system.store.maintain import remove_orphans
+from system.store.filters import SceneFilter
+from system.store.maintain import remove_orphans, tag_version
 from system.store.runs import RunRecord, write_run
-from system.store.schema import PICTURES, pictures_schema
+from system.store.schema import PICTURES, SCENES, pictures_schema
 from system.store.tables import open_for_writing
 from system.store.vector_index import VectorIndexConfig, refresh_vector_index
-from tests.serving import MODEL, Server, add_scenes, finish_run, jpeg, make_server
+from tests.serving import DIM, MODEL, FakeEncoder, Server, add_scenes, finish_run, jpeg, make_server
 
 SCENE, BARE = scene_id("fleet", "log0", 1, 4), scene_id("fleet", "log1", 4, 4)
 TEXT = {"kind": "text", "text": "bus in fog"}
@@ -247,6 +250,75 @@ def test_a_page_is_the_same_from_a_server_that_has_just_started(tmp_path):
     assert ids(search(again, **page)) == ids(search(server, **page))
 
 
+@dataclass
+class WanderingEncoder(FakeEncoder):
+    """Never says quite the same again, as a model in batches of another size; and far more so, that a test sees it."""
+
+    noise: float = 1e-7
+
+    async def encode_text(self, text: str) -> NDArray[np.float32]:
+        vector = await super().encode_text(text)
+        vector += self.noise * np.random.default_rng(self.asked).normal(size=len(vector)).astype(np.float32)
+        return vector / np.linalg.norm(vector)
+
+
+@pytest.mark.parametrize("noise", [1e-7, 1.0])
+def test_pages_of_a_query_are_of_the_first_ones_vector_whoever_answers(tmp_path, noise):
+    server = replace(make_server(tmp_path), encoder=WanderingEncoder(noise=noise))
+    picture = {"kind": "image", "image_base64": base64.b64encode(jpeg()).decode()}
+    for query in (TEXT, picture):
+        found, cursor, asked = [], None, server.encoder.asked
+        for _ in range(4):
+            page = search(make_server_over(server), query=query, top=6, cursor=cursor)
+            found, cursor = found + ids(page), page["next_cursor"]
+            query = {**query, "text": " bus  in fog "} if "text" in query else query
+        assert cursor is None and len(set(found)) == len(found) == 24
+        assert server.encoder.asked == asked + 1
+
+
+def test_a_cursor_that_no_server_has_written_is_refused(server):
+    cursor = search(server, query=TEXT, top=5)["next_cursor"]
+    known, vector = cursor.split(".q")
+    ones = base64.b64encode(np.full(DIM, 1e30, "<f4").tobytes()).decode().rstrip("=")
+    for forged in (known + ".qA", known + ".qAAAAAA", known + ".q" + vector[:12], f"{known}.q{ones}", known + ".d7"):
+        answer = ask(server, "POST", "/v1/search", json={"query": TEXT, "top": 5, "cursor": forged})
+        assert answer.status_code in (409, 410) and answer.json()["code"] in ("foreign_cursor", "stale_cursor"), forged
+
+
+def found_by(server: Server, scenes: list[str], detector: str = "d", run_id: str = "1") -> None:
+    """A detector has seen a person in some scenes."""
+    open_detections(server.location)
+    rows = [
+        {"scene_id": scene, "detector_id": detector, "run_id": run_id, "num_pictures": 1, "picture": [0],
+         "label": ["person"], "score": [0.9]}
+        for scene in scenes
+    ]  # fmt: skip
+    append_rows(server.location, DETECTIONS, pa.Table.from_pylist(rows, schema=detections_schema()))
+
+
+def test_pages_of_what_a_detector_found_go_on_while_detectors_look(tmp_path):
+    server = make_server(tmp_path)
+    scenes = all_pages(server)
+    found_by(server, scenes[:12])
+    asked = {"where": {"detected": [{"label": "person"}]}, "top": 5}
+    whole = ids(search(server, **asked | {"top": 50}))
+    first = search(server, **asked)
+    found_by(server, scenes[12:20])
+    second = search(server, **asked, cursor=first["next_cursor"])
+    found_by(server, scenes[20:], "new", "2")
+    third = search(make_server_over(server), **asked, cursor=second["next_cursor"])
+    assert ids(first) + ids(second) + ids(third) == whole and third["next_cursor"] is None
+    assert third["total"] == 12 and search(server, **asked)["total"] == 10, "the newest detector, to who begins anew"
+    by_url = f"/v1/hard?detected=person&top=5&cursor={search(server, **asked)['next_cursor']}"
+    assert ask(server, "GET", by_url).json()["code"] == "foreign_cursor", "by other weights"
+    dated = search(server, **asked, as_of="run-r1")
+    assert dated["total"] == 10 and "those of now" in dated["notes"][0]
+    finish_run(server.location, "r2", 2)
+    remove_orphans(server.location, older_than_days=0)
+    lost = ask(server, "POST", "/v1/search", json={**asked, "cursor": first["next_cursor"]})
+    assert lost.status_code == 410 and lost.json()["code"] == "stale_cursor"
+
+
 def make_server_over(server: Server) -> Server:
     """Another process over the same store."""
     settings = server.app.state.context.settings
@@ -261,11 +333,13 @@ def test_a_cursor_of_another_question_or_a_lost_version_is_refused(tmp_path):
     other = ask(server, "POST", "/v1/search", json={"query": TEXT, "where": {"tags": ["night"]}, "cursor": cursor})
     assert other.status_code == 409 and other.json()["code"] == "foreign_cursor"
     add_scenes(server.location, 3, first=200)
+    search(server, query=TEXT, top=5, cursor=cursor)
     finish_run(server.location, "r2", 2)
     remove_orphans(server.location, older_than_days=0)
     again = make_server_over(server)
-    lost = ask(again, "POST", "/v1/search", json={"query": TEXT, "top": 5, "cursor": cursor})
-    assert lost.status_code == 410 and lost.json()["code"] == "stale_cursor"
+    for each in (again, server):  # the one has the version open still
+        lost = ask(each, "POST", "/v1/search", json={"query": TEXT, "top": 5, "cursor": cursor})
+        assert lost.status_code == 410 and lost.json()["code"] == "stale_cursor"
 
 
 def test_yesterdays_answer_can_be_asked_for(tmp_path):
@@ -280,6 +354,30 @@ def test_yesterdays_answer_can_be_asked_for(tmp_path):
     runs = {run["run_id"]: run for run in ask(server, "GET", "/v1/runs").json()["runs"]}
     assert runs["r1"]["tag"] == "run-r1" and "secret" not in json.dumps(runs)
     assert ask(server, "GET", "/v1/overview?as_of=run-r1").json()["num_scenes"] == 30
+
+
+def test_what_was_read_is_forgotten_with_its_tag_and_version(tmp_path):
+    server = make_server(tmp_path)
+    finish_run(server.location, "r2", 2)
+    tag_version(server.location, "night-1")
+    assert search(server, as_of="night-1")["total"] == 30
+    add_scenes(server.location, 3, first=100)
+    tag_version(server.location, "night-1")
+    assert search(server, as_of="night-1")["total"] == 33, "it has moved"
+    logs = {log["log_id"] for log in ask(server, "GET", "/v1/logs?as_of=run-r1").json()["logs"]}
+    assert "log0" in logs
+    server.location.dataset(SCENES).delete("log_id = 'log0'")
+    server.location.dataset(SCENES).tags.delete("run-r1")
+    gone = ask(server, "GET", "/v1/logs?as_of=run-r1")
+    assert gone.status_code == 404 and gone.json()["code"] == "unknown_version"
+
+
+def test_what_is_kept_is_known_by_short_names(tmp_path):
+    server = make_server(tmp_path)
+    store = server.app.state.context.services.store
+    many = SceneFilter(scene_ids=tuple(f"{k:032x}" for k in range(1000)))
+    assert store.count(store.view(), many) == 0 and store.logs(store.view(), many) == []
+    assert len(store._facets._values) == 2 and all(len(key) < 100 for key in store._facets._values)
 
 
 def test_a_run_tells_what_its_vector_index_finds_and_searches_use_it(tmp_path):
@@ -300,7 +398,9 @@ def test_a_run_tells_what_its_vector_index_finds_and_searches_use_it(tmp_path):
 
 def test_a_new_model_is_shown_when_its_run_has_finished(tmp_path):
     server = make_server(tmp_path)
+    similar = {"kind": "scene", "scene_id": scene_id("fleet", "log6", 26, 4)}  # the new model will not have it
     cursor = search(server, query=TEXT, top=5)["next_cursor"]
+    more_like = search(server, query=similar, top=5)["next_cursor"]
     open_for_writing(server.location, replace(MODEL, model_id="m2"))
     add_scenes(server.location, 4, model_id="m2")
     write_run(server.location, RunRecord("r2", "m2", "running", 2, None, None, {"figures": {}}))
@@ -311,6 +411,7 @@ def test_a_new_model_is_shown_when_its_run_has_finished(tmp_path):
     assert search(server)["model_id"] == "m2" and search(server)["total"] == 4
     # A page that was begun goes on with the model that it began with.
     assert search(server, query=TEXT, top=5, cursor=cursor)["model_id"] == "m1"
+    assert search(server, query=similar, top=5, cursor=more_like)["model_id"] == "m1"
 
 
 def test_paging_ends_where_the_server_says_it_does(tmp_path):
