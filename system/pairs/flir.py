@@ -37,12 +37,13 @@ class _Part:
 
 @dataclass
 class _Boxes:
-    """By thermal URI, over all parts. sizes: (width, height)."""
+    """By thermal URI, over all parts. sizes: (width, height). damaged: folder of thermal pictures -> why."""
 
     categories: list[str] = field(default_factory=list)
     given: dict[str, list[GivenBox]] = field(default_factory=dict)
     sizes: dict[str, tuple[int | None, int | None]] = field(default_factory=dict)
     faults: list[PairFault] = field(default_factory=list)
+    damaged: dict[str, str] = field(default_factory=dict)
 
 
 class FlirReader:
@@ -64,6 +65,8 @@ class FlirReader:
         pairs = []
         faults = [*matched.faults, *boxes.faults]
         for pair_id, (rgb_uri, thermal_uri) in matched.names.items():
+            if (why := boxes.damaged.get(files.parent(thermal_uri))) is not None:
+                faults.append(PairFault(pair_id, "bad_annotation", why, is_skipped=False))
             width, height = boxes.sizes.get(thermal_uri, (None, None))
             checked = check_boxes(boxes.given.get(thermal_uri, ()), width, height, pair_id)
             faults += checked.faults
@@ -140,7 +143,7 @@ def _match(parts: Sequence[_Part], thermal_names: Mapping[str, str]) -> Matched:
 
 
 def _boxes(parts: Sequence[_Part]) -> _Boxes:
-    """Boxes of all parts; a COCO file that cannot be read is a fault, and its pairs have none."""
+    """Boxes of all parts; a COCO file that cannot be read is a fault of each of its pairs, which have none."""
     found = _Boxes()
     cocos: list[tuple[_Part, CocoFile]] = []
     for part in parts:
@@ -149,7 +152,7 @@ def _boxes(parts: Sequence[_Part]) -> _Boxes:
         try:
             cocos.append((part, read_coco(part.coco)))
         except DataError as error:
-            found.faults.append(PairFault(part.split or "(all)", error.code, error.message, is_skipped=False))
+            found.damaged[part.thermal] = error.message
     # Files of one corpus may list other classes: numbers are given to the names of all.
     used = {coco.categories[box.label] for _, coco in cocos for boxes in coco.boxes.values() for box in boxes}
     found.categories = [name for name in dict.fromkeys(n for _, coco in cocos for n in coco.categories) if name in used]

@@ -20,8 +20,9 @@ from system.pairs.boxes import GivenBox, check_boxes
 from system.pairs.coco_file import SEPARATOR, CocoFile, CocoImage, coco_and_images, read_coco
 from system.pairs.masks import Mask
 from system.pairs.pixels import picture_size
-from system.pairs.records import PairFault
+from system.pairs.records import Pair, PairFault
 from system.pairs.registry import open_pairs
+from system.pairs.subset import of_splits
 
 # What corpora call regions in which nothing is to be found nor missed.
 _NOBODYS = ("dontcare", "don't care", "ignore", "__ignore__")
@@ -104,6 +105,8 @@ def read_infrared_set(uri: str, images: str | None = None, splits: Sequence[str]
         splits: parts of a corpus of pairs that are taken, as its layout names them; all, if not given. What it puts in
             none is always taken.
         images: folder of a COCO file's pictures; the file's own, its parent or grandparent, if not given.
+    Faults beside those of readers: names of a list without a pair, and pairs whose labels cannot be read, are skipped;
+        pairs without labels are counted.
     Raises:
         DataError: nobody drew boxes there, or none of its pictures can be found. FormatError: no reader knows it.
     """
@@ -161,16 +164,17 @@ def read_infrared_set(uri: str, images: str | None = None, splits: Sequence[str]
 
 def _of_pairs(uri: str, splits: Sequence[str] | None) -> InfraredSet:
     corpus = open_pairs(uri)
-    taken = [pair for pair in corpus.pairs if splits is None or pair.split in ("", *splits)]
+    taken, told = of_splits(corpus, uri, splits)
     if not taken:
         held = ", ".join(sorted({pair.split for pair in corpus.pairs}))
         raise DataError("no_pairs", f"{uri}: expected pairs of {', '.join(splits or ())}, found those of {held}")
     labelled = [pair for pair in taken if pair.is_labelled]
     if not labelled:
-        raise DataError("not_labelled", f"{uri}: expected boxes, found {len(taken)} pairs without")
+        why = f"; the first fault: {told[0]}" if told else ""
+        raise DataError("not_labelled", f"{uri}: expected boxes, found {len(taken)} pairs without{why}")
     stated = [(pair.height, pair.width) for pair in labelled]
     sizes = _sizes([pair.infrared_uri for pair in labelled], stated, [len(pair.boxes_xyxy) for pair in labelled])
-    pictures, faults = [], list(corpus.faults)
+    pictures, faults = [], _of_lost_labels(corpus.name, taken, told)
     for pair, (height, width) in zip(labelled, sizes, strict=True):
         rows = zip(pair.boxes_xyxy.tolist(), pair.labels.tolist(), pair.is_ignored.tolist(), strict=True)
         boxes = check_boxes(
@@ -192,6 +196,23 @@ def _of_pairs(uri: str, splits: Sequence[str] | None) -> InfraredSet:
             )
         )
     return InfraredSet(corpus.name, tuple(pictures), tuple(name.lower() for name in corpus.categories), tuple(faults))
+
+
+def _of_lost_labels(name: str, taken: Sequence[Pair], faults: Sequence[PairFault]) -> list[PairFault]:
+    """The same faults, where a pair that lost its labels to one is left out and told once.
+
+    Pairs that nobody labelled are normal, and are told by one line for all.
+    """
+    bare = {pair.pair_id for pair in taken if not pair.is_labelled}
+    lost: dict[str, PairFault] = {}
+    for fault in faults:
+        if fault.pair_id in bare:
+            lost.setdefault(fault.pair_id, replace(fault, is_skipped=True))
+    found = [*lost.values(), *(fault for fault in faults if fault.pair_id not in bare)]
+    if unlabelled := len(bare) - len(lost):
+        told = f"{unlabelled} of {len(taken)} pairs have no labels, and are neither learnt from nor judged"
+        found.append(PairFault(name, "not_labelled", told, is_skipped=False))
+    return found
 
 
 def _sizes(uris: Sequence[str], stated: Sequence[Size], boxes: Sequence[int]) -> list[Size]:

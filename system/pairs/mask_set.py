@@ -19,6 +19,7 @@ from system.pairs.infrared_set import InfraredPicture, InfraredSet, read_infrare
 from system.pairs.masks import BACKGROUND, PSEUDO, BoxMask, Mask, OutlineMask, PictureMask, refuse_too_many
 from system.pairs.records import PairFault
 from system.pairs.registry import open_pairs
+from system.pairs.subset import of_splits
 
 OWN, BOXES = "own", "boxes"
 _BOXES_TOLD = f"{PSEUDO} that GrabCut made from boxes, drawn by nobody"
@@ -116,7 +117,7 @@ def _of_outlines(uri: str, source: MaskSource, images: str | None) -> InfraredSe
 
 def _of_corpus(uri: str, source: MaskSource, splits: Sequence[str] | None) -> InfraredSet:
     corpus = open_pairs(uri)
-    taken = [pair for pair in corpus.pairs if splits is None or pair.split in ("", *splits)]
+    taken, faults = of_splits(corpus, uri, splits)
     masked = [pair for pair in taken if pair.mask_uri]
     if not masked:
         raise DataError(
@@ -125,7 +126,7 @@ def _of_corpus(uri: str, source: MaskSource, splits: Sequence[str] | None) -> In
             "with one; --masks boxes makes pseudo-masks from boxes, --masks FOLDER takes label pictures",
         )
     classes = (BACKGROUND, *(name.lower() for name in corpus.mask_classes[1:]))
-    alone = [
+    faults += [
         PairFault(pair.pair_id, "no_mask", "expected a label picture of its name, found none")
         for pair in taken
         if not pair.mask_uri
@@ -133,7 +134,7 @@ def _of_corpus(uri: str, source: MaskSource, splits: Sequence[str] | None) -> In
     places = tuple(range(len(classes)))
     pictures = [_picture(pair.pair_id, pair.infrared_uri, PictureMask(places, pair.mask_uri)) for pair in masked]
     told = f"{PSEUDO}: {source.pseudo}" if source.pseudo else "label pictures of the corpus"
-    return InfraredSet(corpus.name, tuple(pictures), classes, (*corpus.faults, *alone), told)
+    return InfraredSet(corpus.name, tuple(pictures), classes, tuple(faults), told)
 
 
 def _of_folder(uri: str, source: MaskSource, images: str | None, splits: Sequence[str] | None) -> InfraredSet:
@@ -172,9 +173,8 @@ def _listed(
         return [(p.picture_id, p.uri) for p in found.pictures], list(found.faults)
     if files.is_folder(uri) and files.pictures_in(uri):
         return [(files.stem(p), p) for p in files.pictures_in(uri)], []
-    corpus = open_pairs(uri)
-    taken = [pair for pair in corpus.pairs if splits is None or pair.split in ("", *splits)]
-    return [(pair.pair_id, pair.infrared_uri) for pair in taken], list(corpus.faults)
+    taken, faults = of_splits(open_pairs(uri), uri, splits)
+    return [(pair.pair_id, pair.infrared_uri) for pair in taken], faults
 
 
 def _picture(picture_id: str, uri: str, mask: Mask) -> InfraredPicture:

@@ -1,14 +1,16 @@
-"""A text file of names, one a line, as a part of the corpus that it lies in (imageSets/train.txt)."""
+"""Parts of a corpus: those that its layout names, and text files of names, one a line (imageSets/train.txt)."""
 
 from __future__ import annotations
 
 import posixpath
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 
 from system.errors import DataError
 from system.pairs import files
-from system.pairs.records import PairCorpus
+from system.pairs.matching import split_of
+from system.pairs.records import Pair, PairCorpus, PairFault
 
 _MAX_LIST_BYTES = 256 << 20
 _SIDES = ("visible", "lwir", "infrared", "images")
@@ -63,3 +65,25 @@ def only_named(corpus: PairCorpus, names: list[str], uri: str) -> PairCorpus:
     return replace(
         corpus, name=f"{corpus.name}/{files.stem(uri)}", pairs=tuple(pairs), unmatched=tuple(alone), faults=faults
     )
+
+
+def of_splits(corpus: PairCorpus, uri: str, splits: Sequence[str] | None) -> tuple[list[Pair], list[PairFault]]:
+    """Pairs of the parts that are taken, of all if None, and faults: those of no other part, and names without a pair.
+
+    Args:
+        uri: what the corpus was opened by. splits: as the layout names them; a pair that is in none is always taken.
+    Faults: `missing_file`: a list at `uri` names it, and there is no such pair.
+    """
+    taken = [pair for pair in corpus.pairs if splits is None or pair.split in ("", *splits)]
+    ids = {pair.pair_id for pair in taken}
+    others = {pair.pair_id for pair in corpus.pairs} - ids
+    faults = [
+        fault
+        for fault in corpus.faults
+        if fault.pair_id in ids
+        or (fault.pair_id not in others and (splits is None or split_of(fault.pair_id) in ("", *splits)))
+    ]
+    if is_list(uri):
+        told = f"named by {files.name(uri)}, expected a pair of this name, found none"
+        faults += [PairFault(name, "missing_file", told) for name in corpus.unmatched]
+    return taken, faults

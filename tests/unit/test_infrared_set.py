@@ -14,7 +14,7 @@ from system.pairs.coco_file import read_coco
 from system.pairs.infrared_set import InfraredSet, read_infrared_set
 from system.pairs.pixels import InfraredMapping, picture_size, read_infrared
 from system.training import detection_study
-from system.training.detect import gather_labelled
+from system.training.detect import gather_labelled, refuse_left_out
 from system.training.detection_study import DetectionStudyConfig, study_sets
 
 
@@ -222,6 +222,55 @@ def test_a_study_refuses_what_cannot_be_read_before_it_trains(tmp_path: Path):
     (tmp_path / "1.png").write_bytes((tmp_path / "1.png").read_bytes()[:90])
     with pytest.raises(DataError, match=r"x: 1 pictures cannot be compared on, e\.g\. .*1\.png"):
         detection_study.refuse_unreadable(found, InfraredMapping())
+
+
+def kaist(root: Path, labelled: dict[str, bytes], bare: tuple[str, ...] = ()) -> Path:
+    for name in (*labelled, *bare):
+        video, stem = name.rsplit("/", 1)
+        for side in ("visible", "lwir"):
+            picture(root / "images" / video / side / f"{stem}.png")
+    for name, text in labelled.items():
+        (root / "annotations" / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / "annotations" / f"{name}.txt").write_bytes(text)
+    return root
+
+
+def test_names_of_a_list_that_are_not_there_count_against_the_share_of_bad_pictures(tmp_path: Path):
+    kaist(tmp_path, {"set00/V000/I00001": b"person 1 2 9 9\n"})
+    names = tmp_path / "imageSets" / "train.txt"
+    names.parent.mkdir()
+    names.write_text("".join(f"set00/V000/I0000{n}\n" for n in range(1, 5)))
+    found = gather_labelled((str(names),), None, ("person",))
+    assert [(fault.code, fault.is_skipped) for fault in found.faults] == [("missing_file", True)] * 3
+    with pytest.raises(DataError, match=r"3 of 4 pictures are left out.*set00/V000/I00002: missing_file"):
+        refuse_left_out(found, 0.5)
+
+
+def test_a_pair_whose_labels_are_damaged_is_left_out_and_one_without_labels_is_told(tmp_path: Path):
+    good, bad = b"person 1 2 9 9\n", b"tram 1 1 2 2\nbus 1 1 2 2\n"
+    texts = {"set00/V000/I00001": good, "set00/V000/I00002": bad, "set00/V000/I00003": b"\xff", "set06/V000/I1": bad}
+    kaist(tmp_path, texts, bare=("set00/V000/I00004",))
+    found = read_infrared_set(str(tmp_path), splits=("train",))
+    assert [p.picture_id for p in found.pictures] == ["set00/V000/I00001"]
+    assert sorted((fault.pair_id[-6:], fault.code) for fault in found.faults if fault.is_skipped) == [
+        ("I00002", "bad_annotation"), ("I00003", "bad_annotation"),
+    ]  # fmt: skip
+    (bare,) = [fault for fault in found.faults if not fault.is_skipped]
+    assert bare.code == "not_labelled" and "1 of 4 pairs" in bare.message
+    everywhere = [fault.pair_id for fault in read_infrared_set(str(tmp_path)).faults if fault.is_skipped]
+    assert everywhere == ["set00/V000/I00002", "set00/V000/I00003", "set06/V000/I1"]
+
+
+def test_a_damaged_file_of_a_part_of_flir_leaves_its_pairs_out(tmp_path: Path):
+    for part in ("train", "val"):
+        picture(tmp_path / part / "RGB" / "a.png")
+        picture(tmp_path / part / "thermal_8_bit" / "a.png")
+    images = [{"id": 1, "file_name": "a.png"}]
+    coco(tmp_path / "train" / "thermal_annotations.json", images, [(1, 0, [1, 1, 5, 5], 0)], ["car"])
+    (tmp_path / "val" / "thermal_annotations.json").write_text("{")
+    found = read_infrared_set(str(tmp_path))
+    assert [(f.pair_id, f.code, f.is_skipped) for f in found.faults] == [("val/a", "bad_annotation", True)]
+    assert not read_infrared_set(str(tmp_path), splits=("train",)).faults
 
 
 def test_parts_of_a_corpus_are_taken_as_they_are_named(tmp_path: Path):

@@ -151,6 +151,16 @@ def test_label_pictures_of_a_corpus_are_read_and_a_picture_without_one_is_told(t
         of_mask_classes(found, ("elk",))
 
 
+def test_names_of_a_list_that_are_not_there_are_told_for_masks_too(tmp_path: Path):
+    write_mfnet(tmp_path, np.zeros((HEIGHT, WIDTH), np.uint8))
+    (tmp_path / "train.txt").write_text("00001D\n00009D\n")
+    labels = MaskSource(kind=str(tmp_path / "labels"), classes=("nothing", "warm"))
+    for source in (MaskSource(), labels):
+        found = read_mask_set(str(tmp_path / "train.txt"), source)
+        told = [(fault.pair_id, fault.code, fault.is_skipped) for fault in found.faults]
+        assert (len(found.pictures), told) == (1, [("00009D", "missing_file", True)])
+
+
 def test_masks_that_do_not_fit_are_refused(tmp_path: Path):
     mask = np.zeros((HEIGHT, WIDTH), np.uint8)
     mask[3, 3] = 37
