@@ -46,6 +46,12 @@ class CocoFile:
     is_labelled: bool
     outlines: Mapping[int | str, tuple[Outline, ...]] = field(default_factory=dict)
 
+    def infrared_names(self) -> dict[int | str, str]:
+        """Image id -> its infrared picture; in a file of pairs, images without `file_name2` are not among them."""
+        if not any(image.file_name2 for image in self.images):
+            return {image.number: image.file_name for image in self.images}
+        return {image.number: image.file_name2 for image in self.images if image.file_name2}
+
 
 def coco_and_images(uri: str, images: str | None = None) -> tuple[str, str | None]:
     """A COCO file and the folder of its pictures, which `FILE.json::FOLDER` names too."""

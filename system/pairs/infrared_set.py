@@ -100,7 +100,7 @@ def read_infrared_set(uri: str, images: str | None = None, splits: Sequence[str]
     """List a labelled set.
 
     Args:
-        uri: a COCO file (`file_name2` is the infrared picture where there is one, else `file_name`), `FILE::IMAGES`
+        uri: a COCO file (`file_name` is the infrared picture, or `file_name2` if any image has it), `FILE::IMAGES`
             where its pictures lie in another folder, or a corpus of pairs that `open_pairs` knows.
         splits: parts of a corpus of pairs that are taken, as its layout names them; all, if not given. What it puts in
             none is always taken.
@@ -121,13 +121,17 @@ def read_infrared_set(uri: str, images: str | None = None, splits: Sequence[str]
         raise DataError("no_pictures", f"{uri}: expected images, found an empty list")
     if not coco.is_labelled:
         raise DataError("not_labelled", f"{uri}: expected annotations, found none; a detector is judged by boxes")
-    names = [image.file_name2 or image.file_name for image in coco.images]
-    root = _root(uri, names, images)
+    names = coco.infrared_names()
+    root = _root(uri, list(names.values()), images)
     faults = [PairFault(str(n), code, told, is_skipped=False) for n, code, told in coco.faults]
     there: list[tuple[CocoImage, str, str]] = []
     listed: dict[str, frozenset[str]] = {}
-    entries = Counter(names)
-    for image, file_name in zip(coco.images, names, strict=True):
+    entries = Counter(names.values())
+    for image in coco.images:
+        if (file_name := names.get(image.number)) is None:
+            told = f"{uri}: expected file_name2 (infrared) beside it, as other images have, found none"
+            faults.append(PairFault(image.file_name, "no_partner", told))
+            continue
         if entries[file_name] > 1:  # each entry may hold a part of the boxes
             told = f"{uri}: {file_name} is listed {entries[file_name]} times"
             faults.append(PairFault(file_name, "listed_twice", told))

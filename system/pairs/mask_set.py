@@ -103,7 +103,7 @@ def _of_outlines(uri: str, source: MaskSource, images: str | None) -> InfraredSe
     classes = (BACKGROUND, *found.classes)
     refuse_too_many(classes, uri)
     places, faults = tuple(range(len(classes))), list(found.faults)
-    by_name = {image.file_name2 or image.file_name: coco.outlines.get(image.number, ()) for image in coco.images}
+    by_name = {name: coco.outlines.get(number, ()) for number, name in coco.infrared_names().items()}
     pictures = []
     for picture in found.pictures:
         outlines = by_name[picture.picture_id]

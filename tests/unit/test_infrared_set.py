@@ -143,6 +143,16 @@ def test_a_picture_that_is_listed_twice_is_left_out_because_boxes_may_be_on_eith
     assert [fault.code for fault in found.faults] == ["listed_twice"] * 2
 
 
+def test_a_colour_picture_without_a_partner_is_not_taken_for_infrared(tmp_path: Path):
+    for name in ("rgb/a.png", "rgb/b.png", "ir/a.png"):
+        picture(tmp_path / name)
+    images = [{"id": 1, "file_name": "rgb/a.png", "file_name2": "ir/a.png"}, {"id": 2, "file_name": "rgb/b.png"}]
+    uri = coco(tmp_path / "x.json", images, [(n, 0, [1, 1, 5, 5], 0) for n in (1, 2)], ["person"])
+    found = read_infrared_set(uri)
+    assert [p.picture_id for p in found.pictures] == ["ir/a.png"]
+    assert [(f.pair_id, f.code, f.is_skipped) for f in found.faults] == [("rgb/b.png", "no_partner", True)]
+
+
 def test_pictures_named_from_the_root_are_not_called_missing(tmp_path: Path):
     picture(tmp_path / "a.png")
     uri = coco(tmp_path / "x.json", [{"id": 1, "file_name": str(tmp_path / "a.png")}], [], ["person"])
