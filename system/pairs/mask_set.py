@@ -5,6 +5,8 @@ Class 0 is the background. Classes are matched by name, in small letters.
 
 from __future__ import annotations
 
+import posixpath
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -17,6 +19,7 @@ from system.pairs import files
 from system.pairs.coco_file import coco_and_images, read_coco
 from system.pairs.infrared_set import InfraredPicture, InfraredSet, read_infrared_set
 from system.pairs.masks import BACKGROUND, PSEUDO, BoxMask, Mask, OutlineMask, PictureMask, refuse_too_many
+from system.pairs.matching import names_below
 from system.pairs.records import PairFault
 from system.pairs.registry import open_pairs
 from system.pairs.subset import of_splits
@@ -29,7 +32,7 @@ class MaskSource(FrozenConfig):
     """Where the masks of a set come from.
 
     kind: `own`, label pictures or outlines of the set itself; `boxes`, pseudo-masks from its boxes; or a folder of
-        label pictures, named as the pictures are.
+        label pictures, nested as the pictures are, or each named as one of them alone is.
     classes: names by number in the label pictures of a folder, the background first.
     pseudo: what made the masks, where nobody drew them: a teacher on RGB, another tool.
     """
@@ -146,35 +149,76 @@ def _of_folder(uri: str, source: MaskSource, images: str | None, splits: Sequenc
         raise ConfigError(f"--masks {source.kind}: name its classes by number with --mask-classes background,...")
     classes = (BACKGROUND, *(name.strip().lower() for name in source.classes[1:]))
     refuse_too_many(classes, source.kind)
-    masks: dict[str, str] = {}
-    for label_uri in files.pictures_below(files.absolute(source.kind)):
-        if (other := masks.setdefault(files.stem(label_uri), label_uri)) != label_uri:
-            raise DataError("ambiguous_mask", f"{label_uri} and {other}: expected one label picture of a name")
-    listed, faults = _listed(uri, images, splits)
+    listed, others, faults = _listed(uri, images, splits)
+    masks, alone = _masks_below(source.kind, listed, others)
     places = tuple(range(len(classes)))
-    pictures = []
-    for picture_id, picture_uri in listed:
-        if (mask := masks.get(files.stem(picture_uri))) is None:
-            faults.append(PairFault(picture_id, "no_mask", f"{source.kind}: holds no label picture of its name"))
-        else:
-            pictures.append(_picture(picture_id, picture_uri, PictureMask(places, mask)))
+    pictures = [_picture(name, at, PictureMask(places, masks[name])) for name, at in listed if name in masks]
     if not pictures:
-        raise DataError("no_masks", f"{source.kind}: holds a label picture of none of {len(listed)} pictures of {uri}")
+        told = f"{source.kind}: holds a label picture of none of {len(listed)} pictures of {uri}"
+        raise DataError("no_masks", told + (f", e.g. {alone[0]}" if alone else ""))
     told = f"{PSEUDO}: {source.pseudo}" if source.pseudo else "label pictures of a folder"
-    return InfraredSet(files.stem(uri), tuple(pictures), classes, tuple(faults), told)
+    return InfraredSet(files.stem(uri), tuple(pictures), classes, (*faults, *alone), told)
+
+
+def _masks_below(
+    folder: str, listed: Sequence[tuple[str, str]], others: Sequence[str]
+) -> tuple[dict[str, str], list[PairFault]]:
+    """Label pictures by picture id, and faults of the pictures that have none.
+
+    A label picture is of the picture at the same place below its own folder, else of the only one of its name.
+
+    Args:
+        listed: id and URI of each picture. others: URIs of pictures that are not taken and may share a name.
+    Faults: `no_mask`; `ambiguous_mask`: several pictures or label pictures share a name, and no place tells them apart.
+    """
+    by_place: dict[str, list[str]] = defaultdict(list)
+    by_stem: dict[str, list[str]] = defaultdict(list)
+    for place, mask in names_below(files.absolute(folder)):
+        by_place[place].append(mask)
+        by_stem[files.stem(mask)].append(mask)
+    places = [_place_of(*picture) for picture in listed]
+    at_place = Counter(places)
+    stems = Counter(files.stem(uri) for uri in (*others, *(uri for _, uri in listed)))
+    masks = {
+        picture_id: by_place[place][0]
+        for (picture_id, _), place in zip(listed, places, strict=True)
+        if at_place[place] == len(by_place[place]) == 1
+    }
+    claimed, faults = set(masks.values()), []
+    for picture_id, uri in listed:
+        free = [mask for mask in by_stem[files.stem(uri)] if mask not in claimed]
+        if picture_id in masks:
+            continue
+        if not free:
+            faults.append(PairFault(picture_id, "no_mask", f"{folder}: holds no label picture of its name"))
+        elif stems[files.stem(uri)] == len(by_stem[files.stem(uri)]) == 1:
+            masks[picture_id] = free[0]
+        else:
+            told = f"{folder}: {free[0]}: may be of another picture of this name, or this picture have another; "
+            faults.append(PairFault(picture_id, "ambiguous_mask", told + "expected both folders nested alike"))
+    return masks, faults
+
+
+def _place_of(picture_id: str, uri: str) -> str:
+    """Relative path without a suffix; ids are such paths, though some without the word for the modality in a name."""
+    return posixpath.normpath(posixpath.join(posixpath.dirname(picture_id.replace("\\", "/")), files.stem(uri)))
 
 
 def _listed(
     uri: str, images: str | None, splits: Sequence[str] | None
-) -> tuple[list[tuple[str, str]], list[PairFault]]:
-    """(id and URI of each picture, faults), of a COCO file, a corpus of pairs, or a folder of infrared pictures."""
+) -> tuple[list[tuple[str, str]], list[str], list[PairFault]]:
+    """Of a COCO file, a corpus of pairs, or a folder of infrared pictures: id and URI of each picture, URIs of those of
+    other parts, faults."""
     if uri.lower().endswith(".json"):
         found = read_infrared_set(uri, images)
-        return [(p.picture_id, p.uri) for p in found.pictures], list(found.faults)
+        return [(p.picture_id, p.uri) for p in found.pictures], [], list(found.faults)
     if files.is_folder(uri) and files.pictures_in(uri):
-        return [(files.stem(p), p) for p in files.pictures_in(uri)], []
-    taken, faults = of_splits(open_pairs(uri), uri, splits)
-    return [(pair.pair_id, pair.infrared_uri) for pair in taken], faults
+        return [(files.stem(p), p) for p in files.pictures_in(uri)], [], []
+    corpus = open_pairs(uri)
+    taken, faults = of_splits(corpus, uri, splits)
+    ids = {pair.pair_id for pair in taken}
+    others = [pair.infrared_uri for pair in corpus.pairs if pair.pair_id not in ids]
+    return [(pair.pair_id, pair.infrared_uri) for pair in taken], others, faults
 
 
 def _picture(picture_id: str, uri: str, mask: Mask) -> InfraredPicture:

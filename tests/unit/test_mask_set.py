@@ -190,10 +190,38 @@ def test_a_folder_of_label_pictures_needs_its_classes(tmp_path: Path):
         read_mask_set(str(tmp_path / "ir"), MaskSource(kind="bokses", classes=("a", "b")))
     with pytest.raises(ConfigError, match="goes with a folder"):
         read_mask_set(str(tmp_path / "ir"), MaskSource(kind="boxes", classes=("a", "b")))
-    (tmp_path / "seg" / "other").mkdir()
-    Image.fromarray((picture() > 10).astype(np.uint8)).save(tmp_path / "seg" / "other" / "x.png")
-    with pytest.raises(DataError, match="expected one label picture of a name"):
-        read_mask_set(str(tmp_path / "ir"), given)
+
+
+def test_a_label_picture_is_never_given_to_two_pictures(tmp_path: Path):
+    def save(*names: str) -> None:
+        for name in names:
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray((picture() > 100).astype(np.uint8)).save(tmp_path / name)
+
+    def masks() -> tuple[dict[str, str], list[tuple[str, str]]]:
+        found = read_mask_set(str(tmp_path), MaskSource(kind=str(tmp_path / "seg"), classes=("nothing", "warm")))
+        held = {p.picture_id: str(Path(p.mask.name).relative_to(tmp_path / "seg")) for p in found.pictures if p.mask}
+        return held, [(fault.pair_id, fault.code) for fault in found.faults]
+
+    save(*(f"{side}/{name}.png" for side in ("visible", "infrared") for name in ("a/1", "b/1", "b/2", "3")))
+    save("seg/1.png", "seg/2.png", "seg/x/3.png", "seg/y/3.png")
+    assert masks() == (
+        {"b/2": "2.png"},
+        [("3", "ambiguous_mask"), ("a/1", "ambiguous_mask"), ("b/1", "ambiguous_mask")],
+    )
+    save("seg/a/1.png", "seg/b/1.png", "seg/3.png")
+    assert masks() == ({"3": "3.png", "a/1": "a/1.png", "b/1": "b/1.png", "b/2": "2.png"}, [])
+    for name in ("1", "b/1"):
+        (tmp_path / "seg" / f"{name}.png").unlink()
+    assert masks()[1] == [("b/1", "no_mask")]
+
+
+def test_a_label_picture_that_may_be_of_another_part_is_not_guessed(tmp_path: Path):
+    for name in ("visible/train/1", "visible/test/1", "infrared/train/1", "infrared/test/1", "seg/1"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(picture()).save(tmp_path / f"{name}.png")
+    with pytest.raises(DataError, match="ambiguous_mask"):
+        read_mask_set(str(tmp_path), MaskSource(kind=str(tmp_path / "seg"), classes=("a", "b")), splits=("train",))
 
 
 def test_examples_carry_labels_at_the_models_size(tmp_path: Path):
