@@ -82,6 +82,15 @@ def of_mask_classes(found: InfraredSet, classes: Sequence[str]) -> InfraredSet:
     return replace(found, pictures=pictures, classes=named)
 
 
+def drawn_classes(found: InfraredSet) -> tuple[str, ...]:
+    """Classes, but the background, that outlines show; all, where only label pictures or boxes tell."""
+    outlined = [p.mask for p in found.pictures if isinstance(p.mask, OutlineMask)]
+    if not outlined:
+        return found.classes[1:]
+    places = {mask.places[o.label + 1] for mask in outlined for o in mask.outlines if o.segmentation}
+    return tuple(name for place, name in enumerate(found.classes) if place and place in places)
+
+
 def _of_boxes(uri: str, source: MaskSource, images: str | None, splits: Sequence[str] | None) -> InfraredSet:
     found = read_infrared_set(uri, images, splits)
     shown = found.shown_classes()

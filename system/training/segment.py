@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,10 @@ from system.errors import DataError, storage_errors
 from system.infrared.detector_trainer import DetectorTrainConfig
 from system.infrared.segmenter import Segmenter, class_weights
 from system.pairs.infrared_set import InfraredPicture, InfraredSet
-from system.pairs.mask_set import MaskSource, of_mask_classes, read_mask_set
+from system.pairs.mask_set import MaskSource, drawn_classes, of_mask_classes, read_mask_set
 from system.pairs.masks import BACKGROUND, IGNORED, PSEUDO
 from system.pairs.pixels import InfraredMapping, read_infrared
+from system.pairs.records import PairFault
 from system.report.console import ConsoleProgress
 from system.training.detect import DetectSource, model_values, start_classes, train_model
 from system.training.detect_run import DetectRun
@@ -36,18 +38,32 @@ def gather_masked(
     """Several sets with masks as one, with the classes that are asked for, or all of the first.
 
     Raises:
-        DataError, ConfigError: as `read_mask_set`.
+        DataError: a class that none of the sets knows. DataError, ConfigError: as `read_mask_set`.
     """
     sets = [read_mask_set(uri, masks, images, splits) for uri in uris]
-    joined = [of_mask_classes(found, classes or sets[0].classes) for found in sets]
+    learnt = classes or sets[0].classes
+    joined = [of_mask_classes(found, learnt) for found in sets]
+    name = ", ".join(found.name for found in joined)
+    known = list(dict.fromkeys(label for found in sets for label in found.classes))
+    if missing := [label for label in learnt if label not in (BACKGROUND, *known)]:
+        told = f"{name}: knows no {', '.join(missing)} to learn from, but {', '.join(known[1:])}"
+        raise DataError("no_positive", f"{told}; name other --classes")
     return InfraredSet(
-        ", ".join(found.name for found in joined),
+        name,
         tuple(picture for found in joined for picture in found.pictures),
         joined[0].classes,
-        tuple(fault for found in joined for fault in found.faults),
+        (*_left_to_background(sets, learnt), *(fault for found in joined for fault in found.faults)),
         # What nobody drew is told first, so that it is never overlooked.
         "; ".join(sorted({found.masks for found in joined}, key=lambda told: (not told.startswith(PSEUDO), told))),
     )
+
+
+def _left_to_background(sets: Sequence[InfraredSet], classes: Sequence[str]) -> Iterator[PairFault]:
+    """Classes of a set that nobody learns; one of another name may be one of those that are learnt."""
+    for found in sets:
+        if others := [name for name in drawn_classes(found) if name not in classes]:
+            told = f"{', '.join(others)}: not among the classes that are learnt, and background to them"
+            yield PairFault(found.name, "other_class", told, is_skipped=False)
 
 
 def count_pixels(found: InfraredSet, mapping: InfraredMapping) -> dict[str, int]:

@@ -17,6 +17,7 @@ from system.pairs.mask_set import MaskSource, of_mask_classes, read_mask_set
 from system.pairs.masks import IGNORED, PSEUDO, Outline, OutlineMask, PictureMask, fit_labels
 from system.pairs.pixels import InfraredMapping, read_infrared
 from system.training.detect_data import PictureReader, sha256_of
+from system.training.segment import gather_masked
 
 HEIGHT, WIDTH = 40, 60
 
@@ -159,6 +160,16 @@ def test_names_of_a_list_that_are_not_there_are_told_for_masks_too(tmp_path: Pat
         found = read_mask_set(str(tmp_path / "train.txt"), source)
         told = [(fault.pair_id, fault.code, fault.is_skipped) for fault in found.faults]
         assert (len(found.pictures), told) == (1, [("00009D", "missing_file", True)])
+
+
+def test_a_class_that_no_set_knows_is_not_learnt_and_classes_that_nobody_learns_are_told(tmp_path: Path):
+    uri = str(write_coco(tmp_path, SQUARE))
+    with pytest.raises(DataError, match="knows no cra to learn from, but car, bus") as caught:
+        gather_masked((uri,), MaskSource(), None, ("car", "cra"))
+    assert caught.value.code == "no_positive"
+    assert not gather_masked((uri,), MaskSource(), None, ()).faults
+    (told,) = gather_masked((uri,), MaskSource(), None, ("bus",)).faults
+    assert (told.code, told.is_skipped) == ("other_class", False) and told.message.startswith("car: not among")
 
 
 def test_masks_that_do_not_fit_are_refused(tmp_path: Path):
