@@ -25,7 +25,7 @@ from system.pairs.registry import open_pairs
 from system.pairs.subset import of_splits
 
 # What corpora call regions in which nothing is to be found nor missed.
-_NOBODYS = ("dontcare", "don't care", "ignore", "__ignore__")
+NOBODYS = ("dontcare", "don't care", "ignore", "__ignore__")
 _UP = 3
 _READ_AT_ONCE = 8
 # (height, width), or None where nobody says.
@@ -74,7 +74,7 @@ class InfraredSet:
 
     def shown_classes(self) -> tuple[str, ...]:
         """Classes that there is an object of; names of nobody's regions are none."""
-        return tuple(name for name, objects in self.counts().items() if objects and name not in _NOBODYS)
+        return tuple(name for name, objects in self.counts().items() if objects and name not in NOBODYS)
 
     def of_classes(self, classes: Sequence[str]) -> InfraredSet:
         """The same pictures with labels that are places in `classes`; boxes of other classes are background.
@@ -241,10 +241,10 @@ def _relabelled(picture: InfraredPicture, classes: Sequence[str], place: dict[st
     boxes, labels, ignored = [], [], []
     for box, label, is_ignored in zip(picture.boxes_xyxy, picture.labels, picture.is_ignored, strict=True):
         name = classes[label]
-        meant = list(place.values()) if name in _NOBODYS else [place[name]] if name in place else []
+        meant = list(place.values()) if name in NOBODYS else [place[name]] if name in place else []
         boxes += [box] * len(meant)
         labels += meant
-        ignored += [bool(is_ignored) or name in _NOBODYS] * len(meant)
+        ignored += [bool(is_ignored) or name in NOBODYS] * len(meant)
     return replace(
         picture,
         boxes_xyxy=np.array(boxes, np.float32).reshape(-1, 4),

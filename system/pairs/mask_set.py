@@ -17,8 +17,8 @@ from system.config import FrozenConfig
 from system.errors import ConfigError, DataError
 from system.pairs import files
 from system.pairs.coco_file import coco_and_images, read_coco
-from system.pairs.infrared_set import InfraredPicture, InfraredSet, read_infrared_set
-from system.pairs.masks import BACKGROUND, PSEUDO, BoxMask, Mask, OutlineMask, PictureMask, refuse_too_many
+from system.pairs.infrared_set import NOBODYS, InfraredPicture, InfraredSet, read_infrared_set
+from system.pairs.masks import BACKGROUND, IGNORED, PSEUDO, BoxMask, Mask, OutlineMask, PictureMask, refuse_too_many
 from system.pairs.matching import names_below
 from system.pairs.records import PairFault
 from system.pairs.registry import open_pairs
@@ -112,9 +112,8 @@ def _of_outlines(uri: str, source: MaskSource, images: str | None) -> InfraredSe
             "from them, --masks FOLDER takes label pictures",
         )
     found = read_infrared_set(uri, images)
-    classes = (BACKGROUND, *found.classes)
-    refuse_too_many(classes, uri)
-    places, faults = tuple(range(len(classes))), list(found.faults)
+    classes, places = _numbered((BACKGROUND, *found.classes), uri)
+    faults = list(found.faults)
     by_name = {name: coco.outlines.get(number, ()) for number, name in coco.infrared_names().items()}
     pictures = []
     for picture in found.pictures:
@@ -137,13 +136,12 @@ def _of_corpus(uri: str, source: MaskSource, splits: Sequence[str] | None) -> In
             f"{uri}: expected label pictures beside the pairs ({corpus.reader}), found none of {len(taken)} pairs "
             "with one; --masks boxes makes pseudo-masks from boxes, --masks FOLDER takes label pictures",
         )
-    classes = (BACKGROUND, *(name.lower() for name in corpus.mask_classes[1:]))
+    classes, places = _numbered(corpus.mask_classes, uri)
     faults += [
         PairFault(pair.pair_id, "no_mask", "expected a label picture of its name, found none")
         for pair in taken
         if not pair.mask_uri
     ]
-    places = tuple(range(len(classes)))
     pictures = [_picture(pair.pair_id, pair.infrared_uri, PictureMask(places, pair.mask_uri)) for pair in masked]
     told = f"{PSEUDO}: {source.pseudo}" if source.pseudo else "label pictures of the corpus"
     return InfraredSet(corpus.name, tuple(pictures), classes, tuple(faults), told)
@@ -156,17 +154,26 @@ def _of_folder(uri: str, source: MaskSource, images: str | None, splits: Sequenc
         )
     if len(source.classes) < 2:
         raise ConfigError(f"--masks {source.kind}: name its classes by number with --mask-classes background,...")
-    classes = (BACKGROUND, *(name.strip().lower() for name in source.classes[1:]))
-    refuse_too_many(classes, source.kind)
+    classes, places = _numbered(source.classes, source.kind)
     listed, others, faults = _listed(uri, images, splits)
     masks, alone = _masks_below(source.kind, listed, others)
-    places = tuple(range(len(classes)))
     pictures = [_picture(name, at, PictureMask(places, masks[name])) for name, at in listed if name in masks]
     if not pictures:
         told = f"{source.kind}: holds a label picture of none of {len(listed)} pictures of {uri}"
         raise DataError("no_masks", told + (f", e.g. {alone[0]}" if alone else ""))
     told = f"{PSEUDO}: {source.pseudo}" if source.pseudo else "label pictures of a folder"
     return InfraredSet(files.stem(uri), tuple(pictures), classes, (*faults, *alone), told)
+
+
+def _numbered(names: Sequence[str], where: str) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    """(background and classes, of each number its place among them), of names by number, the background first.
+
+    Regions of nobody are no class: their place is `IGNORED`.
+    """
+    known = (BACKGROUND, *(name.strip().lower() for name in names[1:]))
+    refuse_too_many(known, where)
+    classes = tuple(name for name in known if name not in NOBODYS)
+    return classes, tuple(classes.index(name) if name in classes else IGNORED for name in known)
 
 
 def _masks_below(

@@ -46,7 +46,7 @@ class Outline:
 class Mask:
     """The label map of one picture, read or made when it is asked for.
 
-    places: of each class as the source numbers them, its place in the set's classes.
+    places: of each class as the source numbers them, its place in the set's classes or `IGNORED`.
     """
 
     places: tuple[int, ...]
@@ -77,8 +77,8 @@ class Mask:
         return found
 
     def of_classes(self, places: Sequence[int]) -> Self:
-        """With `places[k]` for what was place k."""
-        return replace(self, places=tuple(places[k] for k in self.places))
+        """With `places[k]` for what was place k; what is ignored stays so."""
+        return replace(self, places=tuple(IGNORED if k == IGNORED else places[k] for k in self.places))
 
     def described(self) -> list[Any]:
         """What tells this mask from others, as JSON."""

@@ -72,6 +72,20 @@ def test_a_crowd_and_a_box_without_an_outline_are_ignored(tmp_path: Path):
     assert [fault.code for fault in found.faults] == ["no_outline"]
 
 
+def test_regions_of_nobody_are_ignored_and_no_class(tmp_path: Path):
+    file = write_coco(tmp_path, SQUARE)
+    content = json.loads(file.read_text())
+    content["categories"][:0] = [{"id": 1, "name": "DontCare"}]
+    corner = {"segmentation": [[0, 0, 4, 0, 4, 4, 0, 4]], "bbox": [0, 0, 4, 4]}
+    content["annotations"].append(content["annotations"][0] | corner | {"id": 2, "category_id": 1})
+    file.write_text(json.dumps(content))
+    found = read_mask_set(str(file))
+    assert found.classes == ("background", "car", "bus")
+    for labels in (labels_of(found), labels_of(of_mask_classes(found, ("car",)))):
+        assert (labels[:4, :4] == IGNORED).all() and (labels[12:28, 20:36] == 1).all()
+    assert not gather_masked((str(file),), MaskSource(), None, ("car",)).faults
+
+
 def test_small_things_lie_over_large_ones():
     outlines = (
         Outline(1, [[0, 0, 4, 0, 4, 4, 0, 4]], (0, 0, 4, 4)),
@@ -195,6 +209,8 @@ def test_a_folder_of_label_pictures_needs_its_classes(tmp_path: Path):
     found = read_mask_set(str(tmp_path / "ir"), given)
     assert found.classes == ("background", "warm") and found.masks == f"{PSEUDO}: a threshold"
     assert (labels_of(found)[12:28, 20:36] == 1).all()
+    nobodys = read_mask_set(str(tmp_path / "ir"), MaskSource(kind=folder, classes=("nothing", "Ignore", "warm")))
+    assert nobodys.classes == ("background", "warm") and (labels_of(nobodys)[12:28, 20:36] == IGNORED).all()
     with pytest.raises(ConfigError, match="--mask-classes"):
         read_mask_set(str(tmp_path / "ir"), MaskSource(kind=folder))
     with pytest.raises(DataError, match="own, boxes or a folder"):
