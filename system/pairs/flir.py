@@ -83,7 +83,7 @@ class FlirReader:
                     height=height,
                     is_labelled=thermal_uri in boxes.sizes,
                     crop_rgb=True,
-                    split=pair_id.split("/", 1)[0] if "/" in pair_id else "",
+                    split=split_of(pair_id) or pair_id.rpartition("/")[0],
                 )
             )
         return PairCorpus(

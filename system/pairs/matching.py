@@ -12,7 +12,16 @@ from system.pairs.records import PairFault
 
 # What makers append to tell the two pictures of a pair apart: 0001_rgb.png, 0001_ir.png.
 _MODALITY = re.compile(r"[_\-. ](rgb|visible|vis|vi|color|colour|infrared|ir|thermal|lwir|tir|preview)$", re.IGNORECASE)
-_SPLITS = ("train", "training", "val", "valid", "validation", "test", "video")
+# What makers call the parts of a corpus, and what they are called here.
+_SPLITS = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "test": "test",
+    "video": "video",
+}
 
 
 @dataclass(frozen=True)
@@ -62,6 +71,6 @@ def without_modality(names: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
 
 
 def split_of(name: str) -> str:
-    """The first part of a relative path where it is a split's name, else ""."""
-    first = name.split("/", 1)[0]
-    return first if "/" in name and first.lower() in _SPLITS else ""
+    """The split (train, val, test or video) that the first part of a relative path names, else ""."""
+    first, separator, _ = name.partition("/")
+    return _SPLITS.get(first.lower(), "") if separator else ""

@@ -105,6 +105,17 @@ def test_words_for_the_modality_are_taken_off_where_whole_names_find_nobody(tmp_
     assert [p.pair_id for p in open_pairs(str(tmp_path)).pairs] == ["1"]
 
 
+@pytest.mark.parametrize(("rgb", "thermal"), [("rgb", "ir"), ("RGB", "thermal_8_bit")])
+def test_parts_of_other_names_are_the_parts_that_are_learnt_from_and_judged(tmp_path: Path, rgb: str, thermal: str):
+    expected = {"Train": "train", "training": "train", "valid": "val", "Validation": "val", "TEST": "test"}
+    for part in expected:
+        pair(tmp_path, f"{part}/{rgb}/1.png", f"{part}/{thermal}/1.png")
+    corpus = open_pairs(str(tmp_path))
+    assert {p.pair_id: p.split for p in corpus.pairs} == {f"{part}/1": split for part, split in expected.items()}
+    pair(tmp_path / "sides", "visible/validation/1.jpg", "infrared/validation/1.jpg")
+    assert [p.split for p in open_pairs(str(tmp_path / "sides")).pairs] == ["val"]
+
+
 def test_two_pictures_of_one_name_are_not_guessed_between(tmp_path: Path):
     pair(tmp_path, "rgb/1.png", "ir/1.png")
     pair(tmp_path, "rgb/2.png", "ir/2.png")
