@@ -80,7 +80,7 @@ Masks = Annotated[
     str,
     typer.Option(
         help="`own`: label pictures (MFNet, MSRS) or outlines (COCO) of the set; `boxes`: pseudo-masks from its boxes; "
-        "or a folder of label pictures."
+        "or a folder of label pictures, nested as the pictures are, or of names that occur once."
     ),
 ]
 MaskClasses = Annotated[
