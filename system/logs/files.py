@@ -90,11 +90,13 @@ def list_folder(uri: str) -> list[str]:
     """Sorted URIs of what lies directly in a folder; folders end in "/".
 
     Raises:
-        DataError: it cannot be listed.
+        DataError: `missing_file`, or `unreachable`: it cannot be listed.
     """
     fs, path = filesystem(uri)
     try:
         listed = fs.ls(path, detail=True)
+    except FileNotFoundError as error:
+        raise DataError("missing_file", f"{uri}: expected a folder, found none") from error
     except Exception as error:
         raise _unless_bug(uri, error) from error
     entries = []

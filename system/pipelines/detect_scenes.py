@@ -172,7 +172,7 @@ class _Tally:
             return 0, 0, int(result.found is not None)
         window, results = self._missing.pop(scene_id), self._open.pop(scene_id)
         looked = [r for r in results if r.found is not None]
-        if away := [r for r in results if r.code == UNREACHABLE]:
+        if away := [r for r in results if r.code in UNREACHABLE]:
             # Neither done nor lost.
             self.unreachable += 1
             self.told_unreachable = self.told_unreachable or away[0].message

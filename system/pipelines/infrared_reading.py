@@ -21,8 +21,9 @@ from system.pairs.pixels import InfraredMapping, InfraredPixels, decode_infrared
 from system.records import Container, DrivingLog, Frame, LogRef, WindowRef
 
 NO_INFRARED = "no_infrared"
-# What a storage that does not answer just now gives; the file may be there.
-UNREACHABLE = "unreadable_file"
+# What a storage that does not answer just now gives, to who reads and to who lists; the file may be there.
+_UNREAD = "unreadable_file"
+UNREACHABLE = (_UNREAD, "unreachable")
 _PART_PICTURES, _PART_WINDOWS = 16, 4
 # Of a recording, whole pictures in memory.
 _SHOTS_AT_ONCE = 16
@@ -128,7 +129,7 @@ def read_part(part: Part, mapping: InfraredMapping) -> Iterator[tuple[Shot, int,
             yield Shot(window.log.uri, scene_id=window.scene_id), 1, (error.code, error.message)
             continue
         except storage_errors() as error:
-            yield Shot(window.log.uri, scene_id=window.scene_id), 1, (UNREACHABLE, f"{window.log.uri}: {error}")
+            yield Shot(window.log.uri, scene_id=window.scene_id), 1, (_UNREAD, f"{window.log.uri}: {error}")
             continue
         except Exception as error:  # noqa: BLE001 - one log that we did not foresee must not end the run
             told = f"{window.log.uri}: {type(error).__name__}: {error}; please report it"
@@ -173,7 +174,7 @@ def read_shots(shots: Sequence[Shot], mapping: InfraredMapping) -> list[Infrared
         except DataError as error:
             pixels = error
         except storage_errors() as error:
-            pixels = DataError(UNREACHABLE, f"{shot.name}: {error}")
+            pixels = DataError(_UNREAD, f"{shot.name}: {error}")
         found.append((pixels.code, pixels.message) if isinstance(pixels, DataError) else pixels)
     return found
 

@@ -117,6 +117,11 @@ def test_a_relative_path_is_found_from_everywhere(tmp_path, monkeypatch):
     assert log.uri == str(tmp_path / "fleet" / "a")
 
 
+def test_a_folder_that_is_gone_is_missing_and_not_out_of_reach(tmp_path):
+    with pytest.raises(DataError, match=r"missing_file: .*expected a folder, found none"):
+        files.list_folder(str(tmp_path / "gone"))
+
+
 def test_an_object_store_that_cannot_be_asked_is_one_line(monkeypatch):
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL"):
         monkeypatch.setenv(name, "x")

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
+from fsspec.implementations.local import LocalFileSystem
 
 from system.errors import ConfigError
 from system.infrared.detections import Detections
+from system.pairs.pixels import InfraredMapping
 from system.pipelines.detect_scenes import _Tally, _windows
-from system.pipelines.infrared_reading import NO_INFRARED, UNREACHABLE, Shot
+from system.pipelines.infrared_reading import NO_INFRARED, Part, Shot, read_part
 from system.pipelines.infrared_stream import PictureResult
 from system.pipelines.select_scenes import SceneQuery, select_scenes
+from system.records import LogRef
 from system.store.commits import append_rows
 from system.store.detections import (
     DETECTIONS,
@@ -77,7 +81,7 @@ def test_scenes_are_committed_whole_in_any_order_and_once(location):
     bad = Shot("broken.png", camera="IR", t_ns=0, scene_id=ids[3])
     assert first.add(PictureResult(bad, 1, None, code="truncated_image", message="broken.png: half")) == (0, 1, 0)
     away = Shot("s3://away.png", camera="IR", t_ns=0, scene_id=ids[4])
-    assert first.add(PictureResult(away, 1, None, code=UNREACHABLE, message="503")) == (0, 0, 0)
+    assert first.add(PictureResult(away, 1, None, code="unreadable_file", message="503")) == (0, 0, 0)
     first.commit()
     assert (first.committed, first.quarantined, first.without_infrared, first.images) == (3, 1, 1, 3)
     assert first.unreachable == 1 and len(quarantined_ids(location, DETECTOR)) == 1, "it is looked at again"
@@ -90,6 +94,24 @@ def test_scenes_are_committed_whole_in_any_order_and_once(location):
 
     again = tally(location)
     assert again.add(seen(ids[0], 0, 1, (0.9,))) == (0, 0, 0), "an earlier run has it"
+
+
+def test_scenes_of_a_log_whose_folder_cannot_be_listed_just_now_are_looked_at_again(location, tmp_path, monkeypatch):
+    windows = _windows(location)
+    results = tally(location)
+
+    def refused(*_: object, **__: object) -> None:
+        raise OSError("503 Slow Down")
+
+    part = Part(windows=(replace(windows[0], log=LogRef("pictures", str(tmp_path), "night", "fleet", 0, 1)),))
+    with monkeypatch.context() as outage:
+        outage.setattr(LocalFileSystem, "ls", refused)
+        ((shot, of, fault),) = list(read_part(part, InfraredMapping()))
+    assert isinstance(fault, tuple) and "503" in fault[1]
+    assert results.add(PictureResult(shot, of, None, code=fault[0], message=fault[1])) == (0, 0, 0)
+    results.commit()
+    assert (results.unreachable, results.quarantined) == (1, 0)
+    assert not len(quarantined_ids(location, DETECTOR)) and not len(detected_ids(location, DETECTOR))
 
 
 def test_search_asks_for_what_one_picture_shows(location):
