@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from system.errors import DataError, storage_errors
 from system.freqkd.distiller import seed_of
@@ -23,6 +24,7 @@ from system.pairs.pixels import InfraredMapping, read_infrared
 from system.pairs.resize import fit_picture, scale_boxes
 
 _AHEAD = 2
+Bytes = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -58,13 +60,28 @@ class PictureReader:
         return augmented(example, self.augment, np.random.default_rng(seed_of(self.seed, "view", epoch, number)))
 
 
+def read_masked(picture: InfraredPicture, mapping: InfraredMapping) -> tuple[Bytes, Bytes]:
+    """A picture of a set with masks and its label map, uint8 [H, W] each, in its own pixels.
+
+    Raises:
+        DataError: one of them cannot be read, or is not of the size that the annotations state.
+    """
+    assert picture.mask is not None, "sets of masks have one for each picture"
+    try:
+        pixels_HW = read_infrared(picture.uri, mapping).pixels_HW
+        refuse_other_size(picture, pixels_HW.shape)
+        return pixels_HW, picture.mask.label_map(pixels_HW)
+    except storage_errors() as error:
+        raise DataError("unreadable_file", f"{picture.uri}: {error}") from error
+
+
 def refuse_other_size(picture: InfraredPicture, size: tuple[int, ...]) -> None:
     """Raises DataError: the annotations state another size than the picture has."""
     if picture.width and picture.height and size[:2] != (picture.height, picture.width):
         raise DataError(
             "wrong_shape",
             f"{picture.uri}: {size[1]}x{size[0]} pixels, its annotations state {picture.width}x{picture.height}; "
-            "its boxes would lie at wrong places",
+            "what is drawn on it would lie at wrong places",
         )
 
 

@@ -16,7 +16,7 @@ import ray
 import torch
 
 from system.bootstrap import draw_pictures
-from system.errors import ConfigError, DataError, storage_errors
+from system.errors import ConfigError, DataError
 from system.infrared.detector import model_id, read_model_config
 from system.infrared.segment_judge import Counts, confusion, picture_scores, segment_figures
 from system.infrared.segmenter import Segmenter
@@ -24,12 +24,12 @@ from system.pairs.coloured import count_coloured
 from system.pairs.infrared_set import InfraredPicture
 from system.pairs.mask_set import MaskSource, of_mask_classes, read_mask_set
 from system.pairs.masks import BACKGROUND, PSEUDO
-from system.pairs.pixels import read_infrared
 from system.pipelines.resources import connect_to_ray
 from system.report.console import ConsoleProgress
 from system.report.label_sheet import LabelCell, label_sheet
 from system.report.segment_charts import segment_charts
 from system.training.detect import refuse_left_out
+from system.training.detect_data import read_masked
 from system.training.evaluate_detector import JudgeConfig, claim_folder
 from system.training.learnt import judge_unseen
 from system.training.probe_set import JUDGED_SPLITS
@@ -153,8 +153,6 @@ def _segmented(
             cell = _cell(segmenter, picture, shared)
         except DataError as error:
             rows.append(f"{error.code}: {error.message}")
-        except storage_errors() as error:
-            rows.append(f"unreadable_file: {picture.uri}: {error}")
         else:
             rows.append(confusion(cell.truth_HW, cell.found_HW, len(shared)))
     return rows
@@ -177,9 +175,7 @@ def _cell(
     segmenter: Segmenter, picture: InfraredPicture, shared: tuple[str, ...], lines: tuple[str, ...] = ()
 ) -> LabelCell:
     """Classes that the set does not know count as background."""
-    assert picture.mask is not None, "sets of masks have one for each picture"
-    pixels_HW = read_infrared(picture.uri, segmenter.config.mapping).pixels_HW
-    truth_HW = picture.mask.label_map(pixels_HW)
+    pixels_HW, truth_HW = read_masked(picture, segmenter.config.mapping)
     place = [shared.index(name) if name in shared else 0 for name in segmenter.config.classes]
     (found_HW,) = segmenter.segment([pixels_HW])
     return LabelCell(pixels_HW, truth_HW, np.array(place, np.uint8)[found_HW], lines)

@@ -10,16 +10,17 @@ from typing import Any
 import numpy as np
 
 from system.drafts import refuse_existing
-from system.errors import DataError, storage_errors
+from system.errors import DataError
 from system.infrared.detector_trainer import DetectorTrainConfig
 from system.infrared.segmenter import Segmenter, class_weights
 from system.pairs.infrared_set import InfraredPicture, InfraredSet
 from system.pairs.mask_set import MaskSource, drawn_classes, of_mask_classes, read_mask_set
 from system.pairs.masks import BACKGROUND, IGNORED, PSEUDO
-from system.pairs.pixels import InfraredMapping, read_infrared
+from system.pairs.pixels import InfraredMapping
 from system.pairs.records import PairFault
 from system.report.console import ConsoleProgress
 from system.training.detect import DetectSource, model_values, start_classes, train_model
+from system.training.detect_data import read_masked
 from system.training.detect_run import DetectRun
 from system.training.probe_set import JUDGED_SPLITS
 from system.training.segmentation_task import SegmentationTask
@@ -74,13 +75,10 @@ def count_pixels(found: InfraredSet, mapping: InfraredMapping) -> dict[str, int]
     """
 
     def of_one(picture: InfraredPicture) -> np.ndarray | DataError:
-        assert picture.mask is not None, "sets of masks have one for each picture"
         try:
-            labels_HW = picture.mask.label_map(read_infrared(picture.uri, mapping).pixels_HW)
+            _, labels_HW = read_masked(picture, mapping)
         except DataError as error:
             return error
-        except storage_errors() as error:
-            return DataError("unreadable_file", f"{picture.uri}: {error}")
         return np.bincount(labels_HW[labels_HW != IGNORED], minlength=len(found.classes))
 
     chosen = found.pictures[:: max(1, -(-len(found.pictures) // _COUNTED))]

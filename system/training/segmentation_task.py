@@ -20,8 +20,9 @@ from system.infrared.detector_config import InfraredModelConfig
 from system.infrared.segment_judge import Counts, confusion, drawn_overlaps, intersection_over_union
 from system.infrared.segmenter import Segmenter, SegmenterConfig, label_map
 from system.pairs.infrared_set import InfraredPicture
-from system.pairs.pixels import InfraredMapping, read_infrared
+from system.pairs.pixels import InfraredMapping
 from system.report.label_sheet import LabelCell, label_sheet
+from system.training.detect_data import read_masked
 from system.training.infrared_task import Floats, Judgement
 
 
@@ -63,10 +64,9 @@ class SegmentationTask:
         """Its confusion.
 
         Raises:
-            DataError: the picture or its mask cannot be read.
+            DataError: as `read_masked`.
         """
-        assert picture.mask is not None, "sets of masks have one for each picture"
-        labels_HW = picture.mask.label_map(read_infrared(picture.uri, mapping).pixels_HW)
+        _, labels_HW = read_masked(picture, mapping)
         return confusion(labels_HW, _labels(answer, labels_HW), len(classes))
 
     def judge(self, classes: Sequence[str], evidence: Sequence[Counts], counts_BN: Floats) -> Judgement:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +19,9 @@ from system.pairs.mask_set import MaskSource, of_mask_classes, read_mask_set
 from system.pairs.masks import IGNORED, PSEUDO, Outline, OutlineMask, PictureMask, fit_labels
 from system.pairs.pixels import InfraredMapping, read_infrared
 from system.training.detect_data import PictureReader, sha256_of
-from system.training.segment import gather_masked
+from system.training.evaluate_segmenter import _cell
+from system.training.segment import count_pixels, gather_masked
+from system.training.segmentation_task import SegmentationTask
 
 HEIGHT, WIDTH = 40, 60
 
@@ -125,6 +129,21 @@ def test_boxes_give_pseudo_masks_that_are_called_so(tmp_path: Path):
     assert (labels[10, 18:38] == 0).all() and (labels == IGNORED).any()
     told = read_mask_set(str(write_coco(tmp_path, SQUARE)), MaskSource(pseudo="a teacher on RGB"))
     assert told.masks == f"{PSEUDO}: a teacher on RGB"
+
+
+@pytest.mark.parametrize("kind", ["own", "boxes"])
+def test_a_picture_that_was_resized_after_it_was_annotated_is_not_judged_nor_counted(tmp_path: Path, kind: str):
+    found = read_mask_set(str(write_coco(tmp_path, SQUARE)), MaskSource(kind=kind))
+    Image.fromarray(picture()).resize((WIDTH * 2, HEIGHT * 2)).save(tmp_path / "a.png")
+    (one,) = found.pictures
+    segmenter: Any = SimpleNamespace(config=SimpleNamespace(mapping=InfraredMapping(), classes=found.classes))
+    for read in (
+        lambda: _cell(segmenter, one, found.classes),
+        lambda: SegmentationTask().own_evidence(found.classes, one, InfraredMapping(), None),
+        lambda: count_pixels(found, InfraredMapping()),
+    ):
+        with pytest.raises(DataError, match=r"wrong_shape: .*a\.png: 120x80 pixels, its annotations state 60x40"):
+            read()
 
 
 def test_guesses_are_the_same_each_time_and_never_leave_their_boxes():
