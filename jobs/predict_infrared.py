@@ -31,7 +31,10 @@ def main(
     out: Annotated[Path | None, typer.Option(help="Folder for the results; must be new. Not with --store.")] = None,
     log_format: Annotated[str, typer.Option("--format", help="Of --logs, as for mining.")] = "auto",
     keyframe_hz: Annotated[
-        float, typer.Option(min=0.01, max=1000, help="Pictures a second and camera of logs, videos and scenes.")
+        float,
+        typer.Option(
+            min=0.01, max=1000, help="Pictures a second and camera of logs, videos and scenes, of a scene at least one."
+        ),
     ] = 2.0,
     all_cameras: Annotated[
         bool, typer.Option("--all-cameras", help="Of --logs: whatever they are called, all are infrared.")

@@ -101,10 +101,12 @@ def window_parts(windows: Sequence[WindowRef], keyframe_hz: float, all_cameras: 
 def windows_of(uris: Sequence[str], log_format: str, config: WindowConfig) -> tuple[list[WindowRef], list[BadLog]]:
     """All windows of the logs at or below some paths, each once, and the logs that cannot be listed.
 
+    Videos of one name that begin at one time are told apart by where they lie, though their scenes share an id.
+
     Raises:
         ConfigError: no log there, or an unknown format. DataError: nothing is there.
     """
-    windows: dict[str, WindowRef] = {}
+    windows: dict[tuple[str, str], WindowRef] = {}
     bad: list[BadLog] = []
     for uri in uris:
         found, _ = discover(uri, log_format)
@@ -112,7 +114,7 @@ def windows_of(uris: Sequence[str], log_format: str, config: WindowConfig) -> tu
             if isinstance(log, BadLog):
                 bad.append(log)
             else:
-                windows |= {window.scene_id: window for window in list_windows(log, config)}
+                windows |= {(window.scene_id, log.uri): window for window in list_windows(log, config)}
     if not windows and not bad:
         raise ConfigError(f"no log was recognised below {', '.join(uris)}")
     return list(windows.values()), bad

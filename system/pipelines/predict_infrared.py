@@ -69,6 +69,7 @@ _SCHEMA = pa.schema(
 )
 _ROWS_AT_ONCE = 256
 _DRAWN_SCORE = 0.3
+_WINDOW_S, _LEAST_KEYFRAMES = 4.0, 3
 
 
 class Looked(FrozenConfig):
@@ -190,7 +191,7 @@ def _parts(looked: Looked) -> tuple[list[Part], list[BadLog]]:
     videos = [uri for uri in named if uri.lower().endswith(VIDEO_SUFFIXES)]
     pictures = [uri for uri in named if not uri.lower().endswith(VIDEO_SUFFIXES)]
     parts, bad = picture_parts(pictures), []
-    config = WindowConfig(keyframe_hz=looked.keyframe_hz)
+    config = _windows_for(looked.keyframe_hz)
     for uris, log_format, is_all in (
         (videos, VideoReader.name, True),
         (looked.logs, looked.log_format, looked.all_cameras),
@@ -200,6 +201,15 @@ def _parts(looked: Looked) -> tuple[list[Part], list[BadLog]]:
             parts += window_parts(windows, looked.keyframe_hz, is_all)
             bad += unlisted
     return parts, bad
+
+
+def _windows_for(keyframe_hz: float) -> WindowConfig:
+    """Of 4 s, or three keyframes: each window keeps its first picture, and a keyframe may come a quarter early.
+
+    Raises:
+        ConfigError: the rate is out of range.
+    """
+    return WindowConfig.of_options(max(_WINDOW_S, _LEAST_KEYFRAMES / keyframe_hz), None, keyframe_hz)
 
 
 def detect_all(

@@ -17,6 +17,7 @@ from system.logs.windows import WindowConfig
 from system.pairs.files import pictures_below
 from system.pairs.pixels import InfraredMapping, InfraredPixels
 from system.pipelines.infrared_reading import NO_INFRARED, Part, picture_parts, read_part, window_parts, windows_of
+from system.pipelines.predict_infrared import Looked, _parts
 from tests.mcap_logs import Drive, write_ros2
 from tests.plain_logs import write_plain_log
 from tests.unit.test_video import COUNT, RATE, write_video
@@ -69,6 +70,25 @@ def test_a_video_is_looked_at_at_the_rate_that_is_asked_for(tmp_path: Path):
     assert COUNT / RATE <= len(rows) <= 1.4 * COUNT / RATE  # keyframes may come a quarter early
     assert all(isinstance(read, InfraredPixels) and not read.is_coloured for _, _, read in rows)
     assert len({shot.name for shot, _, _ in rows}) == len(rows) and rows[0][0].name.startswith(f"{path}#")
+
+
+def test_videos_of_one_name_and_second_in_two_folders_are_both_looked_at_and_each_once(tmp_path: Path):
+    for side in ("left", "right"):
+        (tmp_path / side / "ir").mkdir(parents=True)
+        write_video(tmp_path / side / "ir" / "0001.mp4", "h264", {}, "2026-01-01T00:00:00Z", count=20)
+    both = [str(tmp_path), str(tmp_path / "left" / "ir" / "0001.mp4")]
+    windows, _ = windows_of(both, "video", WindowConfig())
+    assert sorted(window.log.uri for window in windows) == [
+        str(tmp_path / side / "ir" / "0001.mp4") for side in ("left", "right")
+    ]
+
+
+@pytest.mark.parametrize("keyframe_hz", [0.5, 0.05])
+def test_of_a_log_no_more_pictures_are_looked_at_than_asked_for_however_few(tmp_path: Path, keyframe_hz: float):
+    log = write_plain_log(tmp_path / "fleet", "log", seconds=120, hz=1, cameras=("FRONT",))
+    parts, _ = _parts(Looked(logs=(str(log),), keyframe_hz=keyframe_hz, all_cameras=True))
+    rows = [row for part in parts for row in read_part(part, MAPPING)]
+    assert 120 * keyframe_hz <= len(rows) <= 1.4 * 120 * keyframe_hz  # keyframes may come a quarter early
 
 
 def test_what_a_video_lost_is_a_fault_and_no_window_without_a_camera(tmp_path: Path):
