@@ -50,7 +50,9 @@ def main(
     balanced: Annotated[
         bool, typer.Option("--balanced/--plain", help="Whether rare classes weigh more in the loss.")
     ] = True,
-    dice_weight: Annotated[float, typer.Option(help="Of the overlap loss beside the cross-entropy.")] = 0.0,
+    dice_weight: Annotated[
+        float | None, typer.Option(help="Of the overlap loss beside the cross-entropy; of --start or 0, if not given.")
+    ] = None,
     epochs: Annotated[int, typer.Option()] = 24,
     batch_size: trainer_options.BatchSize = 4,
     learning_rate: Annotated[float, typer.Option(help="Of the decoder.")] = 1e-3,

@@ -33,8 +33,8 @@ from system.training.infrared_task import DetectionTask, InfraredTask
 from system.training.learnt import (
     BACKBONE_NAME,
     learnt_by_backbone,
+    learnt_with_start,
     marks_of,
-    read_learnt,
     tell_seen,
     write_learnt,
 )
@@ -225,8 +225,7 @@ def train_model(
         learnt_by_backbone(model_config.backbone),
     )
     if source.start and begun:
-        learnt += read_learnt(Path(source.start)) or []
-        of_backbone = read_learnt(Path(source.start), BACKBONE_NAME)
+        learnt, of_backbone = learnt_with_start(learnt, Path(source.start), progress.note)
     if val is not None:
         judged = [picture.uri for picture in val.pictures]
         marks = marks_of(judged)

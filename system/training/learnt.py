@@ -88,6 +88,24 @@ def learnt_by_backbone(backbone: str) -> list[Marks] | None:
     return [] if told is None and not (folder / DISTILL_NAME).is_file() else told
 
 
+def learnt_with_start(
+    learnt: list[Marks], start: Path, note: Callable[[str], None]
+) -> tuple[list[Marks], list[Marks] | None]:
+    """What a model and its backbone have learnt from, where the training began with an earlier model.
+
+    Args:
+        learnt: by this training. note: told where the earlier model does not tell; the backbone, which it brought, then
+            does not either, so that whoever judges is warned.
+    Returns:
+        (of the model, of its backbone).
+    """
+    earlier = read_learnt(start)
+    if earlier is None:
+        note(f"warning: which pictures --start {start} learnt from is not told; nor will the new model tell")
+        return learnt, None
+    return learnt + earlier, read_learnt(start, BACKBONE_NAME)
+
+
 def seen_before(marks: Sequence[Marks], learnt: Iterable[Marks]) -> list[int]:
     """Places of those pictures that were learnt from, by name or by bytes."""
     known = {mark for of_one in learnt for mark in of_one}

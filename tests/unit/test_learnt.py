@@ -19,6 +19,7 @@ from system.training.learnt import (
     BACKBONE_NAME,
     judge_unseen,
     learnt_by_backbone,
+    learnt_with_start,
     marks_of,
     read_learnt,
     seen_before,
@@ -75,6 +76,21 @@ def test_what_is_not_told_is_not_counted_as_unseen(tmp_path: Path, uris: list[st
     assert judge_unseen(model(tmp_path / "old", uris[:1], None), "v", uris[2:], "detector", told.append) is None
     assert len(told) == 1 and "is not told" in told[0]
     assert tell_seen("x", uris, marks_of(uris), None, told.append) is None and len(told) == 2
+
+
+def test_a_model_that_went_on_from_one_that_does_not_tell_does_not_pass_for_one_that_has_seen_nothing(
+    tmp_path: Path, uris: list[str]
+):
+    told: list[str] = []
+    learnt, of_backbone = learnt_with_start(marks_of(uris[:1]), model(tmp_path / "old", None, []), told.append)
+    assert learnt == marks_of(uris[:1]) and of_backbone is None and "not told" in told[0]
+    fresh = model(tmp_path / "fresh", uris[:1], None)
+    assert judge_unseen(fresh, "v", uris[2:], "detector", told.append) is None
+    with pytest.raises(DataError, match="was trained on 1 of the 2"):
+        judge_unseen(fresh, "v", uris[:2], "detector", told.append)
+    telling = model(tmp_path / "telling", uris[1:2], uris[2:3])
+    learnt, of_backbone = learnt_with_start(marks_of(uris[:1]), telling, told.append)
+    assert learnt == marks_of(uris[:2]) and of_backbone == marks_of(uris[2:3]) and len(told) == 2
 
 
 def test_a_backbone_is_asked_by_folder_and_by_file_and_a_strangers_weights_saw_nothing_of_ours(

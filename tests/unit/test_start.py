@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 import torch
 from transformers import RfDetrConfig, RfDetrForObjectDetection
 
+from jobs import train_segmenter
 from system.errors import ConfigError, ModelError
 from system.infrared.detector import Detector
 from system.infrared.segmenter import Segmenter, SegmenterConfig
@@ -16,6 +18,7 @@ from system.infrared.start import begin, read_start
 from system.training.detect import DetectSource, model_values, start_classes
 from system.training.detect_run import new_model
 from system.training.infrared_task import DetectionTask
+from system.training.segmentation_task import SegmentationTask
 from tests.unit.test_detector import config, scene, tiny_vit, trained
 
 CLASS_LAYER = "fcos.head.classification_head.cls_logits.weight"
@@ -47,6 +50,15 @@ def test_layers_of_other_classes_start_anew_and_all_others_are_taken(earlier):
         others = [key for key in head if "cls_logits" not in key]
         assert all(torch.equal(head[key], start.head[key]) for key in others)
         assert not all(torch.equal(head[key], fresh[key]) for key in others)
+
+
+def test_a_segmenter_keeps_the_overlap_loss_of_its_start_unless_another_is_given(tmp_path):
+    given = {"classes": ("background", "warm"), "height": 64, "width": 96, "blocks": (1, 3), "dice_weight": 0.5}
+    Segmenter.untrained(SegmenterConfig.parse(given, "test"), tiny_vit(), 0).save(tmp_path)
+    source = DetectSource(train=("t.json",), start=str(tmp_path))
+    not_given = inspect.signature(train_segmenter.main).parameters["dice_weight"].default
+    for weight, expected in ((not_given, 0.5), (0.0, 0.0)):
+        assert model_values(SegmentationTask(), source, {"dice_weight": weight})["dice_weight"] == expected
 
 
 def test_a_segmenter_goes_on_from_a_segmenter_alone(earlier, tmp_path):
