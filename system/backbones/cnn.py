@@ -23,7 +23,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from system.backbones.efficientnet_lite import load_efficientnet_lite0
 from system.backbones.loading import DINOV2, EFFICIENTNET, TIMM
-from system.backbones.vit import architecture_of, load_vit
+from system.backbones.vit import architecture_of, load_vit, take_normalisation
 from system.errors import ConfigError, ModelError
 
 STRIDES = (4, 8, 16, 32)
@@ -92,15 +92,17 @@ def load_cnn(name: str) -> nn.Module:
             names = set(held.keys())
         if set(model.state_dict()) == names:
             model.load_state_dict(load_file(file))
-            return model.float()
-        # timm would leave what is missing as chance has drawn it.
-        with torch.device("meta"):
-            whole = timm.create_model(architecture, num_classes=0).state_dict()
-        if missing := sorted(set(whole) - names):
-            raise ModelError(f"{name}: lacks {len(missing)} tensors of {architecture}, e.g. {missing[0]}")
-        return build_cnn(architecture, pretrained=True, file=file).float()
-    except (RuntimeError, OSError, SafetensorError) as error:
+        else:
+            # timm would leave what is missing as chance has drawn it.
+            with torch.device("meta"):
+                whole = timm.create_model(architecture, num_classes=0).state_dict()
+            if missing := sorted(set(whole) - names):
+                raise ModelError(f"{name}: lacks {len(missing)} tensors of {architecture}, e.g. {missing[0]}")
+            model = build_cnn(architecture, pretrained=True, file=file)
+        take_normalisation(model, file)
+    except (RuntimeError, OSError, ValueError, SafetensorError) as error:
         raise ModelError(f"{name}: cannot be loaded: {' '.join(str(error).split())[:300]}") from error
+    return model.float()
 
 
 def build_cnn(architecture: str, pretrained: bool = False, device: str = "cpu", file: str | None = None) -> nn.Module:

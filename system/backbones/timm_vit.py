@@ -13,6 +13,7 @@ from torch import Tensor
 
 from system.backbones.contrastive import weights_fingerprint
 from system.backbones.runtime import Runtime
+from system.backbones.vit import take_normalisation
 from system.errors import ConfigError, ModelError
 
 
@@ -27,7 +28,8 @@ class TimmViT:
             model: Any = timm.create_model(architecture, pretrained=not at, num_classes=0)
             if at:
                 model.load_state_dict(load_file(file))
-        except (RuntimeError, OSError, SafetensorError) as error:
+                take_normalisation(model, file)
+        except (RuntimeError, OSError, ValueError, SafetensorError) as error:
             raise ModelError(
                 f"{name}: cannot be loaded: {str(error).splitlines()[0]}. Without a network, name "
                 "timm:NAME@FILE.safetensors"

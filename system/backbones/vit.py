@@ -9,13 +9,14 @@ Legend: N pictures, C channels, H x W pixels, h x w patches, P prefix tokens and
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import timm
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from timm.layers import resample_abs_pos_embed
 from timm.models.vision_transformer import VisionTransformer
@@ -67,7 +68,8 @@ def load_vit(name: str) -> VisionTransformer:
     try:
         weights = load_file(file)
         model.load_state_dict({key: value for key, value in weights.items() if not key.startswith("head.")})
-    except (RuntimeError, OSError, SafetensorError) as error:
+        take_normalisation(model, file)
+    except (RuntimeError, OSError, ValueError, SafetensorError) as error:
         raise ModelError(f"{name}: cannot be loaded: {' '.join(str(error).split())[:300]}") from error
     return model.float()
 
@@ -104,6 +106,8 @@ def twin(model: VisionTransformer) -> VisionTransformer:
     """A second model on the same weights: what one adds to itself, the other does not have."""
     other = build_vit(_architecture(model), device="meta")
     other.load_state_dict(model.state_dict(), assign=True)
+    facts = vit_facts(model)
+    set_normalisation(other, facts.mean, facts.std)
     return other
 
 
@@ -135,6 +139,33 @@ class Normalisation(Protocol):
 
     @property
     def std(self) -> tuple[float, ...]: ...
+
+
+def set_normalisation(model: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
+    """In place: what the facts of a vision transformer or a convolutional network tell from now on.
+
+    An architecture is kept without the tag of its weights, and timm knows of it another mean and std than of them.
+    """
+    # timm types what it adds to a module as modules.
+    known: Any = model
+    known.pretrained_cfg = known.pretrained_cfg | {"mean": tuple(mean), "std": tuple(std)}
+
+
+def normalisation_metadata(facts: Normalisation) -> dict[str, str]:
+    """Of a safetensors file, for `take_normalisation`."""
+    return {"mean": json.dumps(facts.mean), "std": json.dumps(facts.std)}
+
+
+def take_normalisation(model: nn.Module, file: str) -> None:
+    """In place, from weights that tell it, as ours do; others were made with what timm knows.
+
+    Raises:
+        OSError, SafetensorError, ValueError: the file cannot be read.
+    """
+    with safe_open(file, "pt") as held:
+        told = held.metadata() or {}
+    if {"mean", "std"} <= set(told):
+        set_normalisation(model, json.loads(told["mean"]), json.loads(told["std"]))
 
 
 def normalise(images_NHWC: Tensor, facts: Normalisation) -> Tensor:

@@ -6,7 +6,7 @@ Legend: N pictures, C channels, H x W pixels, h x w places of a feature map.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Self
 
 from timm.models.vision_transformer import VisionTransformer
@@ -20,7 +20,7 @@ from system.backbones.cnn import (
     refuse_stages,
     stage_features,
 )
-from system.backbones.vit import block_features, build_vit, normalise, refuse_blocks, vit_facts
+from system.backbones.vit import block_features, build_vit, normalise, refuse_blocks, set_normalisation, vit_facts
 
 
 @dataclass(frozen=True)
@@ -40,27 +40,19 @@ class BackboneFacts:
 class VitBackbone(nn.Module):
     """Outputs of some blocks, without the final norm; blocks beyond the last of them are not kept."""
 
-    def __init__(
-        self,
-        vit: VisionTransformer,
-        blocks: Sequence[int],
-        mean: tuple[float, ...] | None = None,
-        std: tuple[float, ...] | None = None,
-    ) -> None:
-        """mean, std: other than the architecture's own."""
+    def __init__(self, vit: VisionTransformer, blocks: Sequence[int]) -> None:
         super().__init__()
         refuse_blocks(vit, blocks)
-        own = vit_facts(vit)
-        self._vit_facts = replace(own, mean=mean or own.mean, std=std or own.std)
+        self._vit_facts = vit_facts(vit)
         vit.blocks = vit.blocks[: max(blocks) + 1]
         vit.norm = nn.Identity()
         self.vit, self.blocks = vit, tuple(blocks)
         patch = self._vit_facts.patch
         self.facts = BackboneFacts(
-            architecture=own.architecture,
+            architecture=self._vit_facts.architecture,
             mean=self._vit_facts.mean,
             std=self._vit_facts.std,
-            widths=(own.width,) * len(blocks),
+            widths=(self._vit_facts.width,) * len(blocks),
             strides=(patch,) * len(blocks),
         )
 
@@ -81,22 +73,15 @@ class VitBackbone(nn.Module):
 class CnnBackbone(nn.Module):
     """Outputs of some stages of a convolutional network, always in evaluation mode; its batch norms do not learn."""
 
-    def __init__(
-        self,
-        network: nn.Module,
-        stages: Sequence[int],
-        mean: tuple[float, ...] | None = None,
-        std: tuple[float, ...] | None = None,
-    ) -> None:
-        """mean, std: other than the architecture's own."""
+    def __init__(self, network: nn.Module, stages: Sequence[int]) -> None:
         super().__init__()
         refuse_stages(stages)
         self.network, self.stages = freeze_batch_norms(network), tuple(stages)
         own = cnn_facts(network)
         self.facts = BackboneFacts(
             architecture=own.architecture,
-            mean=mean or own.mean,
-            std=std or own.std,
+            mean=own.mean,
+            std=own.std,
             widths=tuple(own.widths[stage] for stage in stages),
             strides=tuple(own.strides[stage] for stage in stages),
         )
@@ -117,25 +102,21 @@ class CnnBackbone(nn.Module):
 Backbone = VitBackbone | CnnBackbone
 
 
-def backbone_of(
-    network: nn.Module,
-    blocks: Sequence[int],
-    mean: tuple[float, ...] | None = None,
-    std: tuple[float, ...] | None = None,
-) -> Backbone:
+def backbone_of(network: nn.Module, blocks: Sequence[int]) -> Backbone:
     """Of a vision transformer's blocks, or a convolutional network's stages.
 
     Raises:
         ConfigError: one that the network lacks.
     """
     if isinstance(network, VisionTransformer):
-        return VitBackbone(network, blocks, mean, std)
-    return CnnBackbone(network, blocks, mean, std)
+        return VitBackbone(network, blocks)
+    return CnnBackbone(network, blocks)
 
 
 def empty_backbone(
     architecture: str, blocks: Sequence[int], mean: tuple[float, ...], std: tuple[float, ...]
 ) -> Backbone:
-    """Without weights worth having, to load a detector's into."""
-    build = build_cnn if is_cnn_architecture(architecture) else build_vit
-    return backbone_of(build(architecture), blocks, mean, std)
+    """Without weights worth having, to load a detector's into. mean, std: of those weights."""
+    network = build_cnn(architecture) if is_cnn_architecture(architecture) else build_vit(architecture)
+    set_normalisation(network, mean, std)
+    return backbone_of(network, blocks)

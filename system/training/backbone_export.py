@@ -7,6 +7,7 @@ from pathlib import Path
 
 from safetensors.torch import save_file
 
+from system.backbones.vit import normalisation_metadata
 from system.infrared.backbone import Backbone, VitBackbone
 
 BACKBONE_WEIGHTS_NAME = "backbone.safetensors"
@@ -19,7 +20,8 @@ def write_backbone(folder: Path, backbone: Backbone) -> None:
         OSError: the folder cannot be written.
     """
     weights = {name: tensor.cpu().contiguous() for name, tensor in backbone.network.state_dict().items()}
-    save_file(weights, folder / BACKBONE_WEIGHTS_NAME, metadata={"architecture": backbone.facts.architecture})
+    metadata = {"architecture": backbone.facts.architecture} | normalisation_metadata(backbone.facts)
+    save_file(weights, folder / BACKBONE_WEIGHTS_NAME, metadata=metadata)
 
 
 def loading_lines(backbone: Backbone) -> list[str]:

@@ -135,7 +135,8 @@ class FeatureReader:
 
     def __init__(self, model: InfraredModel, run: DetectRun) -> None:
         self._model = model
-        space = f"detector {vit_hash(model.backbone.network)} {model.config.blocks}"
+        facts = model.backbone.facts
+        space = f"detector {vit_hash(model.backbone.network)} {facts.mean} {facts.std} {model.config.blocks}"
         self._cache = TeacherCache(Path(run.cache), space, int(run.cache_gb * 1e9))
 
     def __call__(self, examples: Sequence[Example], device: torch.device) -> list[Tensor]:

@@ -17,7 +17,7 @@ from timm.layers import resample_abs_pos_embed
 from timm.models.vision_transformer import VisionTransformer
 
 from system.backbones.dinov2_layout import is_dinov2, to_transformers, transformers_config
-from system.backbones.vit import vit_facts
+from system.backbones.vit import normalisation_metadata, vit_facts
 from system.config import FrozenConfig
 from system.errors import ModelError
 from system.freqkd.distiller import DistillConfig
@@ -65,15 +65,17 @@ def write_student(
     """
     config = record.config
     is_network = isinstance(student, CnnStudent)
-    architecture = student.facts.architecture if isinstance(student, CnnStudent) else vit_facts(student).architecture
+    facts = student.facts if isinstance(student, CnnStudent) else vit_facts(student)
     metadata = {"tower": config.tower}
     if not is_network:
         metadata |= {"rank": str(config.rank), "alpha": str(config.alpha), "last_block": str(max(config.blocks))}
     try:
         save_file(trained_state(student), folder / ADAPTERS_NAME, metadata=metadata)
         merged = merged_weights(student, config, config.merge_factor)
-        save_file(merged, folder / MERGED_NAME, metadata={"architecture": architecture})
-        if not isinstance(student, CnnStudent) and is_dinov2(architecture, merged):
+        save_file(
+            merged, folder / MERGED_NAME, metadata={"architecture": facts.architecture} | normalisation_metadata(facts)
+        )
+        if not isinstance(student, CnnStudent) and is_dinov2(facts.architecture, merged):
             _write_transformers(folder / TRANSFORMERS_NAME, student, merged)
             _write_positions(folder, student, config)
         (folder / DISTILL_NAME).write_text(record.model_dump_json(indent=1) + "\n", "utf-8")

@@ -42,7 +42,9 @@ class PairTeacher:
     @staticmethod
     def space(teacher: VisionTransformer, config: DistillConfig) -> str:
         """What cached features depend on besides pixels."""
-        return f"{vit_hash(teacher)} {config.blocks} {config.precision} {REGISTRATION_VERSION}"
+        facts = vit_facts(teacher)
+        normalisation = f"{facts.mean} {facts.std}"
+        return f"{vit_hash(teacher)} {normalisation} {config.blocks} {config.precision} {REGISTRATION_VERSION}"
 
     def __call__(self, pairs: StepPairs, epoch: int) -> Lesson:
         """The lesson of a step's pairs in an epoch."""

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
 from system.backbones.cnn import build_cnn, cnn_facts, is_cnn, load_cnn, load_network, stage_features
-from system.backbones.vit import normalise
+from system.backbones.vit import normalisation_metadata, normalise, set_normalisation
 from system.errors import ConfigError, ModelError
 from system.freqkd.distiller import DistillConfig, Distiller, teacher_features
 from system.freqkd.estimate import estimate
@@ -67,8 +67,11 @@ def test_weights_of_a_whole_network_and_of_its_stages_are_both_read(architecture
     whole = timm.create_model(architecture).eval()
     save_file(whole.state_dict(), tmp_path / "whole.safetensors")
     first = load_cnn(f"timm:{architecture}@{tmp_path}/whole.safetensors")
-    save_file(first.state_dict(), tmp_path / "stages.safetensors")
+    set_normalisation(first, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+    facts = cnn_facts(first)
+    save_file(first.state_dict(), tmp_path / "stages.safetensors", metadata=normalisation_metadata(facts))
     second = load_cnn(f"timm:{architecture}@{tmp_path}/stages.safetensors")
+    assert cnn_facts(second) == facts and facts.mean == (0.1, 0.2, 0.3)
     images = torch.randn(1, 3, 64, 96)
     with torch.no_grad():
         ours, theirs = stage_features(first, images), stage_features(second, images)

@@ -11,7 +11,7 @@ import pytest
 import timm
 import torch
 
-from system.backbones.vit import block_features, load_vit, normalise, twin, vit_facts
+from system.backbones.vit import block_features, load_vit, normalise, set_normalisation, twin, vit_facts
 from system.errors import ConfigError, ModelError
 from system.freqkd.adapters import adapter_parameters, adapter_state
 from system.freqkd.distiller import DistillConfig, Distiller, is_flipped, loss_names, order_of, teacher_features
@@ -277,6 +277,7 @@ def test_the_export_gives_timm_and_transformers_the_same_features(tmp_path: Path
     from transformers import AutoModel
 
     from system.training.distill_publish import DistillRecord, write_student
+    from system.training.student import load_backbone
 
     config = DistillConfig(height=60, width=80, blocks=(0, 2), rank=4)
     student = load_vit(config.tower)
@@ -293,8 +294,10 @@ def test_the_export_gives_timm_and_transformers_the_same_features(tmp_path: Path
     history = [
         {"epoch": 1.0, "step": float(k), "steps": 1.0, "total": 1.0 / k, "low/0": 1.0, "lr": 1e-4} for k in (1, 2)
     ]
+    set_normalisation(student, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
     write_student(tmp_path, student.eval(), record, history)
     ours = load_vit(f"timm:vit_small_patch14_dinov2@{tmp_path}/merged.safetensors")
+    assert vit_facts(load_backbone(str(tmp_path))) == vit_facts(ours) == vit_facts(student)
     images = normalise(pictures(3, 1).repeat(1, 2, 2, 1)[:, :70, :84], vit_facts(ours))
     expected = block_features(ours, images, [11])[0].flatten(2).transpose(1, 2)
     theirs = AutoModel.from_pretrained(tmp_path / "transformers").eval()

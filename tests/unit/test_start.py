@@ -11,12 +11,13 @@ import torch
 from transformers import RfDetrConfig, RfDetrForObjectDetection
 
 from jobs import train_segmenter
+from system.backbones.vit import set_normalisation
 from system.errors import ConfigError, ModelError
 from system.infrared.detector import Detector
 from system.infrared.segmenter import Segmenter, SegmenterConfig
 from system.infrared.start import begin, read_start
 from system.training.detect import DetectSource, model_values, start_classes
-from system.training.detect_run import new_model
+from system.training.detect_run import DetectRun, FeatureReader, as_images, new_model
 from system.training.infrared_task import DetectionTask
 from system.training.segmentation_task import SegmentationTask
 from tests.unit.test_detector import config, scene, tiny_vit, trained
@@ -71,6 +72,21 @@ def test_a_segmenter_goes_on_from_a_segmenter_alone(earlier, tmp_path):
     assert all(torch.equal(value, start.head[key]) for key, value in begun.head.state_dict().items())
     with pytest.raises(ModelError, match=r"segmenter\.json"):
         read_start(str(earlier), Segmenter)
+
+
+def test_the_backbone_of_a_start_sees_pictures_as_it_learnt_to(tmp_path):
+    vit = tiny_vit()
+    set_normalisation(vit, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+    earlier = Detector.untrained(config(), vit, 0)
+    earlier.save(tmp_path)
+    ours = new_model(DetectionTask(), config(), 5, str(tmp_path))
+    assert ours.backbone.facts == earlier.backbone.facts and ours.backbone.facts.mean == (0.1, 0.2, 0.3)
+    pictures = as_images([torch.from_numpy(scene(3).picture_HW)])
+    assert torch.equal(ours.backbone.pixels(pictures), earlier.backbone.pixels(pictures))
+
+    run = DetectRun(cache=str(tmp_path / "features"))
+    FeatureReader(ours, run), FeatureReader(Detector.untrained(config(), tiny_vit(), 0), run)
+    assert len(list((tmp_path / "features").iterdir())) == 2, "the same weights, which see other pixels"
 
 
 def test_the_start_decides_its_own_values_and_no_others(earlier):

@@ -13,7 +13,18 @@ from system.backbones.dinov2 import load_packaged_dinov2
 from system.backbones.dinov2_layout import to_timm, to_transformers, transformers_config
 from system.backbones.loading import DINOV2
 from system.backbones.runtime import Runtime
-from system.backbones.vit import block_features, load_vit, normalise, pad_to_patch, twin, vit_facts, vit_hash
+from system.backbones.vit import (
+    block_features,
+    build_vit,
+    load_vit,
+    normalisation_metadata,
+    normalise,
+    pad_to_patch,
+    set_normalisation,
+    twin,
+    vit_facts,
+    vit_hash,
+)
 from system.errors import ConfigError, ModelError
 
 
@@ -96,6 +107,26 @@ def test_the_hash_tells_weights_apart_and_a_twin_shares_them(small: str):
     with torch.no_grad():
         model.norm.bias += 1
     assert vit_hash(load_vit(small)) != vit_hash(model)
+
+
+def test_a_twin_sees_pictures_as_its_weights_do_and_not_as_its_architecture():
+    model, untagged = (build_vit(f"vit_small_patch16_224{tag}", device="meta") for tag in (".dino", ""))
+    assert vit_facts(twin(model)) == vit_facts(model)
+    assert vit_facts(model).mean != vit_facts(untagged).mean
+
+
+def test_what_weights_were_normalised_by_goes_with_them_through_a_file(small: str, tmp_path: Path):
+    model = load_vit(small)
+    plain = vit_facts(model)
+    set_normalisation(model, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+    facts = vit_facts(model)
+    assert (facts.mean, facts.std) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+    save_file(model.state_dict(), tmp_path / "w.safetensors", metadata=normalisation_metadata(facts))
+    assert vit_facts(load_vit(f"timm:{facts.architecture}@{tmp_path}/w.safetensors")) == facts
+    assert vit_facts(load_vit(small)) == plain, "timm's own table stays as it is"
+    save_file(model.state_dict(), tmp_path / "bad.safetensors", metadata={"mean": "[", "std": "["})
+    with pytest.raises(ModelError, match="cannot be loaded"):
+        load_vit(f"timm:test_vit@{tmp_path}/bad.safetensors")
 
 
 def test_what_cannot_be_loaded_says_why(tmp_path: Path):
