@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +14,6 @@ from numpy.typing import NDArray
 
 from serve.services import DetectorFacts
 from system.backbones.runtime import device_of
-from system.errors import ModelError
 from system.infrared.detections import Detections
 from system.infrared.detector import CONFIG_NAME, Detector, detector_id
 
@@ -28,40 +28,52 @@ class DetectorModel:
     def __init__(self, folder: str, threads: int = 1, look_every_s: float = _LOOK_EVERY_S) -> None:
         """
         Raises:
-            ModelError: there is no detector, or it is damaged.
+            ModelError, ConfigError: there is no detector, it is damaged, or its settings are.
         """
         torch.set_num_threads(threads)
         self._folder, self._look_every_s = Path(folder), look_every_s
         self._device = device_of(torch.cuda.is_available())
         self._stamp = self._stamp_now()
-        self._detector, self._facts = self._load()
+        # One value, so that no thread sees one detector with the facts of another.
+        self._loaded = self._load()
         self._looked_s = time.monotonic()
+        self._refreshing = threading.Lock()
 
     def facts(self) -> DetectorFacts:
         """Of the detector that the next batch goes to."""
         self._refresh()
-        return self._facts
+        return self._loaded[1]
 
     def detect(self, pictures: Sequence[NDArray[np.uint8]]) -> list[tuple[DetectorFacts, Detections]]:
         """(the detector, detections) of each picture, uint8 [H, W] of any size, as one batch."""
         self._refresh()
-        return [(self._facts, found) for found in self._detector.detect(pictures)]
+        detector, facts = self._loaded
+        return [(facts, found) for found in detector.detect(pictures)]
 
     def _refresh(self) -> None:
-        """Load what is new. A folder that is half written, or damaged, leaves the detector that works."""
-        now_s = time.monotonic()
-        if now_s - self._looked_s < self._look_every_s:
-            return
-        self._looked_s = now_s
-        stamp = self._stamp_now()
-        if stamp == self._stamp:
+        """Load what is new; whoever comes meanwhile goes on with the old one.
+
+        A folder that is half written, damaged, or too large for the memory leaves the detector that works, and is not
+        tried again before it changes.
+        """
+        if not self._refreshing.acquire(blocking=False):
             return
         try:
-            self._detector, self._facts = self._load()
-            log.info("detector %s of %s serves now", self._facts.detector_id, self._folder)
-        except ModelError as error:
-            log.error("%s; detector %s goes on", error, self._facts.detector_id)
-        self._stamp = stamp
+            now_s = time.monotonic()
+            if now_s - self._looked_s < self._look_every_s:
+                return
+            self._looked_s = now_s
+            stamp = self._stamp_now()
+            if stamp == self._stamp:
+                return
+            self._stamp = stamp
+            try:
+                self._loaded = self._load()
+                log.info("detector %s of %s serves now", self._loaded[1].detector_id, self._folder)
+            except Exception:  # whatever it is, the old one works
+                log.exception("%s cannot be loaded; detector %s goes on", self._folder, self._loaded[1].detector_id)
+        finally:
+            self._refreshing.release()
 
     def _load(self) -> tuple[Detector, DetectorFacts]:
         identity = detector_id(self._folder)

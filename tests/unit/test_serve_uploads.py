@@ -9,17 +9,22 @@ import resource
 import struct
 import tracemalloc
 import zlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 
 import httpx2 as httpx
 import numpy as np
 import pytest
 from PIL import Image
 
+from serve import detector_model
 from serve.detector_model import DetectorModel
 from serve.routes import health, infrared
 from serve.settings import Limits
+from system.errors import ConfigError
+from system.pairs.pixels import InfraredMapping
 from tests.benchmarks.serving import make_detector
 from tests.serving import Server, encoded, jpeg, make_server
 
@@ -289,3 +294,55 @@ def test_a_detector_is_exchanged_while_it_serves_and_a_damaged_one_is_not(tmp_pa
     make_detector(folder, "test_vit", seed=1)
     second = model.facts().detector_id
     assert second != first and model.detect([picture])[0][0].detector_id == second
+
+
+class FakeLoaded:
+    """A detector whose findings say which it is. during: called while it looks."""
+
+    size = (32, 48)
+
+    def __init__(self, name: str, during: Callable[[], object] = lambda: None) -> None:
+        self.name, self.during = name, during
+        self.config = SimpleNamespace(classes=(name,), mapping=InfraredMapping())
+
+    def to(self, _: object) -> FakeLoaded:
+        return self
+
+    def detect(self, pictures: Sequence[np.ndarray]) -> list[str]:
+        self.during()
+        return [self.name for _ in pictures]
+
+
+def faked(folder: Path, monkeypatch: pytest.MonkeyPatch, loads: list[FakeLoaded | Exception]) -> DetectorModel:
+    """A model that loads these, one after the other, whenever `weights.safetensors` has another size."""
+
+    def load(_: Path) -> FakeLoaded:
+        loaded = loads.pop(0)
+        if isinstance(loaded, Exception):
+            raise loaded
+        return loaded
+
+    monkeypatch.setattr(detector_model, "detector_id", lambda _: loads[0].name if hasattr(loads[0], "name") else "?")
+    monkeypatch.setattr(detector_model, "Detector", SimpleNamespace(load=load))
+    return DetectorModel(str(folder), look_every_s=0)
+
+
+def test_what_the_old_detector_found_is_told_by_its_own_facts(tmp_path, monkeypatch):
+    def exchange() -> None:
+        (tmp_path / "weights.safetensors").write_bytes(b"new")
+        assert model.facts().detector_id == "new"
+
+    model = faked(tmp_path, monkeypatch, [FakeLoaded("old", exchange), FakeLoaded("new")])
+    picture = np.zeros((4, 4), np.uint8)
+    assert [(of.detector_id, found) for of, found in model.detect([picture])] == [("old", "old")]
+    assert [(of.detector_id, found) for of, found in model.detect([picture])] == [("new", "new")]
+
+
+@pytest.mark.parametrize("error", [ConfigError("num_classes: expected 2"), RuntimeError("CUDA out of memory")])
+def test_whatever_keeps_a_detector_from_being_loaded_the_old_one_goes_on(tmp_path, monkeypatch, caplog, error):
+    model = faked(tmp_path, monkeypatch, [FakeLoaded("old"), error, FakeLoaded("new")])
+    (tmp_path / "weights.safetensors").write_bytes(b"wrong")
+    assert [model.facts().detector_id for _ in range(3)] == ["old"] * 3
+    assert caplog.text.count("goes on") == 1 and str(error) in caplog.text
+    (tmp_path / "weights.safetensors").write_bytes(b"mended")
+    assert model.facts().detector_id == "new"
