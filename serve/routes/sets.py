@@ -12,7 +12,7 @@ from starlette.responses import StreamingResponse
 from serve.auth import TokenRecord
 from serve.context import Context, Ctx, Reader, requires
 from serve.models import SaveSet, SetDetail, SetId, SetList, SetSummary
-from serve.problems import ProblemError, problem_docs
+from serve.problems import ProblemError, log, problem_docs
 from serve.routes.search import pinned_view
 from system.errors import ConfigError, DataError
 from system.pipelines.export_set import FORMATS, ExportFormat, export_set
@@ -110,11 +110,15 @@ async def export(
     file = tempfile.SpooledTemporaryFile(max_size=_SPOOLED)  # noqa: SIM115 - closed when it was sent
     try:
         await context.run(export_set, context.services.store.location, saved, format, file)
-    except (ConfigError, DataError) as error:
+    except ConfigError as error:
         file.close()
-        code = error.code if isinstance(error, DataError) else "cannot_export"
-        told = error.message if isinstance(error, DataError) else str(error)
-        raise ProblemError(409, code, told) from error
+        raise ProblemError(409, "cannot_export", str(error)) from error
+    except DataError as error:
+        file.close()
+        # Its message names a path of the server's.
+        log.error("set %s cannot be taken away as %s: %s", set_id, format, error)
+        told = "nuScenes' tables of these scenes cannot be read; the server's log says why"
+        raise ProblemError(409, error.code, told) from error
     except BaseException:
         file.close()
         raise

@@ -547,6 +547,16 @@ def test_a_set_is_saved_listed_taken_away_and_removed(tmp_path):
     assert ask(server, "DELETE", url).status_code == 404
 
 
+def test_tables_that_are_gone_are_told_without_their_path(tmp_path, caplog):
+    server = make_server(tmp_path, scenes=4)
+    version = server.location.dataset(SCENES).update({"reader": "'nuscenes'"})
+    assert version["num_rows_updated"] == 4
+    url = f"/v1/sets/{ask(server, 'POST', '/v1/sets', json={'name': 'a', 'scene_ids': [SCENE]}).json()['set_id']}"
+    told = ask(server, "GET", f"{url}/export?format=nuscenes")
+    assert told.status_code == 409 and "nuScenes' tables" in told.json()["detail"]
+    assert "secret" not in told.text and "/secret/path/of/the/server" in caplog.text
+
+
 def test_a_set_holds_scenes_that_are_there(tmp_path):
     server = make_server(tmp_path, Limits(max_saved_sets=1))
     unknown = ask(server, "POST", "/v1/sets", json={"name": "a", "scene_ids": [SCENE, "f" * 32]})
