@@ -23,6 +23,7 @@ from serve.deployments import build
 from serve.settings import LaunchConfig
 from system.errors import ConfigError
 from system.pipelines.resources import connect_to_ray
+from system.store.location import StoreLocation
 
 APPLICATION = "nightminer"
 _REQUEST_TIMEOUT_S = 60.0
@@ -38,7 +39,8 @@ def launched(config: LaunchConfig) -> Iterator[tuple[str, str | None]]:
     Yields:
         (URL, a token or None): the token where none was given; it is kept nowhere.
     Raises:
-        ConfigError: without tokens on an address that others reach; a port that is taken; a Ray that serves already.
+        ConfigError: without tokens on an address that others reach; a port that is taken; a Ray that serves already;
+            a store that is neither a folder nor a URI.
     """
     config.check()
     with tempfile.TemporaryDirectory(prefix="nightminer-serve-") as folder:
@@ -47,6 +49,8 @@ def launched(config: LaunchConfig) -> Iterator[tuple[str, str | None]]:
             token_file = str(Path(folder) / "tokens.json")
             token = add_token(Path(token_file), "local", SCOPES, None)
         values: dict[str, Any] = config.model_dump(mode="json", exclude={"host", "port"})
+        # Replicas of a Ray that is joined run in other folders.
+        values["store"] = StoreLocation.parse(config.store).uri
         values["token_file"] = str(Path(token_file).absolute())
         for name in ("detector", "audit_log"):
             if values[name] is not None:

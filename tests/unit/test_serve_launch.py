@@ -50,8 +50,9 @@ def test_what_others_serve_on_the_same_ray_goes_on(tmp_path, monkeypatch, launch
     for name in ("connect_to_ray", "_start_proxy", "_wait_until_ready"):
         monkeypatch.setattr(launch, name, lambda *_: None)
     monkeypatch.chdir(tmp_path)
-    config = LaunchConfig(store=str(tmp_path), audit_log="audit.jsonl")
+    config = LaunchConfig(store="store", audit_log="audit.jsonl")
     with launch.launched(config), pytest.raises(ConfigError, match="already"), launch.launched(config):
         pass
     assert asked == [ended] and served == others
-    assert built["audit_log"] == str(tmp_path / "audit.jsonl"), "replicas run in other folders"
+    there = {name: str(tmp_path / name) for name in ("store", "audit.jsonl")}
+    assert {"store": built["store"], "audit.jsonl": built["audit_log"]} == there, "replicas run in other folders"
