@@ -7,6 +7,7 @@ import { moment, number, riskClass, seconds, words } from "./words.js";
 
 const MOST_TAGS = 4;
 export const chosen = new Set();
+let chosenAsOf;
 
 /** isSmall: without what a search knows of it. */
 export function card(hit, { isSmall = false, hasQuery = false } = {}) {
@@ -54,6 +55,12 @@ export function chooseNone() {
   chosen.clear();
   for (const item of document.querySelectorAll(".grid > li.chosen")) choose(item, false);
   document.dispatchEvent(new CustomEvent("chosen"));
+}
+
+/** Scenes of one version need not be in another. */
+export function chooseAsOf(asOf) {
+  if (asOf !== chosenAsOf) chooseNone();
+  chosenAsOf = asOf;
 }
 
 export const scoreWords = (score) => score.parts

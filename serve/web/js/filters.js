@@ -8,6 +8,7 @@ import { filtersInUrl, formOf, go, objectOf, secondOf } from "./state.js";
 import { count, hasClock, moment, number, words } from "./words.js";
 
 const MOST_TAGS = 60;
+const MOST_DETECTED = 8; // of one request
 const LEAST_SPAN_NS = 2e9;
 const STEPS = 200;
 const narrow = matchMedia("(max-width: 860px)");
@@ -68,7 +69,8 @@ function detections(state, overview) {
   const chips = labels.slice(0, MOST_TAGS).map((label) => {
     const isOn = chosen.some((object) => object.label === label);
     return element("button", { type: "button", class: "chip", "data-state": isOn ? "with" : "off", "data-detected": label,
-      "data-focus": `detected ${label}`, "aria-pressed": String(isOn), "aria-label": `${words(label)}: ${isOn ? "found" : "any"}`,
+      disabled: !isOn && chosen.length >= MOST_DETECTED, "data-focus": `detected ${label}`, "aria-pressed": String(isOn),
+      "aria-label": `${words(label)}: ${isOn ? "found" : "any"}`,
       onclick: () => set(isOn ? chosen.filter((object) => object.label !== label) : [...chosen, { label, min_score: 0.5 }]) }, words(label));
   });
   return element("fieldset", {}, element("legend", {}, "A detector found"), element("div", { class: "chips" }, chips),

@@ -1,7 +1,7 @@
 // The search page: a sentence, filters, and what was found, page by page.
 
 import { api } from "./api.js";
-import { card, choose, chooseNone, chosen } from "./card.js";
+import { card, choose, chooseAsOf, chooseNone, chosen } from "./card.js";
 import { busy, element, focusName, focusOn, problem, replace, say, sayProblem } from "./dom.js";
 import { filterColumn } from "./filters.js";
 import { saveDialog } from "./sets.js";
@@ -14,6 +14,7 @@ let held = null;
 
 export async function searchPage(main, state, signal, { returns }) {
   const at = toSearch(state);
+  chooseAsOf(state.as_of);
   const frame = frameOf(main, state);
   const back = returns && held?.at === at ? held : null;
   try {

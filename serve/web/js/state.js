@@ -40,7 +40,9 @@ export function objectOf(form) {
   return { label, min_score: Number(score || 0.5), count: Number(least || 1) };
 }
 
-export const formOf = ({ label, min_score: score, count = 1 }) => `${label}:${score}${count > 1 ? `:${count}` : ""}`;
+/** A score to six decimals, which is what the API takes in a URL. */
+export const formOf = ({ label, min_score: score, count = 1 }) =>
+  `${label}:${Number(score.toFixed(6))}${count > 1 ? `:${count}` : ""}`;
 
 export function filters(state) {
   const where = { tags: state.tag, without_tags: state.not, logs: state.log, detected: state.detected.map(objectOf) };
