@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import Annotated, Any, ParamSpec, TypeVar
 
 from fastapi import Depends, Request
@@ -23,7 +24,7 @@ from system.errors import ConfigError
 
 P = ParamSpec("P")
 T = TypeVar("T")
-# Uploads decoded at a time: the peak of memory is so many pictures, and not as many as there are clients.
+# Pictures of clients and of logs decoded at a time: the peak of memory is so many, not as many as there are clients.
 _DECODERS = 2
 bearer = HTTPBearer(auto_error=False, description="A token of the server's token file.")
 
@@ -35,22 +36,28 @@ class Context:
         self.services, self.settings, self.metrics = services, settings, metrics
         self.tokens = TokenBook(settings.token_file)
         self.in_flight = InFlight(settings.limits)
-        self.queries = QueryVectors(services, settings.limits)
         self.decoding = asyncio.Semaphore(_DECODERS)
+        self.queries = QueryVectors(services, settings.limits, self.decoding)
 
     @property
     def limits(self) -> Limits:
         return self.settings.limits
 
     async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Call something that blocks, in a thread.
+        """Call something that blocks, in a thread. Raises ProblemError: as `in_time`."""
+        async with self.in_time():
+            return await run_in_threadpool(function, *args, **kwargs)
+
+    @asynccontextmanager
+    async def in_time(self) -> AsyncIterator[None]:
+        """An end to what is done within; they may be nested.
 
         Raises:
             ProblemError: 503, it takes longer than a request may.
         """
         try:
             async with asyncio.timeout(self.limits.request_timeout_s):
-                return await run_in_threadpool(function, *args, **kwargs)
+                yield
         except TimeoutError as error:
             told = f"not answered within {self.limits.request_timeout_s:g} s; try again, or ask for less"
             raise busy("timed_out", told, self.limits.retry_after_s) from error

@@ -26,10 +26,13 @@ PICTURE_STATUS = {"too_large": 413, "not_an_image": 415}
 
 
 class QueryVectors:
-    """Vectors of queries; those of texts asked for last are kept, so that a next page asks no model."""
+    """Vectors of queries; those of texts asked for last are kept, so that a next page asks no model.
 
-    def __init__(self, services: Services, limits: Limits) -> None:
-        self._services, self._limits = services, limits
+    decoding: held while a picture is decoded.
+    """
+
+    def __init__(self, services: Services, limits: Limits, decoding: asyncio.Semaphore) -> None:
+        self._services, self._limits, self._decoding = services, limits, decoding
         self._texts: OrderedDict[tuple[str, str], NDArray[np.float32]] = OrderedDict()
         self._pictures = PictureLimits(max_file_bytes=limits.max_picture_bytes, max_pixels=limits.max_pixels)
 
@@ -46,13 +49,10 @@ class QueryVectors:
         if isinstance(query, TextQuery) and not query.text.strip():
             raise ProblemError(422, "empty_text", "query.text: expected words, found blanks")
         try:
-            async with asyncio.timeout(self._limits.request_timeout_s):
-                return await (self._of_text(query.text) if isinstance(query, TextQuery) else self._of_image(query))
+            return await (self._of_text(query.text) if isinstance(query, TextQuery) else self._of_image(query))
         except OverloadedError as error:
             told = "the encoder has more waiting than it takes; try again"
             raise busy("encoder_busy", told, self._limits.retry_after_s) from error
-        except TimeoutError as error:
-            raise busy("timed_out", "the encoder did not answer in time; try again", 1) from error
 
     def of_scene(self, scene_id: str, view: View) -> NDArray[np.float32]:
         """A scene's own vector. Raises ProblemError."""
@@ -78,7 +78,8 @@ class QueryVectors:
 
     async def _of_image(self, query: ImageQuery) -> NDArray[np.float32]:
         try:
-            picture = await run_in_threadpool(self._decode, query.image_base64)
+            async with self._decoding:
+                picture = await run_in_threadpool(self._decode, query.image_base64)
         except DataError as error:
             raise ProblemError(PICTURE_STATUS.get(error.code, 422), error.code, error.message) from error
         return await self._services.encoder.encode_image(picture.rgb_HWC)

@@ -16,8 +16,8 @@ class Limits(FrozenConfig):
     max_json_bytes: of a body that is not an upload; an image to search by travels in it, so it is some megabytes.
     max_upload_bytes: of all pictures of one call together. max_pixels: of one picture, stated by its header.
     max_depth: how far a query's results can be paged. token_concurrency, max_in_flight: requests at a time of one
-    token and of all, of one replica; with more replicas a server takes more. request_timeout_s: of one request, all in
-    all.
+    token and of all, of one replica; with more replicas a server takes more. request_timeout_s: of a search or a
+    detection, all in all, from when its body has come; of each step of any other request, which has up to four.
     """
 
     max_json_bytes: int = Field(default=12 * 1024**2, ge=1024)

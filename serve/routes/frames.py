@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Path, Query, Request, Response
+from starlette.concurrency import run_in_threadpool
 
 from serve.answers import frame_url, thumbnail_frames
 from serve.context import Context, Ctx, Reader
@@ -16,6 +17,7 @@ from serve.search_store import Row
 from system.errors import DataError
 from system.logs.decoding import PictureLimits
 from system.pipelines.originals import read_original, scene_frames
+from system.records import Frame
 from system.store.pictures import StoredPicture
 
 router = APIRouter(prefix="/v1/scenes", tags=["scenes"])
@@ -93,7 +95,7 @@ async def frame(
         return picture_response(request, await _thumbnail(context, of_camera[k]))
     if not context.settings.originals:
         raise ProblemError(404, "no_originals", "this server shows no originals")
-    return picture_response(request, await context.run(_original, context, row, camera, k, long_side))
+    return picture_response(request, await _original(context, row, camera, k, long_side))
 
 
 async def _thumbnail(context: Context, picture: StoredPicture) -> bytes:
@@ -103,16 +105,21 @@ async def _thumbnail(context: Context, picture: StoredPicture) -> bytes:
         raise ProblemError(409, error.code, "the stored picture is damaged") from error
 
 
-def _original(context: Context, row: Row, camera: str, k: int, long_side: int | None) -> bytes:
+async def _original(context: Context, row: Row, camera: str, k: int, long_side: int | None) -> bytes:
     try:
-        of_camera = [frame for frame in scene_frames(row) if frame.camera == camera]
+        of_camera = [frame for frame in await context.run(scene_frames, row) if frame.camera == camera]
         if k >= len(of_camera):
             raise _no_picture(row["scene_id"], camera, k, len(of_camera))
         limits = PictureLimits(max_pixels=context.limits.max_pixels)
-        return jpeg_of(read_original(of_camera[k], limits), long_side)
+        async with context.in_time(), context.decoding:
+            return await run_in_threadpool(_jpeg_of_original, of_camera[k], limits, long_side)
     except DataError as error:
         # Its message names a path of the server's, which is no client's business.
         raise ProblemError(409, error.code, "the picture cannot be read from its log") from error
+
+
+def _jpeg_of_original(frame: Frame, limits: PictureLimits, long_side: int | None) -> bytes:
+    return jpeg_of(read_original(frame, limits), long_side)
 
 
 def _no_picture(scene_id: str, camera: str, k: int, count: int) -> ProblemError:

@@ -71,7 +71,8 @@ class _Ready:
 @router.get("/detector", summary="The detector that answers now", responses=problem_docs(401, 403, 404, 422, 429, 503))
 async def detector(context: Ctx, _: Detecting) -> DetectorInfo:
     """It changes when a new one is put into its folder; nothing is restarted."""
-    facts = await _describe(_detector(context), context)
+    async with context.in_time():
+        facts = await _describe(_detector(context), context)
     return DetectorInfo(
         detector_id=facts.detector_id, classes=list(facts.classes), height=facts.size[0], width=facts.size[1]
     )
@@ -98,7 +99,8 @@ async def detect(
     service = _detector(context)
     if not request.headers.get("content-type", "").startswith("multipart/form-data"):
         raise ProblemError(415, "not_multipart", "expected multipart/form-data with parts named `pictures`")
-    async with request.form(max_files=context.limits.max_pictures, max_fields=1) as form:
+    form_of = request.form(max_files=context.limits.max_pictures, max_fields=1)
+    async with form_of as form, context.in_time():
         files = _files(form)
         for _attempt in range(_TRIES):
             facts = await _describe(service, context)
@@ -205,9 +207,8 @@ def _detector(context: Context) -> DetectorService:
 
 async def _describe(service: DetectorService, context: Context) -> DetectorFacts:
     try:
-        async with asyncio.timeout(context.limits.request_timeout_s):
-            return await service.describe()
-    except (OverloadedError, TimeoutError) as error:
+        return await service.describe()
+    except OverloadedError as error:
         told = "the detector has more waiting than it takes; try again"
         raise busy("detector_busy", told, context.limits.retry_after_s) from error
 
@@ -216,13 +217,10 @@ async def _detect(
     service: DetectorService, pictures: Sequence[_Ready], context: Context
 ) -> list[tuple[DetectorFacts, Detections]]:
     try:
-        async with asyncio.timeout(context.limits.request_timeout_s):
-            return await service.detect([picture.pixels_hw for picture in pictures])
+        return await service.detect([picture.pixels_hw for picture in pictures])
     except OverloadedError as error:
         told = "the detector has more waiting than it takes; try again"
         raise busy("detector_busy", told, context.limits.retry_after_s) from error
-    except TimeoutError as error:
-        raise busy("timed_out", "the detector did not answer in time", context.limits.retry_after_s) from error
 
 
 def _safe_name(name: str | None, n: int) -> str:

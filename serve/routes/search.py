@@ -63,7 +63,12 @@ async def hard(
 
 
 async def answer_search(request: SearchRequest, context: Context) -> SearchAnswer:
-    """One page. Raises ProblemError."""
+    """One page, within the time that a request may take. Raises ProblemError."""
+    async with context.in_time():
+        return await _answer(request, context)
+
+
+async def _answer(request: SearchRequest, context: Context) -> SearchAnswer:
     store = context.services.store
     view, place = await _begin(request, context)
     is_encoded = isinstance(request.query, TextQuery | ImageQuery)

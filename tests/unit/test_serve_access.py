@@ -5,17 +5,18 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import httpx2 as httpx
+import numpy as np
 import pytest
 
 from serve.auth import TokenBook, add_token, hash_token, read_token_file
 from serve.settings import LaunchConfig, Limits
 from system.errors import ConfigError
-from tests.serving import Server, jpeg, make_server
+from tests.serving import DIM, Server, jpeg, make_server
 
 OPEN = {"/healthz", "/readyz"}
 # Every other route, and the scope that it takes; a new route is added here on purpose.
@@ -258,11 +259,36 @@ def test_a_local_server_without_tokens_stays_on_loopback(tmp_path):
         LaunchConfig(store=str(tmp_path), host="0.0.0.0").check()
 
 
-def test_an_answer_takes_no_longer_than_a_request_may(tmp_path):
-    server = make_server(tmp_path, Limits(request_timeout_s=0.2))
-    server.app.state.context.services.store.search = lambda *_, **__: time.sleep(0.6)
-    answer = ask(server, "POST", "/v1/search", json={}, headers=server.token())
+def test_all_steps_of_an_answer_take_no_longer_than_a_request_may(tmp_path):
+    server = make_server(tmp_path, Limits(request_timeout_s=0.3))
+    context = server.app.state.context
+    query = {"kind": "scene", "scene_id": "0" * 32}
+
+    def slow(answer: Callable[..., object]) -> Callable[..., object]:
+        def later(*args: object) -> object:
+            time.sleep(0.2)
+            return answer(*args)
+
+        return later
+
+    context.queries.of_scene = slow(lambda *_: np.ones(DIM, np.float32))
+    context.services.store.search = slow(context.services.store.search)
+    answer = ask(server, "POST", "/v1/search", json={"query": query}, headers=server.token())
     assert answer.status_code == 503 and answer.json()["code"] == "timed_out" and answer.headers["retry-after"]
+    describe, detect = server.detector.describe, server.detector.detect
+
+    async def describe_late() -> object:
+        await asyncio.sleep(0.2)
+        return await describe()
+
+    async def detect_late(pictures: Sequence[np.ndarray]) -> object:
+        await asyncio.sleep(0.2)
+        return await detect(pictures)
+
+    server.detector.describe, server.detector.detect = describe_late, detect_late
+    files = [("pictures", ("a.jpg", jpeg(), "image/jpeg"))]
+    answer = ask(server, "POST", "/v1/ir/detect", files=files, headers=server.token())
+    assert answer.status_code == 503 and answer.json()["code"] == "timed_out"
 
 
 def test_no_secret_lies_in_the_repository():

@@ -7,8 +7,11 @@ import base64
 import csv
 import io
 import json
+import threading
+import time
 import zipfile
 from dataclasses import dataclass, replace
+from types import SimpleNamespace
 
 import httpx2 as httpx
 import numpy as np
@@ -18,11 +21,13 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from serve import search_store
+from serve import queries, search_store
 from serve.app import create_app
+from serve.routes import frames
 from serve.search_store import SearchStore
 from serve.services import Services
 from serve.settings import Limits
+from system.logs.decoding import Picture
 from system.records import scene_id
 from system.store.commits import append_rows
 from system.store.detections import DETECTIONS, detections_schema, open_detections
@@ -212,6 +217,36 @@ def test_pictures_are_a_query_when_they_are_whole(server):
         query = {"kind": "image", "image_base64": base64.b64encode(data).decode()}
         answer = ask(server, "POST", "/v1/search", json={"query": query})
         assert (answer.status_code, answer.json()["code"]) == (status, code)
+
+
+def test_no_more_pictures_are_decoded_at_a_time_than_a_server_has_room_for(server, monkeypatch):
+    at_once: list[int] = []
+    running = 0
+    lock = threading.Lock()
+
+    def decode(*_, **__) -> Picture:
+        nonlocal running
+        with lock:
+            running += 1
+            at_once.append(running)
+        time.sleep(0.05)
+        with lock:
+            running -= 1
+        return Picture(np.zeros((4, 4, 3), np.uint8), 4, 4)
+
+    monkeypatch.setattr(queries, "decode_picture", decode)
+    monkeypatch.setattr(frames, "scene_frames", lambda _: [SimpleNamespace(camera="front")])
+    monkeypatch.setattr(frames, "read_original", lambda *_: decode().rgb_HWC)
+    body = {"query": {"kind": "image", "image_base64": base64.b64encode(jpeg()).decode()}}
+
+    async def together() -> list[int]:
+        transport = httpx.ASGITransport(server.app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://test", headers=server.token()) as session:
+            searches = [session.post("/v1/search", json=body) for _ in range(3)]
+            originals = [session.get(f"/v1/scenes/{SCENE}/frames/front/0?kind=original") for _ in range(3)]
+            return [answer.status_code for answer in await asyncio.gather(*searches, *originals)]
+
+    assert asyncio.run(together()) == [200] * 6 and len(at_once) == 6 and max(at_once) <= 2
 
 
 def test_more_like_this_leaves_itself_out(server):
