@@ -254,6 +254,12 @@ def test_an_earlier_version_stays_in_sight_from_page_to_page(browser, url: str, 
     assert "as_of=run-r1" in page.url
     parts = [path for path in asked if "/v1/scenes/" in path and "/cover" not in path]
     assert len(parts) >= 5 and all("as_of=run-r1" in path for path in parts), parts
+    page.click("#save")
+    with page.expect_request(lambda request: request.method == "POST" and "/v1/sets" in request.url) as sent:
+        page.fill("#set-name", "as it was")
+        page.keyboard.press("Enter")
+    assert sent.value.post_data_json["search"] == {"as_of": "run-r1"}
+    page.wait_for_selector("h1:has-text('as it was')")
     assert told == []
     page.context.close()
 
@@ -327,6 +333,12 @@ def test_addresses_and_cameras_keep_their_order(browser, url: str):
     }
     state = page.evaluate("async (given) => (await import('/js/state.js')).stateOf(given)", asked)
     assert (state["q"], state["tag"], state["from"], state["hw"]) == ("a", ["night"], "2023-11-14T22:13:20", 0.3)
+    scores = [1 / 3, 1e-9, 1]
+    forms = page.evaluate(
+        "async (given) => { const m = await import('/js/state.js'); return given.map(m.formOf); }",
+        [{"label": "a", "min_score": score, "count": 2} for score in scores],
+    )
+    assert forms == ["a:0.333333:2", "a:0:2", "a:1:2"]
     assert told == []
     page.context.close()
 

@@ -135,6 +135,7 @@ def test_what_a_detector_found_is_a_filter(tmp_path):
     assert ids(search(server, where={"detected": [wanted | {"min_score": 0.7}]})) == []
     tags = ask(server, "GET", "/v1/tags?detected=person:0.5:2").json()
     assert tags["total"] == 1
+    assert ask(server, "GET", "/v1/tags?detected=person:0.5:1000").json()["total"] == 0
     assert ask(server, "GET", "/v1/hard?detected=person:2").status_code == 422
     assert ask(server, "GET", "/v1/tags?detected=Person&detector=d").json()["total"] == 1
     for where, words in (
