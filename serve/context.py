@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Annotated, Any, ParamSpec, TypeVar
@@ -29,6 +30,15 @@ _DECODERS = 2
 bearer = HTTPBearer(auto_error=False, description="A token of the server's token file.")
 
 
+class Readiness:
+    """What was found amiss when that was looked for last; `lock` is held while it is."""
+
+    def __init__(self) -> None:
+        self.lock = asyncio.Lock()
+        self.checks: dict[str, str] = {}
+        self.looked_s = -math.inf
+
+
 class Context:
     """Of one application; lies in `app.state.context`."""
 
@@ -36,6 +46,7 @@ class Context:
         self.services, self.settings, self.metrics = services, settings, metrics
         self.tokens = TokenBook(settings.token_file)
         self.in_flight = InFlight(settings.limits)
+        self.readiness = Readiness()
         self.decoding = asyncio.Semaphore(_DECODERS)
         self.queries = QueryVectors(services, settings.limits, self.decoding)
 

@@ -23,7 +23,7 @@ from PIL import Image
 
 from serve import queries, search_store
 from serve.app import create_app
-from serve.routes import frames
+from serve.routes import frames, health
 from serve.search_store import SearchStore
 from serve.services import Services
 from serve.settings import Limits
@@ -604,7 +604,8 @@ def test_a_set_holds_scenes_that_are_there(tmp_path):
     assert ask(server, "GET", "/v1/sets/..%2f..%2fnightminer").status_code in (404, 422)
 
 
-def test_a_store_that_vanishes_is_told_and_not_ready(tmp_path):
+def test_a_store_that_vanishes_is_told_and_not_ready(tmp_path, monkeypatch):
+    monkeypatch.setattr(health, "_KEPT_S", 0)
     server = make_server(tmp_path)
     search(server)
     folder = tmp_path / "store"

@@ -23,7 +23,7 @@ from serve import detector_model
 from serve.detector_model import DetectorModel
 from serve.routes import health, infrared
 from serve.settings import Limits
-from system.errors import ConfigError
+from system.errors import ConfigError, ModelError
 from system.pairs.pixels import InfraredMapping
 from tests.benchmarks.serving import make_detector
 from tests.serving import Server, encoded, jpeg, make_server
@@ -270,17 +270,27 @@ def test_all_pictures_of_a_call_are_told_by_one_detector_and_its_own_classes(tmp
 def test_a_server_is_ready_when_its_models_answer_and_in_time(tmp_path, monkeypatch):
     server = make_server(tmp_path)
     monkeypatch.setattr(health, "_ANSWERS_WITHIN_S", 0.05)
+    monkeypatch.setattr(health, "_KEPT_S", 0)
     everything = {"store": "ok", "tokens": "ok", "encoder": "ok", "detector": "ok"}
 
-    def checks() -> dict:
-        return post(server, "/readyz", method="GET").json()["checks"]
+    def told() -> tuple[int, str, dict]:
+        answer = post(server, "/readyz", method="GET")
+        return answer.status_code, answer.json()["status"], answer.json()["checks"]
 
-    assert checks() == everything
+    async def broken() -> None:
+        raise ModelError("damaged")
+
+    assert told() == (200, "ok", everything)
     server.encoder.is_busy = True
-    assert checks() == everything | {"encoder": "unavailable"}
+    assert told() == (200, "busy", everything | {"encoder": "busy"})
     server.encoder.is_busy = False
     server.detector.describe = asyncio.Event().wait
-    assert checks() == everything | {"detector": "unavailable"}
+    assert told() == (200, "busy", everything | {"detector": "busy"})
+    server.detector.describe = broken
+    assert told() == (503, "not ready", everything | {"detector": "unavailable"})
+    server.encoder.is_busy = True
+    monkeypatch.setattr(health, "_KEPT_S", 60)
+    assert told()[2] == everything | {"detector": "unavailable"}, "whoever asks at once asks no model"
 
 
 def test_a_detector_is_exchanged_while_it_serves_and_a_damaged_one_is_not(tmp_path, caplog):
