@@ -6,6 +6,7 @@
     │   └── FormatError no reader recognises a path, or the one asked for does not fit
     ├── StoreError      the store cannot be read or written
     │   ├── LeaseError  another writer holds the store
+    │   ├── DamagedError a file beside the tables does not hold what it should
     │   └── SchemaError the store was written by another schema or with another model
     ├── ModelError      weights are missing, damaged or of the wrong shape
     │   └── GuardError  an upgrade would move, or has moved, another head's answer
@@ -66,6 +67,10 @@ class StoreError(NightminerError):
 
 class LeaseError(StoreError):
     """Another writer holds the store."""
+
+
+class DamagedError(StoreError):
+    """A file beside the store's tables does not hold what it should; others may be whole."""
 
 
 class ConflictError(StoreError):

@@ -13,7 +13,7 @@ import lance
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
-from system.errors import ConfigError, SchemaError, StoreError, reason_of, storage_errors
+from system.errors import ConfigError, DamagedError, SchemaError, StoreError, reason_of, storage_errors
 
 if TYPE_CHECKING:
     import lancedb
@@ -101,12 +101,18 @@ class StoreLocation:
         return fs, path
 
     def read_text(self, name: str) -> str | None:
-        """A small file below the root, or None where it is not there."""
+        """A small file below the root, or None where it is not there.
+
+        Raises:
+            DamagedError: it is not UTF-8. StoreError: the store cannot be read.
+        """
         fs, path = self.filesystem()
         try:
             return fs.cat_file(f"{path}/{name}").decode()
         except FileNotFoundError:
             return None
+        except UnicodeDecodeError as error:
+            raise DamagedError(f"{self.uri}/{name} is damaged: expected UTF-8: {error.reason}") from error
         except Exception as error:
             if not isinstance(error, storage_errors()):
                 raise

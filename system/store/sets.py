@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from system.config import FrozenConfig
-from system.errors import ConfigError, StoreError, storage_errors
+from system.errors import ConfigError, DamagedError, StoreError, storage_errors
 from system.store.location import StoreLocation
 
 FOLDER = "sets"
@@ -66,7 +66,7 @@ def replace_set(location: StoreLocation, saved: SavedSet) -> None:
 def read_set(location: StoreLocation, set_id: str) -> SavedSet:
     """
     Raises:
-        ConfigError: there is none of this id. StoreError: its file is damaged.
+        ConfigError: there is none of this id. DamagedError: its file is damaged. StoreError: the store cannot be read.
     """
     text = location.read_text(f"{FOLDER}/{_checked(set_id)}.json")
     if text is None:
@@ -74,7 +74,8 @@ def read_set(location: StoreLocation, set_id: str) -> SavedSet:
     try:
         return SavedSet.model_validate_json(text)
     except ValidationError as error:
-        raise StoreError(f"{location.uri}/{FOLDER}/{set_id}.json is damaged: {error.error_count()} faults") from error
+        told = f"{location.uri}/{FOLDER}/{set_id}.json is damaged: {error.error_count()} faults"
+        raise DamagedError(told) from error
 
 
 def set_ids(location: StoreLocation) -> list[str]:
@@ -98,13 +99,13 @@ def list_sets(location: StoreLocation) -> list[SavedSet]:
     """All sets, newest first; a damaged one is left out.
 
     Raises:
-        StoreError: the store cannot be listed.
+        StoreError: the store cannot be listed, or a set not be read.
     """
 
     def read(set_id: str) -> SavedSet | None:
         try:
             return read_set(location, set_id)
-        except (ConfigError, StoreError):  # removed meanwhile, or damaged
+        except (ConfigError, DamagedError):  # removed meanwhile, or damaged
             return None
 
     with ThreadPoolExecutor(_READERS) as pool:

@@ -6,8 +6,9 @@ import json
 import threading
 
 import pytest
+from fsspec.implementations.local import LocalFileSystem
 
-from system.errors import ConfigError, DataError, StoreError
+from system.errors import ConfigError, DamagedError, DataError, StoreError
 from system.logs.nuscenes import sample_tokens
 from system.store import sets
 from system.store.location import StoreLocation
@@ -21,16 +22,30 @@ def test_sets_are_found_newest_first_and_a_damaged_one_is_left_out(tmp_path):
     assert list_sets(location) == []
     first, second = save_set(location, VALUES), save_set(location, VALUES | {"name": "b"})
     (tmp_path / "sets" / f"{'f' * 16}.json").write_text("{")
+    (tmp_path / "sets" / f"{'e' * 16}.json").write_bytes(b"\xff")
     (tmp_path / "sets" / "notes.json").write_text("{}")
     assert [saved.set_id for saved in list_sets(location)] == [second.set_id, first.set_id]
-    with pytest.raises(StoreError, match="damaged"):
-        read_set(location, "f" * 16)
+    for damaged in ("e" * 16, "f" * 16):
+        with pytest.raises(DamagedError, match="damaged"):
+            read_set(location, damaged)
     remove_set(location, first.set_id)
     with pytest.raises(ConfigError, match="no set"):
         remove_set(location, first.set_id)
     for name in ("../nightminer", "", "A" * 16, first.set_id):
         with pytest.raises(ConfigError, match="no set"):
             read_set(location, name)
+
+
+def test_a_store_that_cannot_be_read_is_told_and_not_taken_for_one_without_sets(tmp_path, monkeypatch):
+    location = StoreLocation.parse(str(tmp_path))
+    save_set(location, VALUES)
+
+    def refused(*_: object) -> bytes:
+        raise PermissionError("Forbidden")
+
+    monkeypatch.setattr(LocalFileSystem, "cat_file", refused)
+    with pytest.raises(StoreError, match="cannot read sets/"):
+        list_sets(location)
 
 
 def test_sets_are_counted_without_reading_and_read_several_at_a_time(tmp_path, monkeypatch):

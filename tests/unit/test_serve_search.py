@@ -583,6 +583,18 @@ def test_a_set_is_saved_listed_taken_away_and_removed(tmp_path):
     assert ask(server, "DELETE", url).status_code == 404
 
 
+def test_a_damaged_set_is_removed_by_an_admin(tmp_path):
+    server = make_server(tmp_path, Limits(max_saved_sets=1), scenes=4)
+    (tmp_path / "store" / "sets").mkdir()
+    (tmp_path / "store" / "sets" / f"{'f' * 16}.json").write_bytes(b"\xff")
+    body, url = {"name": "a", "scene_ids": [SCENE]}, f"/v1/sets/{'f' * 16}"
+    assert ask(server, "GET", "/v1/sets").json()["sets"] == []
+    assert ask(server, "POST", "/v1/sets", json=body).json()["code"] == "too_many_sets"
+    assert ask(server, "DELETE", url, headers=server.token("read", "export", name="bo")).status_code == 403
+    assert ask(server, "DELETE", url).status_code == 204
+    assert ask(server, "POST", "/v1/sets", json=body).status_code == 201
+
+
 def test_tables_that_are_gone_are_told_without_their_path(tmp_path, caplog):
     server = make_server(tmp_path, scenes=4)
     version = server.location.dataset(SCENES).update({"reader": "'nuscenes'"})
