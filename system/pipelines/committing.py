@@ -30,7 +30,7 @@ class Advanced(Protocol):
 class SceneCommitter:
     """Takes written batches as they come, and makes them part of the store: faults, pictures, then the scenes of them.
 
-    Batches that come within a pause after a commit wait for the next one. `flush` before the end.
+    Batches that come within a pause after a commit wait for its end. `flush` before the end of all.
     """
 
     def __init__(
@@ -67,6 +67,10 @@ class SceneCommitter:
         for scene_id in ids:
             self._committed.add(scene_id)
         self._held.append(batch)
+        self.flush_if_due()
+
+    def flush_if_due(self) -> None:
+        """Commit what waits where the pause is over; call it while no batch comes, too. Raises as `flush`."""
         if self._clock() >= self._next_s:
             self.flush()
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import resource
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
+from contextlib import closing
 from functools import partial
 from typing import Any, Protocol
 
@@ -35,6 +36,8 @@ from system.store.vector_index import vector_index_of
 _KEEP_DAYS = MaintainConfig().keep_days
 # How often a run that waits for a batch asks whether it is to end.
 _TICK_S = 5.0
+# A run that is to end takes along what a batch in hand has cost, unless nothing has come for so long.
+_PATIENCE_S = 120.0
 
 
 class Progress(Protocol):
@@ -94,8 +97,8 @@ def mine_fleet(
     """Mine every scene that the store does not hold for this model, rank the store and write the report.
 
     Args:
-        should_stop: asked after every batch, and every few seconds while none comes; once true, what was written is
-            committed and the run ends as stopped.
+        should_stop: asked after every batch, and every few seconds while none comes; once true, the run ends as
+            stopped after the next batch, or once none has come for two minutes. What was written is committed.
         listing: the logs, where the caller has listed them already; it may be empty.
         remarks: stand in the run's record from its start on, so that a killed run has them too.
         keep_days: untagged versions, and files that none names, are removed once they are older; None: nothing is, for
@@ -184,30 +187,41 @@ class _Run:
         if not self._plan.chunks:
             return
         self._progress.phase("starting Ray and the model")
-        batches = with_ticks(self._stream(), _TICK_S)
-        metrics.began(result.run_id, result.remaining, self._lease.renewed_s)
-        started_s, began_s = time.perf_counter(), time.time()
+        with closing(with_ticks(self._stream(), _TICK_S)) as batches:
+            metrics.began(result.run_id, result.remaining, self._lease.renewed_s)
+            started_s = time.perf_counter()
+            try:
+                self._commit(batches)
+            finally:
+                metrics.ended(result.run_id)
+                result.stages.stream = time.perf_counter() - started_s
+
+    def _commit(self, batches: Generator[dict[str, Any] | None, None, None]) -> None:
+        """Make part of the store what comes, until that ends or the run is to stop."""
+        result, began_s, came_s = self.result, time.time(), time.monotonic()
         committer = SceneCommitter(
             self._location, self._lease, self._quarantine, self._committed, result, self._progress.advanced
         )
         try:
             for batch in batches:
-                if batch is not None:
+                if batch is None:
+                    committer.flush_if_due()
+                else:
+                    came_s = time.monotonic()
                     committer.add(batch)
                     # Clocks of two machines may differ; the figure is for one.
                     first_s = max(0.0, batch["forward_began_s"] - began_s)
                     result.stages.first_forward = min(result.stages.first_forward, first_s)
-                if result.remaining and self._should_stop():
+                # Asked at every tick, since a budget counts whenever it is asked.
+                is_to_stop = result.remaining > 0 and self._should_stop()
+                if is_to_stop and (batch is not None or time.monotonic() - came_s >= _PATIENCE_S):
                     committer.flush()
                     result.stopped = result.remaining > 0
                     result.stalled = result.stopped and batch is None
-                    batches.close()
-                    break
+                    return
         finally:
             # Whatever ended the stream, what was written is not computed again.
             committer.flush()
-            metrics.ended(result.run_id)
-            result.stages.stream = time.perf_counter() - started_s
 
     def finish(self) -> None:
         """Rank, index, tag the version, report."""

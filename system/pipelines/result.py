@@ -28,7 +28,7 @@ class StageSeconds:
 class MiningResult:
     """Counts of scenes. found = committed + already + quarantined + remaining; remaining is 0 unless it was stopped.
 
-    stalled: it was stopped while no batch came; Ray may still be waiting for nodes or actors.
+    stalled: it was stopped after no batch had come for two minutes; Ray may still be waiting for nodes or actors.
     deferred: scenes beyond `limit`, not in `found`. images: pictures of the committed scenes.
     problem: what does not add up, or that too many scenes were bad; None if all is well.
     driver_peak_mb: most memory that the driver ever held.

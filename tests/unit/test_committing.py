@@ -83,6 +83,21 @@ def test_batches_within_a_pause_are_one_commit_and_nothing_is_lost(location):
     assert (result.committed, result.quarantined, result.remaining, result.images) == (20, 5, 0, 15)
 
 
+def test_what_waits_is_committed_once_its_pause_is_over_though_no_batch_comes(location):
+    clock, result = Clock(), MiningResult("r1", "m1", found=10, remaining=10)
+    with Lease(location, "r1") as lease:
+        ours, _ = committer(location, lease, result, clock)
+        for number in (0, 1):
+            ours.add(batch_of(location, number))
+        ours.flush_if_due()
+        assert result.committed == 4
+        clock.now += 60
+        ours.flush_if_due()
+        assert result.committed == 8
+        ours.flush_if_due()
+    assert location.dataset(SCENES).count_rows() == 8
+
+
 def test_a_task_that_ran_twice_counts_once_even_before_its_commit(location):
     result = MiningResult("r1", "m1", found=10, remaining=10)
     with Lease(location, "r1") as lease:

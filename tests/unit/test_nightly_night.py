@@ -166,6 +166,7 @@ def test_a_signal_or_a_budget_ends_the_night_and_the_next_goes_on(tmp_path, nigh
     assert [alert.code for alert in stopped.alerts] == ["left_for_next_night"]
     hours = night(NEXT, budget={"hours": 1e-9})
     assert (hours.mined.committed, hours.left, hours.budget_spent) == (1, 2, "1e-09 hours")
+    assert hours.labels is not None and hours.maintained, "batches came, so all but mining is done"
     rest = night(TODAY, late_days=0)
     assert (rest.mined.committed, rest.left, rest.days[0]) == (2, 0, DAY - timedelta(days=3))
 
@@ -174,7 +175,7 @@ def test_a_budget_that_is_used_up_while_no_node_comes_ends_the_night_with_its_re
     upload(tmp_path, "a")
     miner.is_stalled = True
     result = night(budget={"hours": 1e-9}, rank=True)  # ranking would start Ray
-    assert (result.mined.committed, result.left, result.labels) == (1, 1, None)
+    assert (result.mined.committed, result.left, result.labels) == (1, 1, None) and not result.maintained
     assert [alert.code for alert in result.alerts] == ["left_for_next_night"] and Path(result.report).exists()
     assert result.alerts[0].message.endswith("the budget of 1e-09 hours is used up")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from unittest.mock import MagicMock
 
 import pytest
 
@@ -79,6 +80,7 @@ def test_run_for_which_no_batch_comes_ends_when_it_is_told_to(tmp_path, never, m
 
     monkeypatch.setattr(mine._Run, "_stream", stream)
     monkeypatch.setattr(mine, "_TICK_S", 0.01)
+    monkeypatch.setattr(mine, "_PATIENCE_S", 0.0)
     monkeypatch.setattr(ticking, "_CLOSE_S", 0.01)
     write_plain_log(tmp_path / "logs", "a", cameras=())
     asked = iter([False, False, True])
@@ -87,3 +89,51 @@ def test_run_for_which_no_batch_comes_ends_when_it_is_told_to(tmp_path, never, m
         result = mine.mine_fleet(config, progress, lambda: next(asked))
     assert result.stopped and result.stalled and (result.committed, result.remaining) == (0, 2)
     assert result.table_version is not None and result.unaccounted == 0
+
+
+def test_run_that_is_told_to_end_waits_for_the_batch_in_hand_and_is_asked_meanwhile(tmp_path, never, monkeypatch):
+    def stream(_: object) -> Iterator[dict]:
+        never.wait(60)
+        yield {"forward_began_s": 0.0}
+        raise AssertionError("one batch is enough")
+
+    committer = MagicMock()
+    monkeypatch.setattr(mine._Run, "_stream", stream)
+    monkeypatch.setattr(mine, "_TICK_S", 0.01)
+    monkeypatch.setattr(mine, "SceneCommitter", lambda *_: committer)
+    write_plain_log(tmp_path / "logs", "a", cameras=())
+    asked = []
+
+    def should_stop() -> bool:
+        asked.append(None)
+        if len(asked) == 5:
+            never.set()
+        return True
+
+    with MiningProgress() as progress:
+        config = MineConfig(logs=(str(tmp_path / "logs"),), store=str(tmp_path / "store"))
+        result = mine.mine_fleet(config, progress, should_stop)
+    assert len(asked) > 5 and committer.add.call_count == 1
+    assert committer.flush_if_due.call_count >= 5, "what waits is committed while no batch comes"
+    assert result.stopped and not result.stalled
+
+
+def test_stream_is_closed_though_a_batch_cannot_be_committed(tmp_path, monkeypatch):
+    closed = []
+
+    def stream(_: object) -> Iterator[dict]:
+        try:
+            yield {}
+            yield {}
+        finally:
+            closed.append(True)
+
+    committer = MagicMock()
+    committer.add.side_effect, committer.flush.side_effect = StoreError("the disk is full"), StoreError("still full")
+    monkeypatch.setattr(mine._Run, "_stream", stream)
+    monkeypatch.setattr(mine, "SceneCommitter", lambda *_: committer)
+    write_plain_log(tmp_path / "logs", "a", cameras=())
+    config = MineConfig(logs=(str(tmp_path / "logs"),), store=str(tmp_path / "store"))
+    with MiningProgress() as progress, pytest.raises(StoreError, match="still full"):
+        mine.mine_fleet(config, progress)
+    assert closed == [True]

@@ -35,8 +35,8 @@ class BudgetConfig(FrozenConfig):
     hours: of wall clock since the start. scenes: mined by one start. money: of any currency, counted as the time that
     nodes of the cluster were alive, at `price_per_hour` for each. Hours and money are looked at after every batch, and
     every few seconds while none comes. The batch in hand is finished, and labels, ranking and the report follow, so a
-    night takes a little more than this; where no batch came, the report alone follows. A night that is started again
-    begins with a whole budget.
+    night takes a little more than this; where none has come for two minutes, it is not waited for, and the report alone
+    follows. A night that is started again begins with a whole budget.
     """
 
     hours: float | None = Field(default=None, gt=0)

@@ -67,7 +67,8 @@ def run_night(
 
     Args:
         should_stop: asked as by `mine_fleet`; once true, the night ends after the batch in hand, without ranking. A
-            budget that is used up while no batch comes ends it so too: ranking would wait for the same nodes.
+            budget that is used up while no batch comes for two minutes ends it so too: ranking would wait for the same
+            nodes.
     Raises:
         ConfigError, DataError: a value of the user's; a bucket or folder that is not there or may not be listed.
         LeaseError: another job writes to this store. StoreError: it cannot be written, or clocks disagree.
