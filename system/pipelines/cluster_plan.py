@@ -40,9 +40,11 @@ class Night(FrozenConfig):
 class Machine(FrozenConfig):
     """A node of the GPU group.
 
-    gpus, cpus: of one. images_per_s: of one GPU's worker, as `tests.benchmarks.mining_efficiency` tells on it.
-    decoded_per_s: pictures that one CPU reads, decodes and shrinks. price_per_hour: of one node, in the user's money.
-    spot_loss: share of the work that is done twice because nodes are taken away. start_minutes: until a node works.
+    gpus, cpus: of one; where there are more than nine CPUs for each GPU, that all of them read has to be said
+    (`PoolConfig.reading_cpus_per_gpu`). images_per_s: of one GPU's worker, as `tests.benchmarks.mining_efficiency`
+    tells on it. decoded_per_s: pictures that one CPU reads, decodes and shrinks. price_per_hour: of one node, in the
+    user's money. spot_loss: share of the work that is done twice because nodes are taken away. start_minutes: until a
+    node works.
     """
 
     gpus: int = Field(default=1, ge=1)

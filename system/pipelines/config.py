@@ -32,6 +32,8 @@ class PoolConfig(FrozenConfig):
     gpu: whether an actor asks for a GPU. On a cluster whose GPU nodes start at none it must be said, and a pool of them
         does not grow (Ray's issue 59144): `actors` is its size.
     threads_per_actor: CPUs each reserves and computes with.
+    reading_cpus_per_gpu: of nodes that are still to come, so many CPUs read for each actor with a GPU, and no more are
+        asked for. Eight decode 480 pictures/s at the 60 of `cluster_plan.Machine`.
     forward_scenes: scenes of one call of an actor.
     write_scenes: scenes of one fragment and one commit.
     """
@@ -40,6 +42,7 @@ class PoolConfig(FrozenConfig):
     max_actors: int | None = Field(default=None, ge=1)
     gpu: bool | None = None
     threads_per_actor: int | None = Field(default=None, ge=1)
+    reading_cpus_per_gpu: int = Field(default=8, ge=1)
     forward_scenes: int = Field(default=8, ge=1, le=4096)
     write_scenes: int = Field(default=32, ge=1, le=65536)
 

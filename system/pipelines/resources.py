@@ -19,15 +19,14 @@ from system.errors import ConfigError
 from system.pipelines.config import PoolConfig
 
 _LOCAL_OBJECT_STORE_BYTES = 2 * 1024**3
-# What decodes for one GPU, as `cluster_plan.Machine` assumes: 60 pictures/s a CPU.
-_READING_CPUS_PER_GPU = 8
 
 
 @dataclass(frozen=True)
 class PoolSize:
     """actors x threads CPUs for the model (and gpus_per_actor GPUs each), the rest for reading and writing.
 
-    max_actors: the pool grows up to so many as nodes come; None: it keeps its size.
+    max_actors: the pool grows up to so many as nodes come; None: it keeps its size. reading_cpus_per_gpu: as of
+    PoolConfig; 0 without GPUs.
     """
 
     actors: int
@@ -35,16 +34,17 @@ class PoolSize:
     gpus_per_actor: float
     cluster_cpus: float
     max_actors: int | None = None
+    reading_cpus_per_gpu: int = 0
 
     @property
     def most_cpus(self) -> float:
         """How many CPUs the cluster may be asked for.
 
-        The largest pool, and for reading a quarter of all, or eight for each actor with a GPU. What is there already
-        is used in every case. A pool that is neither given a bound nor GPUs has none.
+        The largest pool, and for reading a quarter of all, or `reading_cpus_per_gpu` for each actor with a GPU. What is
+        there already is used in every case. A pool that is neither given a bound nor GPUs has none.
         """
         if self.gpus_per_actor:
-            return max(self.cluster_cpus, self.actors * (self.threads + _READING_CPUS_PER_GPU))
+            return max(self.cluster_cpus, self.actors * (self.threads + self.reading_cpus_per_gpu))
         if self.max_actors is None:
             return math.inf
         return self.max_actors * self.threads + max(1, self.max_actors * self.threads // 3)
@@ -149,15 +149,18 @@ def size_pool(config: PoolConfig, cpus: float, gpus: float, scenes: int | None =
     quarter of the CPUs, at least one, is therefore left over.
 
     Raises:
-        ConfigError: the user asked for a pool that leaves none.
+        ConfigError: the user asked for a pool that leaves none, on nodes that are there; a cluster that has to grow for
+            its GPUs brings CPUs along.
     """
     batches = max(1, math.ceil(scenes / config.forward_scenes)) if scenes is not None else sys.maxsize
     if config.gpu is True or (config.gpu is None and gpus >= 1):
         actors = config.actors or max(1, int(gpus))
-        if actors > gpus:  # the cluster has to grow for the others
+        if actors > gpus:
             actors = max(1, int(gpus), min(actors, batches))
         threads = config.threads_per_actor or max(1, int((cpus - max(1.0, cpus / 2)) // actors))
-        return _leave_room(PoolSize(actors, threads, 1.0, cpus))
+        pool = PoolSize(actors, threads, 1.0, cpus, reading_cpus_per_gpu=config.reading_cpus_per_gpu)
+        has_to_grow = actors > gpus and bool(os.environ.get("RAY_ADDRESS"))
+        return pool if has_to_grow else _leave_room(pool)
     left_for_reading = max(1.0, cpus // 4)
     threads = config.threads_per_actor or (1 if cpus <= 8 else 2)
     actors = config.actors or max(1, int((cpus - left_for_reading) // threads))
