@@ -61,7 +61,8 @@ def main(
     """Mine driving logs into a store, rank every scene by hardness, and write a report.
 
     Scenes that the store holds for this model are not mined again, so that the same command every night mines what is
-    new, and the same command after a crash mines what is missing. SIGTERM ends the run after the batch in hand.
+    new, and the same command after a crash mines what is missing. SIGTERM ends the run after the batch in hand, or
+    once none has come for two minutes.
 
     The last line of stdout is one JSON object: found = committed + already + quarantined (+ remaining, if stopped).
 
@@ -99,10 +100,10 @@ def main(
         signal.signal(signal.SIGTERM, lambda *_: stop.set())
         with MiningProgress() as progress:
             result = mine_fleet(config, progress, stop.is_set)
-        leave_ray()
         stdout_console().print(hardest_table(hardest_cards(store, result.run_id, top)))
         print(f"report: {result.report}")
         print_figures(result.as_json())
+        leave_ray()
         if result.problem is not None:
             raise ReconcileError(result.problem)
 

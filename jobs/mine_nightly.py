@@ -38,7 +38,7 @@ def main(
 
     The same command every night, from cron, systemd or Kubernetes: a night that was missed, or that died, is made up
     for by the next one. A second run of a night commits nothing. SIGTERM, or a used-up budget, ends it after the batch
-    in hand, or within seconds where none comes.
+    in hand, or once none has come for two minutes.
 
     **Keys** of the configuration, all but the first two optional: `logs` (folders or URIs; `{date}` or
     `{date:%Y/%m/%d}` stands for a day), `store`, `timezone`, `since`, `late_days`, `reuploaded` (`mine_again` or
@@ -65,9 +65,9 @@ def main(
         signal.signal(signal.SIGTERM, lambda *_: stop.set())
         with MiningProgress() as progress:
             result = report_and_tell(told, progress, stop.is_set, day, first)
-        leave_ray()
         print(f"report: {result.report}")
         print_figures(result.as_json())
+        leave_ray()
         if result.mined.problem is not None:
             raise ReconcileError(result.mined.problem)
 

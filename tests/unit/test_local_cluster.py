@@ -16,6 +16,7 @@ from system.backbones.runtime import LOGICAL_GPUS, choose_runtime
 from system.errors import ConfigError
 from system.pipelines import resources
 from system.pipelines.config import PoolConfig
+from system.pipelines.ray_environment import set_ray_environment
 from system.pipelines.resources import size_pool
 
 
@@ -116,6 +117,8 @@ def test_reading_for_gpus_asks_for_cpus_with_a_bound_and_uses_all_that_are_there
     config = PoolConfig(gpu=True, actors=4)  # as in cluster/kuberay/overlays/aws/nightly.toml
     assert size_pool(config, cpus=0, gpus=0, scenes=10_000).most_cpus == 4 * (1 + 8)
     assert size_pool(config, cpus=96, gpus=4, scenes=10_000).most_cpus == 96
+    more = config.model_copy(update={"reading_cpus_per_gpu": 24})
+    assert size_pool(more, cpus=0, gpus=0, scenes=10_000).most_cpus == 4 * (1 + 24)
 
 
 def test_pool_that_was_not_told_to_grow_keeps_its_size() -> None:
@@ -126,6 +129,25 @@ def test_pool_that_was_not_told_to_grow_keeps_its_size() -> None:
 def test_gpus_are_asked_for_where_there_are_none_yet_but_no_more_than_have_work() -> None:
     pool = size_pool(PoolConfig(gpu=True, actors=16, forward_scenes=8), cpus=0, gpus=0, scenes=20)
     assert (pool.actors, pool.gpus_per_actor, pool.max_actors) == (3, 1.0, None)
+
+
+def test_pool_that_nodes_with_gpus_are_still_to_come_for_is_not_held_against_the_cpus_that_are_there(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    config = PoolConfig(gpu=True, actors=8)
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    assert size_pool(config, cpus=8, gpus=1).actors == 8
+    with pytest.raises(ConfigError, match="take all of the cluster's 8 CPUs"):
+        size_pool(config, cpus=8, gpus=8)
+    monkeypatch.delenv("RAY_ADDRESS")
+    with pytest.raises(ConfigError, match="take all of the cluster's 8 CPUs"):
+        size_pool(config, cpus=8, gpus=1)
+
+
+def test_nothing_but_connecting_starts_a_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "environ", {"RAY_ADDRESS": "10.0.0.1:6379"})
+    set_ray_environment()
+    assert os.environ == {"RAY_ADDRESS": "10.0.0.1:6379", "RAY_ENABLE_AUTO_CONNECT": "0"}
 
 
 def test_cpu_pool_is_kept_off_gpus_where_told_so() -> None:
