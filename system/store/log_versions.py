@@ -118,14 +118,15 @@ def drop_mined(location: StoreLocation, model_id: str, source: str, log_id: str,
     where = f"{of_log} AND t_start_ns <= {int(t_end_ns)} AND t_end_ns >= {int(t_start_ns)}"
     try:
         ids = location.dataset(SCENES).to_table(columns=["scene_id"], filter=where)["scene_id"].to_pylist()
-        if ids:
-            location.dataset(SCENES).delete(where)
-        # A scene in quarantine has no row and no time; what was wrong with the old content says nothing of the new one.
-        location.dataset(QUARANTINE).delete(of_log)
+        # Before the scenes: only their rows tell a call after one that was killed whose detections are to go.
         if location.has_table(DETECTIONS):
             for first in range(0, len(ids), _IDS_AT_ONCE):
                 some = ", ".join(map(literal, ids[first : first + _IDS_AT_ONCE]))
                 location.dataset(DETECTIONS).delete(f"scene_id IN ({some})")
+        if ids:
+            location.dataset(SCENES).delete(where)
+        # A scene in quarantine has no row and no time; what was wrong with the old content says nothing of the new one.
+        location.dataset(QUARANTINE).delete(of_log)
     except (OSError, RuntimeError, ValueError) as error:
         raise StoreError(f"{location.uri}: cannot remove scenes of log {source}/{log_id}: {error}") from error
     return len(ids)

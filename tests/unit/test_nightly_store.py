@@ -7,6 +7,7 @@ import threading
 import time
 from dataclasses import asdict, replace
 from datetime import UTC, date, datetime
+from unittest.mock import Mock
 
 import pyarrow as pa
 import pytest
@@ -18,6 +19,7 @@ from system.pipelines.nightly.due import due
 from system.pipelines.nightly.figures import NightFigures
 from system.pipelines.nightly.records import NIGHT_OF, one_a_day, past_nights, read_nights, runs_of_night, write_night
 from system.store.commits import append_rows
+from system.store.detections import DETECTIONS
 from system.store.lease import Holder, Lease, wait_for_dead_holder
 from system.store.location import StoreLocation
 from system.store.log_versions import (
@@ -34,6 +36,7 @@ from system.store.search import scenes_version
 from system.store.tables import open_for_writing
 from tests.mined_store import MODEL, RUN_ID, mine_without_model
 from tests.plain_logs import write_plain_log
+from tests.unit.test_store import scene_rows
 
 VERSION = LogVersion("m1", "fleet", "a", "/1/a", "2026-11-26", "2026-11-26", "new", 0, 9, 5, "files:x", 1)
 NOW = datetime(2026, 11, 26, 1, 30, tzinfo=UTC)
@@ -89,6 +92,25 @@ def test_a_changed_log_is_dropped_alone_and_yesterdays_version_keeps_it(tmp_path
     # With what was wrong with the old content; the last call dropped that of "b".
     assert location.dataset(QUARANTINE).count_rows() == 0
     assert scenes_version(location, f"run-{RUN_ID}").count_rows() == 4
+
+
+def test_detections_go_before_the_scenes_that_tell_of_them(location, monkeypatch):
+    append_rows(location, SCENES, scene_rows(1))
+    scene_id = location.dataset(SCENES).to_table()["scene_id"][0].as_py()
+    location.connect().create_table(DETECTIONS, pa.table({"scene_id": [scene_id, "f" * 32]}))
+    row = location.dataset(SCENES).to_table(columns=["source", "log_id"]).to_pylist()[0]
+    dataset = StoreLocation.dataset
+
+    def killed_at_scenes(place: StoreLocation, name: str):
+        table = dataset(place, name)
+        return Mock(wraps=table, delete=Mock(side_effect=KeyboardInterrupt)) if name == SCENES else table
+
+    with monkeypatch.context() as patched:
+        patched.setattr(StoreLocation, "dataset", killed_at_scenes)
+        with pytest.raises(KeyboardInterrupt):
+            drop_mined(location, "m1", row["source"], row["log_id"], 0, 10**18)
+    assert location.dataset(DETECTIONS).to_table()["scene_id"].to_pylist() == ["f" * 32]
+    assert drop_mined(location, "m1", row["source"], row["log_id"], 0, 10**18) == 1
 
 
 def test_a_killed_run_belongs_to_its_night_and_makes_no_night(location):
