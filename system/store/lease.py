@@ -103,7 +103,7 @@ class Lease:
                     f"that died on another machine is replaced {self._time_to_live_s:.0f} s after its last heartbeat."
                 )
             if holder is not None and not holder.released and not holder.is_here:
-                _watch(self._location, newest, holder, self._time_to_live_s, _POLL_S)
+                newest = _watch(self._location, newest, holder, self._time_to_live_s, _POLL_S)
         if not _create(self._location, newest + 1, Holder.this_process(self._run_id)):
             raise LeaseError(f"{self._location.uri}: another job took the lease at this moment; try again when it ends")
         self._generation, self.renewed_s = newest + 1, time.time()
@@ -169,27 +169,30 @@ def wait_for_dead_holder(
     if holder is None or holder.released:
         return
     if not holder.is_here:
-        _watch(location, newest, holder, time_to_live_s, poll_s)
+        newest = _watch(location, newest, holder, time_to_live_s, poll_s)
         _create(location, newest + 1, replace(Holder.this_process(holder.run_id), released=True))
     elif holder.is_alive(time_to_live_s):
         raise _is_written_by(location, holder)
 
 
-def _watch(location: StoreLocation, generation: int, holder: Holder, time_to_live_s: float, poll_s: float) -> None:
+def _watch(location: StoreLocation, generation: int, holder: Holder, time_to_live_s: float, poll_s: float) -> int:
     """Return once a holder has given its lease back, or has not beaten for so long by this machine's steady clock.
 
+    Returns:
+        The newest generation: another may have taken the lease meanwhile, and given it back.
     Raises:
-        LeaseError: it beat, or another took the lease.
+        LeaseError: it beat, or another took the lease and has it.
     """
-    until_s = time.monotonic() + time_to_live_s
+    newest, until_s = generation, time.monotonic() + time_to_live_s
     while time.monotonic() < until_s:
         time.sleep(min(poll_s, time_to_live_s))
         newest = _newest_generation(location)
         seen = _read(location, newest) if newest else None
         if seen is None or seen.released:
-            return
+            return newest
         if newest != generation or seen.beat_ns != holder.beat_ns:
             raise _is_written_by(location, seen)
+    return newest
 
 
 def _is_written_by(location: StoreLocation, holder: Holder) -> LeaseError:

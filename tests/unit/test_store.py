@@ -282,6 +282,19 @@ def test_a_holder_elsewhere_is_dead_when_it_was_watched_and_not_by_its_clock(loc
         assert time.monotonic() - started_s >= 0.3
 
 
+def test_a_lease_that_another_took_and_gave_back_while_a_holder_was_watched_is_free(location, monkeypatch):
+    monkeypatch.setattr(lease_module, "_POLL_S", 0.05)
+    far = replace(Holder.this_process("far"), host="another-machine", beat_ns=0)
+    location.write_text("_lease/00000001.json", json.dumps(asdict(far)))
+    released = json.dumps(asdict(replace(far, run_id="other", released=True)))
+    taken = threading.Timer(0.1, lambda: location.write_text("_lease/00000002.json", released))
+    taken.start()
+    with Lease(location, "new", time_to_live_s=30) as lease:
+        lease.check()
+        assert location.read_text("_lease/00000003.json") is not None
+    taken.join()
+
+
 @pytest.fixture
 def bucket(monkeypatch) -> StoreLocation:
     monkeypatch.setattr(MemoryFileSystem, "store", {})
