@@ -19,7 +19,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -52,7 +52,7 @@ class TwoNodes:
     """A head without work of its own to lose, and a second node that can be killed and comes back.
 
     Raises:
-        NightminerError: a node does not start; also from what starts one anew.
+        NightminerError: a node does not start, or lives on though it was killed; also from what starts one anew.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -62,6 +62,8 @@ class TwoNodes:
             self.address = f"127.0.0.1:{probe.getsockname()[1]}"
         self._env = {**os.environ, "RAY_AUTH_MODE": "disabled"}
         self._second: subprocess.Popen[bytes] | None = None
+        # By the process that started them; those of one that has ended by itself cannot be asked for any more.
+        self._started: dict[int, list[psutil.Process]] = {}
         self._head = self._start_head()
         try:
             self.start_second()
@@ -83,10 +85,11 @@ class TwoNodes:
                 process = subprocess.Popen(command, env=self._env, stdout=log, stderr=log)
             until_s = time.monotonic() + _NODE_START_S
             while process.poll() is None and time.monotonic() < until_s:
+                self._started[process.pid] = _children(process.pid) or self._started.get(process.pid, [])
                 if _STARTED in path.read_bytes()[said_before:]:
                     return process
                 time.sleep(0.2)
-            destroy(process)
+            self._destroy(process)
         raise NightminerError(f"ray start {' '.join(arguments)} fails; the end of its log:\n{tail(path)}")
 
     def _start_head(self) -> subprocess.Popen[bytes]:
@@ -100,7 +103,7 @@ class TwoNodes:
         """SIGKILL everything of the head, and with it what the second node knows; both start anew."""
         for node in (self._head, self._second):
             if node is not None:
-                destroy(node)
+                self._destroy(node)
         self._head = self._start_head()
         self.start_second()
 
@@ -108,22 +111,37 @@ class TwoNodes:
         self._second = self._start("--address", self.address)
 
     def kill_second(self) -> bool:
-        """SIGKILL the raylet of the second node, then start it anew; False where it had none."""
+        """SIGKILL the raylet of the second node, then start the node anew; False where none was killed.
+
+        A node whose raylet is not there yet, or not to be seen, goes on.
+        """
         assert self._second is not None
         raylets = [
             process for process in _children(self._second.pid) if _title(process).split(" ")[0].endswith("/raylet")
         ]
+        if not raylets and self._second.poll() is None:
+            return False
         for raylet in raylets:
             with suppress(psutil.NoSuchProcess):
                 raylet.kill()
-        end(self._second)
+        self._end(self._second)
         self.start_second()
         return bool(raylets)
 
     def stop(self) -> None:
+        """End both. One that lives on is told on stderr: the figures are still to be printed."""
         for node in (self._second, self._head):
             if node is not None:
-                end(node)
+                try:
+                    self._end(node)
+                except NightminerError as error:
+                    print(error, file=sys.stderr, flush=True)
+
+    def _end(self, node: subprocess.Popen[bytes]) -> None:
+        end(node, started=self._started.pop(node.pid, ()))
+
+    def _destroy(self, node: subprocess.Popen[bytes]) -> None:
+        destroy(node, self._started.pop(node.pid, ()))
 
 
 @dataclass
@@ -286,9 +304,16 @@ def kill(target: str, cluster: TwoNodes, job: subprocess.Popen[bytes], rng: rand
 
 
 def _kill_job(job: subprocess.Popen[bytes]) -> bool:
-    """False where it ended by itself."""
+    """False where it ended by itself. Raises as `destroy`."""
     job.kill()
-    return job.wait(_DEAD_S) == -signal.SIGKILL
+    return _exit_code(job) == -signal.SIGKILL
+
+
+def _exit_code(killed: subprocess.Popen[bytes]) -> int:
+    try:
+        return killed.wait(_DEAD_S)
+    except subprocess.TimeoutExpired as error:
+        raise NightminerError(f"process {killed.pid} lives {_DEAD_S:g} s after SIGKILL") from error
 
 
 def _is_worker(title: str, words: Sequence[str]) -> bool:
@@ -302,23 +327,30 @@ def _title(process: psutil.Process) -> str:
         return ""
 
 
-def end(process: subprocess.Popen[bytes], grace_s: float = 30.0) -> None:
-    """SIGTERM; SIGKILL to it and to all that it started where it takes too long."""
+def end(process: subprocess.Popen[bytes], grace_s: float = 30.0, started: Iterable[psutil.Process] = ()) -> None:
+    """SIGTERM; then SIGKILL to what is left of it and of what it started. Raises as `destroy`."""
+    known = {*started, *(_children(process.pid) if process.poll() is None else ())}
     process.terminate()
     with suppress(subprocess.TimeoutExpired):
         process.wait(grace_s)
-    destroy(process)
+    destroy(process, known)
 
 
-def destroy(process: subprocess.Popen[bytes]) -> None:
-    """SIGKILL to a process and to all that it started, where it still runs."""
-    if process.poll() is not None:
-        return
-    for child in _children(process.pid):
+def destroy(process: subprocess.Popen[bytes], started: Iterable[psutil.Process] = ()) -> None:
+    """SIGKILL to a process and to all that it started.
+
+    started: what is known of that; of a process that has ended, nothing else can be found.
+    Raises:
+        NightminerError: the process lives on.
+    """
+    is_running = process.poll() is None
+    # psutil kills nothing that has got the number of another.
+    for child in {*started, *(_children(process.pid) if is_running else ())}:
         with suppress(psutil.NoSuchProcess):
             child.kill()
-    process.kill()
-    process.wait(_DEAD_S)
+    if is_running:
+        process.kill()
+        _exit_code(process)
 
 
 def tail(path: Path) -> str:

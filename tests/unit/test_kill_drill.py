@@ -9,6 +9,7 @@ import sys
 import time
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import psutil
 import pytest
@@ -78,6 +79,35 @@ def test_node_that_heeds_no_sigterm_is_killed_with_what_it_started(tmp_path):
         child = psutil.Process(int(node.stdout.readline()))
         kill_drill.end(node, grace_s=0.1)
     assert node.returncode == -9 and (not child.is_running() or child.status() == psutil.STATUS_ZOMBIE)
+
+
+@pytest.mark.parametrize("code", ["time.sleep(60)", "pass"])
+def test_what_a_node_that_ended_by_itself_or_at_once_had_started_is_killed(code):
+    parent = f"import subprocess, time; print(subprocess.Popen(['sleep', '60']).pid, flush=True); {code}"
+    with subprocess.Popen([sys.executable, "-c", parent], stdout=subprocess.PIPE) as node:
+        assert node.stdout is not None
+        child = psutil.Process(int(node.stdout.readline()))
+        if code == "pass":
+            node.wait()
+            kill_drill.destroy(node, [child])
+        else:
+            kill_drill.end(node)
+    assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
+
+
+def test_process_that_outlives_sigkill_is_told_in_one_line(monkeypatch):
+    monkeypatch.setattr(kill_drill, "_DEAD_S", 0.01)
+    job: Any = SimpleNamespace(pid=7, kill=lambda: None, wait=Mock(side_effect=subprocess.TimeoutExpired("x", 0.01)))
+    with pytest.raises(NightminerError, match="process 7 lives"):
+        kill_drill.kill("driver", Mock(), job, random.Random(0))
+
+
+def test_node_whose_raylet_is_not_to_be_seen_goes_on():
+    cluster = TwoNodes.__new__(TwoNodes)
+    with subprocess.Popen(["sleep", "60"]) as node:
+        cluster._second = node
+        assert not cluster.kill_second() and node.poll() is None
+        kill_drill.destroy(node)
 
 
 def test_quarantined_scene_is_lost():
