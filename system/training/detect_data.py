@@ -42,13 +42,12 @@ class PictureReader:
         Raises:
             DataError: it or its mask cannot be read, or is not of the size that its boxes were drawn on.
         """
-        try:
-            pixels_HW = read_infrared(picture.uri, self.mapping).pixels_HW
-        except storage_errors() as error:
-            raise DataError("unreadable_file", f"{picture.uri}: {error}") from error
-        refuse_other_size(picture, pixels_HW.shape)
+        if picture.mask is None:
+            pixels_HW, labels = read_pixels(picture, self.mapping), None
+        else:
+            pixels_HW, own_HW = read_masked(picture, self.mapping)
+            labels = fit_labels(own_HW, self.size)
         boxes = scale_boxes(picture.boxes_xyxy, (pixels_HW.shape[0], pixels_HW.shape[1]), self.size)
-        labels = None if picture.mask is None else fit_labels(picture.mask.label_map(pixels_HW), self.size)
         return Example(fit_picture(pixels_HW, self.size), Truth(boxes, picture.labels, picture.is_ignored), labels)
 
     def view(self, picture: InfraredPicture, number: int, epoch: int) -> Example | DataError:
@@ -60,29 +59,38 @@ class PictureReader:
         return augmented(example, self.augment, np.random.default_rng(seed_of(self.seed, "view", epoch, number)))
 
 
+def read_pixels(picture: InfraredPicture, mapping: InfraredMapping) -> Bytes:
+    """A picture of a set, uint8 [H, W].
+
+    Raises:
+        DataError: it cannot be read, or is not of the size that its annotations state.
+    """
+    try:
+        pixels_HW = read_infrared(picture.uri, mapping).pixels_HW
+    except storage_errors() as error:
+        raise DataError("unreadable_file", f"{picture.uri}: {error}") from error
+    height, width = pixels_HW.shape
+    if picture.width and picture.height and (height, width) != (picture.height, picture.width):
+        raise DataError(
+            "wrong_shape",
+            f"{picture.uri}: {width}x{height} pixels, its annotations state {picture.width}x{picture.height}; "
+            "what is drawn on it would lie at wrong places",
+        )
+    return pixels_HW
+
+
 def read_masked(picture: InfraredPicture, mapping: InfraredMapping) -> tuple[Bytes, Bytes]:
     """A picture of a set with masks and its label map, uint8 [H, W] each, in its own pixels.
 
     Raises:
-        DataError: one of them cannot be read, or is not of the size that the annotations state.
+        DataError: as `read_pixels`; its mask cannot be read.
     """
     assert picture.mask is not None, "sets of masks have one for each picture"
+    pixels_HW = read_pixels(picture, mapping)
     try:
-        pixels_HW = read_infrared(picture.uri, mapping).pixels_HW
-        refuse_other_size(picture, pixels_HW.shape)
         return pixels_HW, picture.mask.label_map(pixels_HW)
     except storage_errors() as error:
-        raise DataError("unreadable_file", f"{picture.uri}: {error}") from error
-
-
-def refuse_other_size(picture: InfraredPicture, size: tuple[int, ...]) -> None:
-    """Raises DataError: the annotations state another size than the picture has."""
-    if picture.width and picture.height and size[:2] != (picture.height, picture.width):
-        raise DataError(
-            "wrong_shape",
-            f"{picture.uri}: {size[1]}x{size[0]} pixels, its annotations state {picture.width}x{picture.height}; "
-            "what is drawn on it would lie at wrong places",
-        )
+        raise DataError("unreadable_file", f"{picture.uri}: its mask: {error}") from error
 
 
 def stream_views(

@@ -19,18 +19,18 @@ from pydantic import Field
 
 from system.backbones.cnn import is_cnn
 from system.config import FrozenConfig
-from system.errors import DataError, NightminerError, storage_errors
+from system.errors import DataError, NightminerError
 from system.infrared.detector_config import sizes_for
 from system.infrared.detector_trainer import DetectorTrainConfig
 from system.pairs.coloured import count_coloured
 from system.pairs.infrared_set import InfraredPicture, InfraredSet, read_infrared_set
 from system.pairs.masks import PSEUDO
-from system.pairs.pixels import InfraredMapping, read_infrared
+from system.pairs.pixels import InfraredMapping
 from system.pipelines.resources import check_workers, connect_to_ray, tasks_at_once
 from system.report.console import ConsoleProgress
 from system.report.detection_study import detection_markdown
 from system.training.detect import gather_labelled, refuse_left_out
-from system.training.detect_data import refuse_other_size, sha256_of
+from system.training.detect_data import read_pixels, sha256_of
 from system.training.detection_run import (
     DetectionBench,
     StudyCell,
@@ -250,11 +250,9 @@ def refuse_unreadable(found: InfraredSet, mapping: InfraredMapping) -> None:
 
     def problem(picture: InfraredPicture) -> DataError | None:
         try:
-            refuse_other_size(picture, read_infrared(picture.uri, mapping).pixels_HW.shape)
+            read_pixels(picture, mapping)
         except DataError as error:
             return error
-        except storage_errors() as error:
-            return DataError("unreadable_file", f"{picture.uri}: {error}")
         return None
 
     with ThreadPoolExecutor(_READ_AT_ONCE) as pool:
