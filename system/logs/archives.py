@@ -50,7 +50,7 @@ def list_members(uri: str) -> list[Member]:
     members: list[Member] = []
     with files.open_binary(uri) as raw:
         try:
-            with tarfile.open(fileobj=raw, mode="r|gz" if is_compressed(uri) else "r:") as archive:
+            with _opened(raw, is_compressed(uri)) as archive:
                 for header in archive:
                     # A stream keeps every header it saw otherwise.
                     archive.members = []  # type: ignore[attr-defined]
@@ -63,6 +63,13 @@ def list_members(uri: str) -> list[Member]:
             read = f"{len(members)} files were read before the damage"
             raise DataError("damaged_archive", f"{uri}: expected a tar archive: {error}; {read}") from error
     return members
+
+
+def _opened(raw: IO[Any], is_gzipped: bool) -> tarfile.TarFile:
+    """Not by tarfile's own gzip, which in Python 3.11.2 meets a damaged header with an AttributeError."""
+    if is_gzipped:
+        return tarfile.open(fileobj=gzip.GzipFile(fileobj=raw), mode="r|")
+    return tarfile.open(fileobj=raw, mode="r:")
 
 
 def byte_range(frame: Frame) -> tuple[int, int]:

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from system.errors import DataError
+from system.logs.archives import list_members
 from system.logs.names import group_names, modality_of
 from system.logs.picture_folder import PicturesReader
 from system.logs.picture_list import PictureListReader
@@ -144,6 +145,17 @@ def test_a_damaged_archive_is_a_bad_log(tmp_path, name, data):
     (tmp_path / name).write_bytes(data)
     (bad,) = PicturesReader().list_logs(str(tmp_path / name))
     assert isinstance(bad, BadLog) and bad.code in ("damaged_archive", "empty_log")
+
+
+def test_a_gzip_header_that_promises_what_is_not_there_is_a_fault(tmp_path):
+    path = write_archive(tmp_path / "a.tar.gz", "w:gz", ["0.png"])
+    data = bytearray(path.read_bytes())
+    data[3], data[10:12] = 4, (400).to_bytes(2, "little")  # an extra field, of as many bytes
+    data[12] = 7  # no block of deflate begins so
+    path.write_bytes(data)
+    with pytest.raises(DataError) as raised:
+        list_members(str(path))
+    assert raised.value.code == "damaged_archive"
 
 
 @pytest.mark.parametrize("mode", ["w", "w:gz"])
