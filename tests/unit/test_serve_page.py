@@ -364,7 +364,8 @@ def test_infrared_pictures_show_their_boxes_and_a_broken_one_its_reason(browser,
     page.set_input_files("#files", [str(tmp_path / "broken.png")] * 8 + [str(tmp_path / "night.png")])
     page.wait_for_selector("canvas")
     assert page.locator(".found .problem").count() == 8, "a call that is refused does not end the others"
-    assert told == []
+    refused = "the server responded with a status of 422"
+    assert [line for line in told if refused not in line] == [], "a browser tells of each refused request itself"
     page.context.close()
 
 
