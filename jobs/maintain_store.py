@@ -8,7 +8,8 @@ import typer
 
 from system.errors import ConfigError
 from system.report.console import exit_with_code, print_figures
-from system.store.forget import forget_log, plan_forgetting
+from system.store.forget import forget_log
+from system.store.forget_plan import plan_forgetting
 from system.store.lease import Lease
 from system.store.location import StoreLocation
 from system.store.maintain import MaintainConfig, maintain_store

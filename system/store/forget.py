@@ -13,11 +13,9 @@ from __future__ import annotations
 
 import io
 import json
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import timedelta
-from functools import lru_cache
 from typing import Any
 
 import lance
@@ -28,49 +26,31 @@ import pyarrow.parquet as pq
 from fsspec import AbstractFileSystem
 from numpy.typing import NDArray
 
-from system.config import FrozenConfig
-from system.errors import ConfigError, ReconcileError, StoreError, storage_errors
-from system.store.byte_scan import KEY_BYTES, scan
+from system.errors import ReconcileError, StoreError, storage_errors
 from system.store.commits import commit_appended
 from system.store.detections import DETECTIONS
-from system.store.filters import literal
+from system.store.forget_plan import (
+    WORK_NAME,
+    ForgetWork,
+    data_files,
+    held_rows,
+    mention,
+    where_in,
+    where_log,
+    where_rows,
+)
+from system.store.forget_proof import bytes_left, patterns_of, raw_hits
 from system.store.ids import IdSet
 from system.store.lease import FOLDER as LEASE_FOLDER
 from system.store.lease import Lease
 from system.store.location import MARKER, StoreLocation
-from system.store.log_versions import LOGS
 from system.store.maintain import build_indices
-from system.store.pictures import all_pictures
 from system.store.runs import RunRecord, read_runs, write_run
 from system.store.schema import PICTURES, SCENES
 from system.store.sets import list_sets, remove_set, replace_set
 from system.store.tables import table_names
 
-WORK_NAME = "forgetting.json"
 FORGOTTEN = "(forgotten)"
-_IDS_AT_ONCE = 500
-# Pieces of a JPEG's end, where no two pictures are alike; its beginning is the same tables in all.
-_PIECE_BYTES, _PIECES = 48, 3
-
-
-class ForgetWork(FrozenConfig):
-    """What has to go, known before anything does.
-
-    is_shared: another source has a log of this id, which stays. log_uris: of the log alone. pieces: of pictures,
-    hexadecimal.
-    """
-
-    log_id: str
-    source: str | None
-    is_shared: bool
-    log_uris: tuple[str, ...]
-    scene_ids: tuple[str, ...]
-    pieces: tuple[str, ...]
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """What a text means the log by."""
-        return (f"{self.source}/{self.log_id}" if self.is_shared else self.log_id, *self.scene_ids)
 
 
 @dataclass
@@ -98,85 +78,6 @@ class ForgetReport:
         return asdict(self)
 
 
-def plan_forgetting(location: StoreLocation, log_id: str, source: str | None = None) -> ForgetWork:
-    """What would go; nothing does.
-
-    Raises:
-        ConfigError: the store knows no such log, or several sources have it and none is named.
-        StoreError: another log's forgetting was not finished.
-    """
-    if (text := location.read_text(WORK_NAME)) is not None:
-        work = ForgetWork.parse(json.loads(text), f"{location.uri}/{WORK_NAME}")
-        if (work.log_id, work.source) != (log_id, source):
-            raise StoreError(
-                f"{location.uri}: forgetting another log, or this one of another --source, was begun and not finished; "
-                f"repeat that command first (its log_id and source stand in {WORK_NAME})"
-            )
-        return work
-    of_id = [row for name in table_names(location) for row in _rows_of(location, name, log_id)]
-    rows = [row for row in of_id if source in (None, row.get("source"))]
-    if not rows:
-        told = f" of {source}" if source else ""
-        raise ConfigError(f"{location.uri}: knows no log {log_id!r}{told}; jobs/search_scenes.py prints logs' ids")
-    known = sorted({row["source"] for row in of_id if row.get("source")})
-    if source is None and len(known) > 1:
-        raise ConfigError(f"{location.uri}: log {log_id!r} is of several sources: {', '.join(known)}; name a --source")
-    ids = tuple(sorted({row["scene_id"] for row in rows if row.get("scene_id")}))
-    uris = {row["log_uri"] for row in rows if row.get("log_uri")}
-    pieces = {piece.hex() for jpeg in all_pictures(location, ids) for piece in pieces_of(jpeg)}
-    return ForgetWork(
-        log_id=log_id,
-        source=source,
-        is_shared=len(known) > 1,
-        log_uris=tuple(sorted(uri for uri in uris if not _is_of_others(location, uri, log_id, source))),
-        scene_ids=ids,
-        pieces=tuple(sorted(pieces)),
-    )
-
-
-def _rows_of(location: StoreLocation, name: str, log_id: str) -> Iterator[dict[str, Any]]:
-    """Source, scene id and place, where a table has such columns, of a log's rows in every version of it.
-
-    Rows that a version has deleted and still holds in its files are among them.
-    """
-    newest, looked_at = location.dataset(name), set[tuple[str, ...]]()
-    columns = [column for column in ("source", "scene_id", "log_uri") if column in newest.schema.names]
-    if "log_id" not in newest.schema.names or not columns:
-        return
-    for version in newest.versions():
-        dataset = location.dataset(name, version["version"])
-        fragments = [fragment for fragment in dataset.get_fragments() if _files(fragment) not in looked_at]
-        looked_at.update(map(_files, fragments))
-        yield from _held(dataset, fragments, f"log_id = {literal(log_id)}", columns).to_pylist()
-
-
-def _held(
-    dataset: lance.LanceDataset, fragments: Sequence[lance.LanceFragment], where: str, columns: Sequence[str]
-) -> pa.Table:
-    """Rows that lie in the files of fragments, deleted or not."""
-    return dataset.scanner(
-        columns=list(columns),
-        filter=where,
-        fragments=fragments,
-        with_row_id=True,
-        include_deleted_rows=True,
-        # Neither an index nor reading a column later knows deleted rows.
-        use_scalar_index=False,
-        late_materialization=False,
-    ).to_table()
-
-
-def _files(fragment: lance.LanceFragment) -> tuple[str, ...]:
-    return tuple(file.path for file in fragment.data_files())
-
-
-def _is_of_others(location: StoreLocation, uri: str, log_id: str, source: str | None) -> bool:
-    """Whether other logs lie at a place too, as those of a nuScenes root do."""
-    is_other = f"log_id <> {literal(log_id)}" + (f" OR source <> {literal(source)}" if source else "")
-    where = f"log_uri = {literal(uri)} AND ({is_other})"
-    return any(location.dataset(name).count_rows(where) for name in (SCENES, LOGS) if location.has_table(name))
-
-
 def forget_log(location: StoreLocation, work: ForgetWork, lease: Lease, is_proven: bool = True) -> ForgetReport:
     """Erase what was planned. Call with the lease held; one that was killed, or whose proof failed, is repeated.
 
@@ -186,10 +87,10 @@ def forget_log(location: StoreLocation, work: ForgetWork, lease: Lease, is_prove
         StoreError: the store cannot be written. ReconcileError: something is left.
     """
     report = ForgetReport(work.log_id, scenes=len(work.scene_ids))
-    patterns = _patterns(location, work)
+    patterns = patterns_of(location, work)
     report.patterns = len(patterns)
     if is_proven:
-        report.raw_before = len(_raw_hits(location, patterns))
+        report.raw_before = len(raw_hits(location, patterns))
     location.write_text(WORK_NAME, work.model_dump_json())
     try:
         _remove_tags(location, work, report)
@@ -208,7 +109,12 @@ def forget_log(location: StoreLocation, work: ForgetWork, lease: Lease, is_prove
             )
             report.bytes_freed += int(stats.bytes_removed)
         if is_proven:
-            _prove(location, work, patterns, report)
+            report.bytes_found_after, where = bytes_left(location, work, patterns)
+            if report.bytes_found_after:
+                raise ReconcileError(
+                    f"{location.uri}: {report.bytes_found_after} bytes of the log are left, in {where}; see why they "
+                    "name it, then repeat the command"
+                )
         location.remove(WORK_NAME)
     except Exception as error:
         if not isinstance(error, (*storage_errors(), RuntimeError, ValueError)):
@@ -219,79 +125,17 @@ def forget_log(location: StoreLocation, work: ForgetWork, lease: Lease, is_prove
     return report
 
 
-def pieces_of(jpeg: bytes) -> Iterator[bytes]:
-    """Parts of a picture by which it is known again wherever its bytes lie."""
-    for k in range(_PIECES):
-        end = len(jpeg) - 2 - k * (len(jpeg) // (4 * _PIECES))
-        if end >= _PIECE_BYTES:
-            yield jpeg[end - _PIECE_BYTES : end]
-
-
-def _patterns(location: StoreLocation, work: ForgetWork) -> list[bytes]:
-    is_told_apart = len(work.log_id) >= KEY_BYTES and not work.is_shared
-    is_told_apart = is_told_apart and not any(work.log_id in name for name in _kept_names(location, work))
-    return [
-        *(scene_id.encode() for scene_id in work.scene_ids),
-        *(bytes.fromhex(piece) for piece in work.pieces),
-        *([work.log_id.encode()] if is_told_apart else []),
-    ]
-
-
-def _kept_names(location: StoreLocation, work: ForgetWork) -> Iterator[str]:
-    """Ids and places of the logs that stay, and what is told of their faults."""
-    for name in table_names(location):
-        dataset = location.dataset(name)
-        columns = [column for column in ("log_id", "log_uri", "uri", "message") if column in dataset.schema.names]
-        if "log_id" in columns:
-            where = " AND ".join(f"({gone}) IS NOT TRUE" for gone in _where_log(dataset, work))
-            for batch in dataset.scanner(columns=columns, filter=where).to_batches():
-                for column in batch.columns:
-                    yield from filter(None, column.unique().to_pylist())
-
-
-def _where(dataset: lance.LanceDataset, work: ForgetWork) -> list[str]:
-    """Conditions that together name the log's rows of a table, in parts that a parser takes."""
-    ids = work.scene_ids if "scene_id" in dataset.schema.names else ()
-    return [*_where_log(dataset, work), *_where_in("scene_id", ids)]
-
-
-def _where_log(dataset: lance.LanceDataset, work: ForgetWork) -> Iterator[str]:
-    names = dataset.schema.names
-    if "log_id" in names:
-        by_source = f" AND source = {literal(work.source)}" if work.source and "source" in names else ""
-        yield f"log_id = {literal(work.log_id)}{by_source}"
-    if "quarantine_id" in names:
-        yield from _where_in("quarantine_id", _named_faults(dataset, work))
-
-
-def _where_in(column: str, values: Sequence[str]) -> Iterator[str]:
-    for start in range(0, len(values), _IDS_AT_ONCE):
-        yield f"{column} IN ({', '.join(map(literal, values[start : start + _IDS_AT_ONCE]))})"
-
-
-def _named_faults(dataset: lance.LanceDataset, work: ForgetWork) -> list[str]:
-    """Faults of logs that could not even be listed: they have no id of a log, and tell where it lies."""
-    mention = _mention(work.names)
-    columns = ["quarantine_id", "uri", "message"]
-    rows = dataset.to_table(columns=columns, filter="log_id IS NULL").to_pylist()
-    return [
-        row["quarantine_id"]
-        for row in rows
-        if row["uri"] in work.log_uris or mention.search(f"{row['uri']} {row['message']}".encode())
-    ]
-
-
 def _remove_tags(location: StoreLocation, work: ForgetWork, report: ForgetReport) -> None:
     """Of every version in whose files the log lies, even as rows that it has deleted."""
     for name in table_names(location):
         newest, holds = location.dataset(name), dict[tuple[str, ...], bool]()
         for tag in list(newest.tags.list()):
             version = newest.checkout_version(tag)
-            wheres = list(_where_log(version, work)) or _where(version, work)
+            wheres = list(where_log(version, work)) or where_rows(version, work)
             for fragment in version.get_fragments():
-                if (files := _files(fragment)) not in holds:
-                    holds[files] = any(len(_held(version, [fragment], where, [])) for where in wheres)
-            if any(holds[_files(fragment)] for fragment in version.get_fragments()):
+                if (files := data_files(fragment)) not in holds:
+                    holds[files] = any(len(held_rows(version, [fragment], where, [])) for where in wheres)
+            if any(holds[data_files(fragment)] for fragment in version.get_fragments()):
                 newest.tags.delete(tag)
                 report.tags_removed.append(tag)
 
@@ -299,9 +143,9 @@ def _remove_tags(location: StoreLocation, work: ForgetWork, report: ForgetReport
 def _erase_rows(location: StoreLocation, name: str, work: ForgetWork, report: ForgetReport) -> None:
     """Delete, then write what is left of the fragments anew; indices that know the rows are dropped."""
     dataset = location.dataset(name)
-    wheres = _where(dataset, work)
+    wheres = where_rows(dataset, work)
     if name in (PICTURES, DETECTIONS):
-        wheres += _where_in("scene_id", _orphans(location, dataset))
+        wheres += where_in("scene_id", _orphans(location, dataset))
     if not wheres:
         return
     report.rows[name] = sum(int(dataset.delete(where)["num_deleted_rows"]) for where in wheres)
@@ -322,7 +166,7 @@ def _orphans(location: StoreLocation, dataset: lance.LanceDataset) -> list[str]:
     }
     for tag in scenes.tags.list():
         version = scenes.checkout_version(tag)
-        for where in _where_in("scene_id", sorted(left)):
+        for where in where_in("scene_id", sorted(left)):
             left -= set(version.to_table(columns=["scene_id"], filter=where)["scene_id"].to_pylist())
     return sorted(left)
 
@@ -337,7 +181,7 @@ def _change_records(location: StoreLocation, work: ForgetWork, report: ForgetRep
     gone = set(work.scene_ids)
     for saved in list_sets(location):
         kept = tuple(scene_id for scene_id in saved.scene_ids if scene_id not in gone)
-        is_named = _mention(work.names).search(json.dumps(saved.search).encode()) is not None
+        is_named = mention(work.names).search(json.dumps(saved.search).encode()) is not None
         if not kept:
             remove_set(location, saved.set_id)
             report.sets_removed += 1
@@ -350,7 +194,7 @@ def _change_records(location: StoreLocation, work: ForgetWork, report: ForgetRep
 def _without(value: Any, names: tuple[str, ...]) -> Any:
     """The same JSON, with every text that holds one of the names replaced."""
     if isinstance(value, str):
-        return FORGOTTEN if _mention(names).search(value.encode()) else value
+        return FORGOTTEN if mention(names).search(value.encode()) else value
     if isinstance(value, dict):
         return {_without(key, names): _without(part, names) for key, part in value.items()}
     if isinstance(value, list):
@@ -358,18 +202,9 @@ def _without(value: Any, names: tuple[str, ...]) -> Any:
     return value
 
 
-@lru_cache(maxsize=2)
-def _mention(names: tuple[str, ...]) -> re.Pattern[bytes]:
-    """Finds a name as a word of its own, or as a file's name before its suffix: log 1 is meant by 1.mcap and not by 12,
-    0.1, 1.5 or 1a.
-    """
-    found = "|".join(re.escape(name) for name in names)
-    return re.compile(rf"(?<![\w.-])(?:{found})(?:\.[A-Za-z]\w{{1,6}}){{0,2}}(?![\w-]|\.\w)".encode())
-
-
 def _remove_reports(location: StoreLocation, work: ForgetWork, report: ForgetReport) -> None:
     """Pages and records beside the tables that show the log; they can be written again."""
-    mention = _mention(work.names)
+    named = mention(work.names)
     fs, root = location.filesystem()
     for path in fs.find(root):
         below = str(path)[len(root) :].lstrip("/")
@@ -379,7 +214,7 @@ def _remove_reports(location: StoreLocation, work: ForgetWork, report: ForgetRep
             # Its pages are packed, so that no name need be seen in its bytes.
             report.rows[below] = _rewrite_parquet(fs, str(path), work)
             continue
-        if mention.search(fs.cat_file(path)):
+        if named.search(fs.cat_file(path)):
             fs.rm_file(path)
             report.reports_removed.append(below)
 
@@ -408,32 +243,3 @@ def _rewrite_parquet(fs: AbstractFileSystem, path: str, work: ForgetWork) -> int
 def _is_one_of(column: pa.ChunkedArray, values: Sequence[str]) -> NDArray[np.bool_]:
     known = pc.is_in(column, value_set=pa.array(values, column.type))
     return known.to_numpy(zero_copy_only=False).astype(bool)
-
-
-def _prove(location: StoreLocation, work: ForgetWork, patterns: Sequence[bytes], report: ForgetReport) -> None:
-    for name in table_names(location):
-        dataset = location.dataset(name)
-        for version in (dataset, *(dataset.checkout_version(tag) for tag in dataset.tags.list())):
-            left = sum(version.count_rows(filter=where) for where in _where(version, work))
-            report.bytes_found_after += left * len(work.log_id)
-    hits = _raw_hits(location, patterns)
-    if hits and (pieces := {bytes.fromhex(piece) for piece in work.pieces} & set(hits)):
-        # The same piece may be of a picture that stays.
-        for jpeg in all_pictures(location, None):
-            for piece in [piece for piece in pieces if piece in jpeg]:
-                pieces.discard(piece)
-                del hits[piece]
-    report.bytes_found_after += sum(map(len, hits))
-    if report.bytes_found_after:
-        where = ", ".join(sorted(set(hits.values()))[:3]) or "rows of its tables"
-        raise ReconcileError(
-            f"{location.uri}: {report.bytes_found_after} bytes of the log are left, in {where}; see why they name it, "
-            "then repeat the command"
-        )
-
-
-def _raw_hits(location: StoreLocation, patterns: Sequence[bytes]) -> dict[bytes, str]:
-    """Patterns that lie in some file, and one such file of each; what is written down to be done does not count."""
-    fs, root = location.filesystem()
-    hits = scan(fs, root, patterns)
-    return {pattern: path for path, found in hits.items() if not path.endswith(f"/{WORK_NAME}") for pattern in found}

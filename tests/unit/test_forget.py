@@ -15,7 +15,8 @@ from system.pipelines.mine import describe_model
 from system.store import forget
 from system.store.byte_scan import PatternFinder
 from system.store.commits import append_rows
-from system.store.forget import WORK_NAME, ForgetReport, forget_log, plan_forgetting
+from system.store.forget import ForgetReport, forget_log
+from system.store.forget_plan import WORK_NAME, plan_forgetting
 from system.store.ids import committed_ids
 from system.store.lease import Lease
 from system.store.location import StoreLocation

@@ -28,7 +28,8 @@ from system.pipelines.nightly.report_night import report_and_tell
 from system.pipelines.plan import plan_mining
 from system.pipelines.result import MiningResult
 from system.store.commits import append_rows
-from system.store.forget import forget_log, plan_forgetting
+from system.store.forget import forget_log
+from system.store.forget_plan import plan_forgetting
 from system.store.ids import committed_ids, quarantined_ids
 from system.store.lease import Lease
 from system.store.location import StoreLocation
