@@ -454,10 +454,11 @@ class SetSummary(Answer):
 
 
 class SetDetail(SetSummary):
-    """With its scenes, in the order in which they were saved."""
+    """With its scenes, in the order in which they were saved. as_of: a tag of their version, or None."""
 
     scene_ids: list[str]
     search: dict[str, Any] | None
+    as_of: str | None
 
 
 class SetList(Answer):

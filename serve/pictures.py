@@ -17,7 +17,8 @@ from serve.problems import ProblemError
 from system.logs.decoding import PictureLimits, decode_picture
 
 _QUALITY = 85
-_CACHE = "private, max-age=3600"
+# A scene that is mined again has other pictures at the same URL: the ETag tells.
+_CACHE = "private, no-cache"
 _RANGE = re.compile(r"bytes=(\d*)-(\d*)")
 
 

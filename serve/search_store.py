@@ -103,6 +103,11 @@ class SearchStore:
         names = [name for model in self._runs_and_models()[1] for name in model["tag_names"]]
         return tuple(dict.fromkeys(names))
 
+    def tag_of(self, version: int) -> str | None:
+        """A tag of a version of the table; None where it has none."""
+        tags = self.location.dataset(SCENES).tags.list()
+        return max((name for name, about in tags.items() if about["version"] == version), default=None)
+
     def runs(self) -> tuple[list[RunRecord], frozenset[str]]:
         """All runs, newest first, and the tags of the table's versions."""
         return self._runs_and_models()[0], frozenset(self.location.dataset(SCENES).tags.list())
@@ -183,11 +188,12 @@ class SearchStore:
         """float32 [E], or None where the scene has no pictures. Raises ConfigError: no such scene."""
         return view.snapshot.embedding(scene_id, view.model["model_id"])
 
-    def pictures(self, row: Row, model_id: str) -> list[StoredPicture]:
-        """Small pictures of a scene, in order of time and camera."""
-        key = f"{row['scene_id']}.{row['picture_batch']}"
-        read = lambda: read_pictures(self.location, [row["scene_id"]], model_id).get(row["scene_id"], [])  # noqa: E731
-        return self._pictures.get(key, read)
+    def pictures(self, row: Row) -> list[StoredPicture]:
+        """Small pictures of a scene as of its row, in order of time and camera."""
+        scene_id, batch = row["scene_id"], row["picture_batch"]
+        return self._pictures.get(
+            f"{scene_id}.{batch}", lambda: read_pictures(self.location, {scene_id: batch})[scene_id]
+        )
 
     def column_counts(self, view: View, where: SceneFilter) -> dict[str, int]:
         """Scenes a tag among those that pass."""

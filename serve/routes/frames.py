@@ -36,9 +36,9 @@ _MAX_LONG_SIDE = 4096
 )
 async def frames(scene_id: Scene, context: Ctx, _: Reader, kind: Kind = "thumbnail", as_of: AsOf = None) -> FrameList:
     """Originals are the keyframes of the log; where the log is out of reach, `notes` says so."""
-    row, view = await find_scene(context, scene_id, as_of)
+    row, _view = await find_scene(context, scene_id, as_of)
     if kind == "thumbnail":
-        pictures = await context.run(context.services.store.pictures, row, view.model["model_id"])
+        pictures = await context.run(context.services.store.pictures, row)
         return FrameList(kind=kind, frames=thumbnail_frames(scene_id, pictures))
     if not context.settings.originals:
         return FrameList(kind=kind, frames=[], notes=["this server shows no originals"])
@@ -60,8 +60,8 @@ async def frames(scene_id: Scene, context: Ctx, _: Reader, kind: Kind = "thumbna
 @router.get("/{scene_id}/cover", summary="The picture of a scene", response_class=Response, responses=_PICTURE)
 async def cover(request: Request, scene_id: Scene, context: Ctx, _: Reader, as_of: AsOf = None) -> Response:
     """A front camera's where there is one; of several moments the middle one."""
-    row, view = await find_scene(context, scene_id, as_of)
-    pictures = await context.run(context.services.store.pictures, row, view.model["model_id"])
+    row, _view = await find_scene(context, scene_id, as_of)
+    pictures = await context.run(context.services.store.pictures, row)
     if not pictures:
         raise ProblemError(404, "no_picture", f"scene {scene_id} has no pictures")
     front = [p for p in pictures if "front" in p.camera.lower()] or pictures
@@ -86,9 +86,9 @@ async def frame(
     as_of: AsOf = None,
 ) -> Response:
     """The k-th picture of a camera in order of time, as a JPEG that was encoded anew. Answers ranges and ETags."""
-    row, view = await find_scene(context, scene_id, as_of)
+    row, _view = await find_scene(context, scene_id, as_of)
     if kind == "thumbnail":
-        pictures = await context.run(context.services.store.pictures, row, view.model["model_id"])
+        pictures = await context.run(context.services.store.pictures, row)
         of_camera = [picture for picture in pictures if picture.camera == camera]
         if k >= len(of_camera):
             raise _no_picture(scene_id, camera, k, len(of_camera))

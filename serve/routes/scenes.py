@@ -44,7 +44,7 @@ async def find_scene(context: Context, scene_id: str, as_of: str | None) -> tupl
 async def scene(scene_id: Scene, context: Ctx, _: Reader, as_of: AsOf = None) -> SceneDetail:
     """Tags, risk with its most dangerous agents, bird's-eye tracks, pictures, and why it ranks where it does."""
     row, view = await find_scene(context, scene_id, as_of)
-    pictures = await context.run(context.services.store.pictures, row, view.model["model_id"])
+    pictures = await context.run(context.services.store.pictures, row)
     return detail_of(row, view, thumbnail_frames(scene_id, pictures))
 
 

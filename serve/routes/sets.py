@@ -56,7 +56,7 @@ async def save(asked: SaveSet, context: Ctx, token: Exporter) -> SetDetail:
         "scene_ids": tuple(ids),
         "search": search,
     }
-    return _detail(await context.run(save_set, store.location, values))
+    return await _detail(context, await context.run(save_set, store.location, values))
 
 
 @router.get("", summary="Saved sets", responses=problem_docs(401, 403, 422, 429, 503))
@@ -68,7 +68,7 @@ async def sets(context: Ctx, _: Reader) -> SetList:
 @router.get("/{set_id}", summary="A saved set", responses=_ERRORS)
 async def saved_set(set_id: Id, context: Ctx, _: Reader) -> SetDetail:
     """With its scenes."""
-    return _detail(await _find(context, set_id))
+    return await _detail(context, await _find(context, set_id))
 
 
 @router.delete("/{set_id}", status_code=204, summary="Remove a set", responses=_ERRORS)
@@ -158,8 +158,9 @@ def _summary(saved: SavedSet) -> SetSummary:
     return SetSummary(**_values(saved))
 
 
-def _detail(saved: SavedSet) -> SetDetail:
-    return SetDetail(**_values(saved), scene_ids=list(saved.scene_ids), search=saved.search)
+async def _detail(context: Context, saved: SavedSet) -> SetDetail:
+    as_of = await context.run(context.services.store.tag_of, saved.version)
+    return SetDetail(**_values(saved), scene_ids=list(saved.scene_ids), search=saved.search, as_of=as_of)
 
 
 def _values(saved: SavedSet) -> dict[str, Any]:

@@ -39,14 +39,14 @@ def export_set(location: StoreLocation, saved: SavedSet, kind: ExportFormat, fil
     """Write a set.
 
     Raises:
-        ConfigError: its scenes are gone; or nuscenes was asked for and none of them is nuScenes'.
+        ConfigError: its scenes or their pictures are gone; or nuscenes was asked for and none of them is nuScenes'.
         DataError: nuScenes' tables are not where they were.
     """
     if kind == "nuscenes":
         rows = set_rows(location, saved, (*COLUMNS, "reader", "log_uri"))
         file.write(json.dumps(_nuscenes(rows, saved), indent=1).encode())
         return
-    rows = set_rows(location, saved)
+    rows = set_rows(location, saved, (*COLUMNS, "picture_batch"))
     if kind == "parquet":
         schema = location.dataset(SCENES).schema
         write_parquet(rows, pa.schema([schema.field(name) for name in COLUMNS]), file)

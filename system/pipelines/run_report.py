@@ -17,7 +17,7 @@ from system.report.content import CardPicture, QuarantineRow, RunReport, SceneCa
 from system.report.html import render_report
 from system.store.filters import SceneFilter
 from system.store.location import StoreLocation
-from system.store.pictures import read_pictures
+from system.store.pictures import StoredPicture, read_pictures
 from system.store.runs import RunRecord, read_quarantine, read_run
 from system.store.schema import SCENES
 from system.store.search import SearchConfig, search_scenes
@@ -98,8 +98,7 @@ def scene_cards(
     rows = search_scenes(location, None, where, SearchConfig(top=num_scenes))
     names = next(model["tag_names"] for model in read_models(location) if model["model_id"] == run.model_id)
     ids = [row["scene_id"] for row in rows]
-    pictures = read_pictures(location, ids, run.model_id) if with_pictures else {}
-    plots = _plots(location, ids, run.model_id) if with_pictures else {}
+    pictures, plots = _pictures_and_plots(location, ids, run.model_id) if with_pictures else ({}, {})
     cards = []
     for rank, row in enumerate(rows, start=1):
         chances = tag_chances(row, names)
@@ -127,10 +126,14 @@ _SAME = (
 )  # fmt: skip
 
 
-def _plots(location: StoreLocation, ids: list[str], model_id: str) -> dict[str, BirdsEye]:
+def _pictures_and_plots(
+    location: StoreLocation, ids: list[str], model_id: str
+) -> tuple[dict[str, list[StoredPicture]], dict[str, BirdsEye]]:
     where = SceneFilter(scene_ids=tuple(ids), model_id=model_id).to_sql()
-    rows = location.dataset(SCENES).to_table(columns=["scene_id", "birds_eye"], filter=where).to_pylist() if ids else []
-    return {row["scene_id"]: BirdsEye.from_json(row["birds_eye"]) for row in rows if row["birds_eye"]}
+    columns = ["scene_id", "birds_eye", "picture_batch"]
+    rows = location.dataset(SCENES).to_table(columns=columns, filter=where).to_pylist() if ids else []
+    pictures = read_pictures(location, {row["scene_id"]: row["picture_batch"] for row in rows})
+    return pictures, {row["scene_id"]: BirdsEye.from_json(row["birds_eye"]) for row in rows if row["birds_eye"]}
 
 
 def _stages(figures: dict[str, Any]) -> tuple[StageTime, ...]:

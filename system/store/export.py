@@ -90,7 +90,7 @@ def write_coco(location: StoreLocation, rows: Sequence[dict[str, Any]], saved: S
     number = {name: k + 1 for k, name in enumerate(names)}
     images: list[dict[str, Any]] = []
     with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
-        for row, picture, name in _named_pictures(location, rows, saved.model_id):
+        for row, picture, name in _named_pictures(location, rows):
             archive.writestr(f"images/{name}", picture.jpeg)
             tags = row["tags"] or []
             images.append(
@@ -128,7 +128,7 @@ def write_fiftyone(location: StoreLocation, rows: Sequence[dict[str, Any]], save
     writer = csv.writer(text)
     writer.writerow(_FIFTYONE_COLUMNS)
     with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
-        for row, picture, name in _named_pictures(location, rows, saved.model_id):
+        for row, picture, name in _named_pictures(location, rows):
             archive.writestr(f"data/{name}", picture.jpeg)
             values = row | {
                 "filepath": name,
@@ -142,14 +142,22 @@ def write_fiftyone(location: StoreLocation, rows: Sequence[dict[str, Any]], save
 
 
 def _named_pictures(
-    location: StoreLocation, rows: Sequence[dict[str, Any]], model_id: str
+    location: StoreLocation, rows: Sequence[dict[str, Any]]
 ) -> Iterator[tuple[dict[str, Any], StoredPicture, str]]:
-    """Pictures of all rows with names made of ids and numbers, never of what a log calls its cameras."""
+    """Pictures of all rows with names made of ids and numbers, never of what a log calls its cameras.
+
+    Raises:
+        ConfigError: a scene was mined with pictures, and none of them is in the store.
+    """
     for start in range(0, len(rows), _PICTURES_AT_ONCE):
         part = rows[start : start + _PICTURES_AT_ONCE]
-        found = read_pictures(location, [row["scene_id"] for row in part], model_id)
+        found = read_pictures(location, {row["scene_id"]: row["picture_batch"] for row in part})
         for row in part:
-            for k, picture in enumerate(found.get(row["scene_id"], [])):
+            pictures = found[row["scene_id"]]
+            if row["num_pictures"] and not pictures:
+                told = f"scene {row['scene_id']} was mined with {row['num_pictures']} pictures; the store holds none"
+                raise ConfigError(f"{told} of them. Take the set as parquet or csv, or save it without this scene")
+            for k, picture in enumerate(pictures):
                 yield row, picture, f"{row['scene_id']}-{k:02d}.jpg"
 
 

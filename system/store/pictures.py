@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from system.errors import StoreError
 from system.store.filters import SceneFilter
 from system.store.location import StoreLocation
-from system.store.schema import PICTURES, SCENES
+from system.store.schema import PICTURES
 
 _AT_ONCE = 256
 
@@ -25,20 +25,19 @@ class StoredPicture:
     jpeg: bytes
 
 
-def read_pictures(location: StoreLocation, scene_ids: Sequence[str], model_id: str) -> dict[str, list[StoredPicture]]:
+def read_pictures(location: StoreLocation, batches: Mapping[str, str | None]) -> dict[str, list[StoredPicture]]:
     """Pictures of the scenes asked for, by scene, in order of time and camera.
 
-    Only those of the batch that the scene's row names: a run that was killed between its two commits leaves pictures
-    that no scene names.
+    Args:
+        batches: `picture_batch` by scene, of the rows that the pictures are shown with. A scene has other pictures in
+            another version of the table, and a run that was killed between its two commits leaves some that no row
+            names.
     """
-    if not scene_ids:
+    if not batches:
         return {}
-    where = SceneFilter(scene_ids=tuple(scene_ids), model_id=model_id).to_sql()
-    named = location.dataset(SCENES).to_table(columns=["scene_id", "picture_batch"], filter=where).to_pylist()
-    batches = {row["scene_id"]: row["picture_batch"] for row in named}
     dataset = location.dataset(PICTURES)
     columns = ["picture_batch", "scene_id", "camera", "t_ns", "width", "height"]
-    where = SceneFilter(scene_ids=tuple(scene_ids)).to_sql()
+    where = SceneFilter(scene_ids=tuple(batches)).to_sql()
     table = dataset.scanner(columns=columns, filter=where, with_row_id=True).to_table()
     rows = [row for row in table.to_pylist() if batches.get(row["scene_id"]) == row["picture_batch"]]
     found: dict[str, list[StoredPicture]] = {scene_id: [] for scene_id in batches}

@@ -22,7 +22,7 @@ from system.store.lease import Lease
 from system.store.location import StoreLocation
 from system.store.log_versions import drop_mined
 from system.store.maintain import build_indices
-from system.store.pictures import all_pictures, read_pictures
+from system.store.pictures import all_pictures
 from system.store.runs import RunRecord, read_quarantine, read_runs, write_run
 from system.store.schema import PICTURES, QUARANTINE, SCENES, pictures_schema, quarantine_schema
 from system.store.sets import list_sets, save_set
@@ -108,7 +108,7 @@ def test_nothing_of_a_log_is_left_and_all_else_is(location):
     save(location, "both", [gone[0], others[0]], {"query": {"kind": "scene", "scene_id": gone[1]}})
     save(location, "its own", gone)
     save(location, "others", others[:2], {"where": {"logs": ["log1"]}})
-    jpegs = [picture.jpeg for found in read_pictures(location, gone, "m1").values() for picture in found]
+    jpegs = list(all_pictures(location, gone))
     kept = sorted(all_pictures(location, others))
     assert len(gone) == 4 and len(jpegs) == 8
 
@@ -177,7 +177,7 @@ def test_the_proof_finds_what_is_left(location, monkeypatch):
 
 def test_pictures_of_an_upload_before_and_of_a_killed_driver_go_too(location):
     old = of_log(location)
-    gone = [picture.jpeg for found in read_pictures(location, old, "m1").values() for picture in found]
+    gone = list(all_pictures(location, old))
     gone.append(jpeg(999))
     new = add_log(location, "new", first=1)
     drop_mined(location, "m1", "fleet", LOG, 0, 10**9)

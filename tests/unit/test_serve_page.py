@@ -249,17 +249,24 @@ def test_an_earlier_version_stays_in_sight_from_page_to_page(browser, url: str, 
     page.on("request", lambda request: asked.append(request.url))
     page.goto(f"{url}/?view=runs#token={token}")
     page.click("text=search as of this run")
+    page.wait_for_selector(".card .cover img[src]")
     page.click(".card:has(img) a.cover")
     page.wait_for_selector(".like-it .card")
     assert "as_of=run-r1" in page.url
-    parts = [path for path in asked if "/v1/scenes/" in path and "/cover" not in path]
-    assert len(parts) >= 5 and all("as_of=run-r1" in path for path in parts), parts
+    parts = [path for path in asked if "/v1/scenes/" in path]
+    assert len(parts) >= 6 and all("as_of=run-r1" in path for path in parts), parts
+    assert any("/cover" in path for path in parts)
     page.click("#save")
+    asked.clear()
     with page.expect_request(lambda request: request.method == "POST" and "/v1/sets" in request.url) as sent:
         page.fill("#set-name", "as it was")
         page.keyboard.press("Enter")
     assert sent.value.post_data_json["search"] == {"as_of": "run-r1"}
     page.wait_for_selector("h1:has-text('as it was')")
+    page.wait_for_selector(".card .where")
+    assert "as_of=run-r1" in page.locator(".card a.cover").get_attribute("href")
+    parts = [path for path in asked if "/v1/scenes/" in path]
+    assert parts and all("as_of=run-r1" in path for path in parts), parts
     assert told == []
     page.context.close()
 

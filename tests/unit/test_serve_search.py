@@ -32,6 +32,7 @@ from system.records import scene_id
 from system.store.commits import append_rows
 from system.store.detections import DETECTIONS, detections_schema, open_detections
 from system.store.filters import SceneFilter
+from system.store.log_versions import drop_mined
 from system.store.maintain import remove_orphans, tag_version
 from system.store.runs import RunRecord, write_run
 from system.store.schema import PICTURES, SCENES, pictures_schema
@@ -496,7 +497,7 @@ def test_pictures_are_made_anew_cached_and_sent_in_part(server):
         assert picture.headers["content-type"] == "image/jpeg" and b"serial 4711" not in picture.content
         assert Image.open(io.BytesIO(picture.content)).size == (32, 24)
     url, whole = frames[0]["url"], ask(server, "GET", frames[0]["url"])
-    assert "private" in whole.headers["cache-control"]
+    assert whole.headers["cache-control"] == "private, no-cache"
     held = ask(server, "GET", url, headers={"If-None-Match": f'"other", W/{whole.headers["etag"]}'})
     assert held.status_code == 304 and held.content == b""
     size = len(whole.content)
@@ -518,6 +519,44 @@ def test_pictures_are_made_anew_cached_and_sent_in_part(server):
     assert ask(server, "GET", f"/v1/scenes/{SCENE}/frames/front/7").json()["code"] == "no_picture"
     assert ask(server, "GET", f"/v1/scenes/{SCENE}/frames/..%2F..%2Fetc/0").status_code == 404
     assert ask(server, "GET", f"/v1/scenes/{SCENE}/cover").content == whole.content
+
+
+def test_an_earlier_version_keeps_its_pictures_when_its_log_is_mined_again(tmp_path):
+    server = make_server(tmp_path, scenes=4)
+    rows = server.location.dataset(SCENES).to_table()
+    saved = ask(server, "POST", "/v1/sets", json={"name": "a", "scene_ids": [SCENE]}).json()
+    assert saved["as_of"] == "run-r1"
+    cover, export = f"/v1/scenes/{SCENE}/cover", f"/v1/sets/{saved['set_id']}/export?format=coco"
+
+    def exported(server: Server) -> list[bytes]:
+        with zipfile.ZipFile(io.BytesIO(ask(server, "GET", export).content)) as archive:
+            return [
+                archive.read(image["file_name"]) for image in json.loads(archive.read("annotations.json"))["images"]
+            ]
+
+    before, taken = ask(server, "GET", cover).content, exported(server)
+    assert taken == [jpeg(1), jpeg(1)]
+    drop_mined(server.location, "m1", "fleet", "log0", 0, 10**9)
+    again = make_server_over(server)  # has no picture in memory
+    assert ask(again, "GET", f"{cover}?as_of=run-r1").content == before and exported(again) == taken
+    assert len(ask(again, "GET", f"/v1/scenes/{SCENE}?as_of=run-r1").json()["frames"]) == 2
+
+    picture = {"picture_batch": "new", "scene_id": SCENE, "camera": "front", "t_ns": 9, "jpeg": jpeg(99)}
+    append_rows(server.location, PICTURES, pa.Table.from_pylist([picture], schema=pictures_schema()))
+    k = rows.schema.get_field_index("picture_batch")
+    new = rows.set_column(k, rows.schema.field(k), pa.array(["new"] * len(rows)))
+    append_rows(server.location, SCENES, new)
+    again = make_server_over(server)
+    assert ask(again, "GET", cover).content not in (before, b"")
+    assert ask(again, "GET", f"{cover}?as_of=run-r1").content == before and exported(again) == taken
+    assert ask(again, "GET", f"/v1/sets/{saved['set_id']}").json()["as_of"] == "run-r1"
+    newest = ask(server, "POST", "/v1/sets", json={"name": "b", "scene_ids": [SCENE]}).json()
+    assert newest["as_of"] is None, "its version has no tag"
+
+    server.location.dataset(PICTURES).delete("picture_batch != 'new'")
+    lost = ask(again, "GET", export)
+    assert lost.status_code == 409 and lost.json()["code"] == "cannot_export"
+    assert f"{SCENE} was mined with 2 pictures; the store holds none" in lost.json()["detail"]
 
 
 def test_a_camera_that_is_called_by_a_path_has_pictures(tmp_path):

@@ -138,7 +138,7 @@ def test_pictures_of_a_batch_that_no_scene_names_are_never_shown(location):
     append_rows(location, PICTURES, pictures("killed", b"old"))
     append_rows(location, PICTURES, pictures("b1", b"new"))
     append_rows(location, SCENES, rows)
-    found = read_pictures(location, [wanted], "m1")
+    found = read_pictures(location, {wanted: rows["picture_batch"][0].as_py()})
     assert [picture.jpeg for picture in found[wanted]] == [b"new"]
 
 

@@ -1,8 +1,9 @@
 // A scene in a list, and which scenes are chosen.
 
+import { asOfPath } from "./api.js";
 import { element } from "./dom.js";
 import { noPicture, picture } from "./pictures.js";
-import { go, sceneLink } from "./state.js";
+import { go, read, sceneLink } from "./state.js";
 import { moment, number, riskClass, seconds, words } from "./words.js";
 
 const MOST_TAGS = 4;
@@ -17,7 +18,7 @@ export function card(hit, { isSmall = false, hasQuery = false } = {}) {
     onchange: () => choose(item, pick.checked) });
   const item = element("li", { class: `card${chosen.has(scene.scene_id) ? " chosen" : ""}`, "data-scene": scene.scene_id },
     element("a", { class: "cover", href: sceneLink(scene.scene_id), "data-go": true, "aria-label": `Open ${name}` },
-      scene.cover ? picture(scene.cover, "").frame : noPicture()),
+      scene.cover ? picture(asOfPath(scene.cover, read().as_of), "").frame : noPicture()),
     !isSmall && element("label", { class: "pick" }, pick),
     element("div", { class: "about" },
       element("div", { class: "numbers" },

@@ -1,10 +1,10 @@
 // Saved sets: name them, look at them, take them away.
 
-import { api } from "./api.js";
+import { api, asOfPath } from "./api.js";
 import { card, chooseNone } from "./card.js";
 import { busy, dialog, element, problem, replace, say, sayProblem } from "./dom.js";
 import { picture } from "./pictures.js";
-import { go, link, sceneLink, stateOf } from "./state.js";
+import { go, link, stateOf } from "./state.js";
 import { count, moment } from "./words.js";
 
 const FORMATS = { parquet: "Parquet", csv: "CSV", coco: "COCO (zip)", fiftyone: "FiftyOne (zip)", nuscenes: "nuScenes tokens" };
@@ -67,21 +67,21 @@ function oneSet(main, set, signal) {
       element("button", { type: "button", onclick: () => remove(set) }, "Remove")),
     set.note && element("p", {}, set.note),
     set.search && element("p", {}, element("a", { href: link(stateOf(set.search)), "data-go": true }, "The search that it was saved from")),
-    element("ul", { class: "grid" }, shown.map((id) => member(id, signal))),
+    element("ul", { class: "grid" }, shown.map((id) => member(id, set.as_of, signal))),
     set.num_scenes > SHOWN && element("p", { class: "soft" }, `The first ${SHOWN} are shown; an export holds all.`));
 }
 
-/** A scene of a set. What it is comes when it is looked at. */
-function member(id, signal) {
+/** A scene of a set, as of the version that it was saved from. What it is comes when it is looked at. */
+function member(id, asOf, signal) {
   const item = element("li", { class: "card", "data-scene": id },
-    element("a", { class: "cover", href: sceneLink(id), "data-go": true, "aria-label": `Open scene ${id}` },
-      picture(`/v1/scenes/${id}/cover`, "").frame),
+    element("a", { class: "cover", href: link({ view: "scene", id, as_of: asOf }), "data-go": true, "aria-label": `Open scene ${id}` },
+      picture(asOfPath(`/v1/scenes/${id}/cover`, asOf), "").frame),
     element("div", { class: "about small soft" }, "…"));
   const seen = new IntersectionObserver(async ([{ isIntersecting }]) => {
     if (!isIntersecting) return;
     seen.disconnect();
     try {
-      const known = card(await api.scene(id, undefined, signal), { isSmall: true });
+      const known = card(await api.scene(id, asOf, signal), { isSmall: true });
       item.querySelector("a").setAttribute("aria-label", known.querySelector("a").getAttribute("aria-label"));
       item.lastChild.replaceWith(known.querySelector(".about"));
     } catch (error) {
