@@ -126,7 +126,7 @@ def export_scenes(
             location, scenes.version, config.version_tag, model, query or {"scene_ids": len(selection.scene_ids)},
             dict(sorted(selection.sources.items())), selection.runs, config.licence, format_name,
         )  # fmt: skip
-        reader = SceneReader(location, model["tag_names"], config.keyframe_hz, config.limits)
+        reader = SceneReader(location, model["model_id"], model["tag_names"], config.keyframe_hz, config.limits)
         with (place.draft / FAULTS_NAME).open("w", encoding="utf-8") as faults:
             writer = make_writer(place.draft, provenance)
             for row in scenes.rows(selection.scene_ids):

@@ -85,6 +85,13 @@ def versions_of_night(location: StoreLocation, model_id: str, night: str) -> lis
     return [_version(row) for batch in _batches(location, where) for row in batch.to_pylist()]
 
 
+def reuploads(location: StoreLocation, model_id: str) -> dict[tuple[str, str, str], int]:
+    """When logs that came again with another content were first seen with it, by source, log_id and log_uri."""
+    where = f"model_id = {literal(model_id)} AND arrival = 'reuploaded'"
+    found = [_version(row) for batch in _batches(location, where) for row in batch.to_pylist()]
+    return {(version.source, version.log_id, version.log_uri): version.seen_ns for version in found}
+
+
 def write_log_versions(location: StoreLocation, versions: Sequence[LogVersion]) -> None:
     """Add logs, or replace what was known of them. Call with the lease held.
 

@@ -8,6 +8,7 @@ import io
 import json
 import warnings
 import weakref
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,9 @@ from system.pipelines.select_scenes import SceneQuery, read_scene_set, select_sc
 from system.records import EgoTrack, Frame, Track
 from system.store.filters import SceneFilter
 from system.store.location import StoreLocation
+from system.store.log_versions import LogVersion, write_log_versions
+from system.store.runs import RunRecord, write_run
+from system.store.schema import SCENES
 from system.store.sets import save_set
 from tests.cluster.jobs import call_job
 from tests.mined_store import RUN_ID, mine_without_model
@@ -342,6 +346,31 @@ def test_a_scene_asked_for_twice_is_written_once_and_rows_of_later_runs_are_not_
     config = ExportConfig(version_tag=f"run-{RUN_ID}")
     assert export_scenes(store, [*ids, *ids], "nuscenes-tokens", str(tmp_path / "out"), config).asked == len(ids)
     assert summary(tmp_path / "out")["version_tag"] == f"run-{RUN_ID}"
+
+
+def test_rows_of_an_earlier_version_are_not_paired_with_a_later_upload(tmp_path):
+    folder = write_plain_log(tmp_path / "logs" / "fleet", "drive-1")
+    write_plain_log(tmp_path / "logs" / "fleet", "drive-2")
+    store = mine_without_model(tmp_path / "logs", tmp_path / "store")
+    asked, config = select_scenes(store.uri, SceneQuery()), ExportConfig(version_tag=f"run-{RUN_ID}")
+    row = store.dataset(SCENES).to_table(filter="log_id = 'drive-1'").to_pylist()[0]
+    seen = LogVersion("m1", row["source"], "drive-1", row["log_uri"], "", "2026-11-26", "new", 0, 9, 5, "files:x", 5)
+    write_log_versions(store, [seen])
+    assert export_scenes(store, asked, "coco", str(tmp_path / "seen"), config).written == len(asked)
+
+    write_log_versions(store, [replace(seen, arrival="reuploaded", fingerprint="files:y")])
+    with pytest.raises(DataError, match=r"too_many_faulty.*log_replaced.*run r1 mined"):
+        export_scenes(store, asked, "parquet", str(tmp_path / "old"), config)
+    loose = config.model_copy(update={"max_faulty_share": 0.5})
+    report = export_scenes(store, asked, "parquet", str(tmp_path / "old"), loose)
+    faults = [json.loads(line) for line in (tmp_path / "old" / "faults.jsonl").read_text().splitlines()]
+    assert report.faulty == report.faults["log_replaced"] == report.asked // 2
+    assert {(fault["code"], fault["uri"]) for fault in faults} == {("log_replaced", str(folder))}
+
+    # What was mined after the upload is of its content.
+    store.dataset(SCENES).update({"run_id": "'r2'"}, where="log_id = 'drive-1'")
+    write_run(store, RunRecord("r2", "m1", "finished", 6, 7, None, {}))
+    assert export_scenes(store, asked, "coco", str(tmp_path / "new")).written == len(asked)
 
 
 def test_memory_holds_one_scene_however_many_are_written(store, ids, tmp_path, monkeypatch):
