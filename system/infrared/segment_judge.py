@@ -34,10 +34,10 @@ def intersection_over_union(confusion_KK: NDArray[Any]) -> Floats:
 
 
 def drawn_overlaps(confusions_NKK: Counts, counts_BN: Floats) -> Floats:
-    """Overlap of each class in each bootstrap draw of pictures, [B, K]."""
+    """Overlap of each class in each bootstrap draw of pictures, [B, K]; NaN where the draw does not show the class."""
     number, classes = confusions_NKK.shape[:2]
-    drawn = counts_BN @ confusions_NKK.reshape(number, -1).astype(float)
-    return intersection_over_union(drawn.reshape(-1, classes, classes))
+    drawn_BKK = (counts_BN @ confusions_NKK.reshape(number, -1).astype(float)).reshape(-1, classes, classes)
+    return np.where(drawn_BKK.sum(-1) > 0, intersection_over_union(drawn_BKK), np.nan)
 
 
 def segment_figures(classes: Sequence[str], confusions_NKK: Counts, counts_BN: Floats) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
 from system.backbones.vit import build_vit
+from system.bootstrap import draw_pictures
 from system.errors import ConfigError, ModelError
 from system.infrared.augment import Example, augmented, flipped
 from system.infrared.detections import Truth
@@ -25,6 +26,8 @@ from system.infrared.segment_judge import (
 )
 from system.infrared.segmenter import Segmenter, SegmenterConfig, class_weights, cross_entropy, dice_loss
 from system.pairs.masks import IGNORED
+from system.training.detection_summary import DetectionFigures, summarise_detection
+from system.training.segmentation_task import SegmentationTask
 
 SIZE = (64, 96)
 
@@ -142,6 +145,24 @@ def test_draws_of_pictures_add_up_their_pixels():
     drawn = drawn_overlaps(np.stack([one, two]), np.array([[2.0, 0.0], [1.0, 1.0], [0.0, 2.0]]))
     np.testing.assert_allclose(drawn, [[1, 1], [1 / 2, 2 / 3], [0, 1 / 2]])
     np.testing.assert_allclose(picture_scores(np.stack([one, two])), [1, 0.5])
+
+
+def test_two_runs_miss_a_class_in_the_same_draws_whatever_they_find():
+    clean = np.zeros((20, 2, 2), np.int64)
+    clean[:, 0, 0] = 10_000
+    clean[0] = [[9000, 50], [50, 900]]  # the only picture of class 1
+    noisy = clean.copy()
+    noisy[5] = [[9999, 1], [0, 0]]
+    counts_BN = draw_pictures(20, 500, seed=0)
+    first, second = drawn_overlaps(clean, counts_BN), drawn_overlaps(noisy, counts_BN)
+    assert (np.isnan(first[:, 1]) == (counts_BN[:, 0] == 0)).all()
+    assert np.array_equal(np.isnan(first), np.isnan(second))
+    runs = {
+        (arm, 0, 0): DetectionFigures(SegmentationTask().judge(("background", "a"), list(found), counts_BN))
+        for arm, found in (("none", clean), ("mse", noisy))
+    }
+    told = summarise_detection(runs, ["none", "mse"], [0], 1, ["background", "a"], "mse")["differences"]
+    assert told["against_none"]["mse"]["0"]["miou"]["low"] > -1
 
 
 def test_a_class_that_is_found_but_nowhere_there_is_told_but_not_counted_in_the_mean():
