@@ -22,6 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
+from system.backbones.cnn import STRIDES
 from system.config import FrozenConfig
 from system.errors import ConfigError, ModelError
 from system.infrared.backbone import Backbone, CnnBackbone, backbone_of, empty_backbone
@@ -275,6 +276,8 @@ def count(parameters: Iterable[nn.Parameter]) -> int:
 
 def _new_head(config: DetectorConfig, backbone: Backbone) -> Any:
     facts, classes = backbone.facts, len(config.classes)
+    if isinstance(backbone, CnnBackbone) and config.architecture != "rf_detr":
+        _refuse_gaps(backbone.stages)
     if config.architecture == "fcos":
         return FcosHead(facts, config.channels, config.convs, classes)
     if config.architecture == "faster_rcnn":
@@ -288,6 +291,14 @@ def _new_head(config: DetectorConfig, backbone: Backbone) -> Any:
 
     places = (config.height // facts.strides[0]) * (config.width // facts.strides[0])
     return RfDetrHead(facts.widths, places, config.channels, classes)
+
+
+def _refuse_gaps(stages: Sequence[int]) -> None:
+    """Heads share sizes of objects among levels whose strides double; of others, no level would learn some sizes."""
+    first = stages[0]
+    if list(stages) != list(range(first, first + len(stages))):
+        example = ",".join(map(str, range(len(STRIDES) - len(stages), len(STRIDES))))
+        raise ConfigError(f"stages {','.join(map(str, stages))}: expected neighbours, e.g. {example}")
 
 
 def _read(file: Path, max_bytes: int) -> bytes:

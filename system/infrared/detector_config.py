@@ -21,7 +21,8 @@ class InfraredModelConfig(FrozenConfig):
         for the one that its merged weights have.
     classes: by their place in labels.
     height, width: pictures are resized to it, shape not kept.
-    blocks: of the ViT, or stages of the convolutional network, whose features the head reads, counted from 0.
+    blocks: of the ViT, or stages of the convolutional network, whose features the head reads, counted from 0; stages of
+        a detector are neighbours.
     channels: width of the head. convs: 3x3 convolutions of it.
     is_frozen: whether the backbone stays as it is.
     mapping: of infrared values to 8 bits.

@@ -156,6 +156,17 @@ def test_fcos_learns_on_stages_of_a_network():
         Detector.untrained(on_stages(height=80), tiny_cnn(), 0)
 
 
+@pytest.mark.parametrize("architecture", ["fcos", "faster_rcnn"])
+def test_stages_that_are_no_neighbours_are_refused_of_a_network_alone(architecture: str):
+    for stages, example in (((0, 2), "2,3"), ((1, 3), "2,3"), ((0, 1, 3), "1,2,3")):
+        told = f"stages {','.join(map(str, stages))}: expected neighbours, e.g. {example}"
+        with pytest.raises(ConfigError, match=told):
+            Detector.untrained(on_stages(architecture=architecture, blocks=stages), tiny_cnn(), 0)
+    for stages in ((1, 2), (2,)):
+        Detector.untrained(on_stages(architecture=architecture, blocks=stages), tiny_cnn(), 0)
+    Detector.untrained(config(architecture=architecture, blocks=(0, 3)), tiny_vit(), 0)
+
+
 def test_a_network_that_learns_keeps_its_batch_norms_and_is_held_back():
     detector = Detector.untrained(on_stages(architecture="faster_rcnn", is_frozen=False), tiny_cnn(), 0)
     before = {name: tensor.clone() for name, tensor in detector.backbone.network.state_dict().items()}
