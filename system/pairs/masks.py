@@ -25,6 +25,8 @@ BACKGROUND = "background"
 PSEUDO = "pseudo-masks"
 _MAX_CLASSES = 255
 _LEAST_CORNERS = 3
+# Outlines may leave the picture; drawing one takes memory for every pixel of its edges.
+_FARTHEST_SIDES = 4
 
 Labels = NDArray[np.uint8]
 
@@ -185,21 +187,31 @@ def _inside(outline: Outline, height: int, width: int, picture: str) -> NDArray[
     given = outline.segmentation
     try:
         if isinstance(given, list):
-            if any(len(polygon) < 2 * _LEAST_CORNERS for polygon in given):
-                raise ValueError(f"a polygon of fewer than {_LEAST_CORNERS} corners")
+            _refuse_corners(given, _FARTHEST_SIDES * max(height, width))
             found = rle.decode(rle.merge(rle.frPyObjects(given, height, width)))
-        elif isinstance(given["counts"], str):
-            found = rle.decode({"size": given["size"], "counts": given["counts"].encode()})
         else:
-            found = rle.decode(rle.frPyObjects(given, *given["size"]))
-    except (RuntimeError, ValueError, TypeError, KeyError) as error:
+            rows, columns = given["size"]
+            if (rows, columns) != (height, width):
+                raise DataError(
+                    "wrong_shape",
+                    f"{picture}: an RLE of {columns}x{rows} for a picture of {width}x{height}; expected the same size",
+                )
+            if isinstance(given["counts"], str):
+                found = rle.decode({"size": given["size"], "counts": given["counts"].encode()})
+            else:
+                found = rle.decode(rle.frPyObjects(given, height, width))
+    except (RuntimeError, ValueError, TypeError, KeyError, OverflowError) as error:
         raise DataError(
             "bad_outline", f"{picture}: expected polygons [x1, y1, ...] or RLE, found {str(given)[:60]}: {error}"
         ) from error
-    if found.shape != (height, width):
-        raise DataError(
-            "wrong_shape",
-            f"{picture}: an RLE of {found.shape[1]}x{found.shape[0]} for a picture of {width}x{height}; expected the "
-            "same size",
-        )
     return np.asarray(found, bool)
+
+
+def _refuse_corners(polygons: Sequence[Sequence[float]], farthest_px: float) -> None:
+    """Raises ValueError: too few corners, or one that is no place near the picture."""
+    for polygon in polygons:
+        if len(polygon) < 2 * _LEAST_CORNERS:
+            raise ValueError(f"a polygon of fewer than {_LEAST_CORNERS} corners")
+        # NaN is not below anything.
+        if not (np.abs(np.asarray(polygon, float)) <= farthest_px).all():
+            raise ValueError(f"a corner that is no number or more than {farthest_px:g} pixels away")
