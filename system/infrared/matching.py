@@ -27,6 +27,8 @@ COCO_OVERLAPS = tuple(round(0.5 + 0.05 * k, 2) for k in range(10))
 RECALLS_R = np.linspace(0.0, 1.0, 101)
 MAX_DETECTIONS = 100
 FALSE, TRUE, IGNORED = 0, 1, -1
+# Draws times detections that are looked at together: 8 MB, of which a few copies are held.
+_NUMBERS_AT_ONCE = 1 << 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,23 +132,22 @@ def drawn_average_precision(matches: Matches, counts_BN: Floats) -> Floats:
 
     Recall grows at found objects alone, and precision is highest there, so that only they are looked at.
     """
+    at_once = max(1, _NUMBERS_AT_ONCE // max(1, len(matches.image_M)))
+    blocks = [_drawn(matches, counts_BN[start : start + at_once]) for start in range(0, len(counts_BN), at_once)]
+    return np.concatenate([np.zeros((0, len(matches.outcome_TM))), *blocks])
+
+
+def _drawn(matches: Matches, counts_BN: Floats) -> Floats:
     total_B = counts_BN @ matches.truths_N.astype(float)
     found_BT = np.full((len(counts_BN), len(matches.outcome_TM)), np.nan)
+    drawn_BM = counts_BN[:, matches.image_M]
     for t, outcome_M in enumerate(matches.outcome_TM):
         places_F = np.flatnonzero(outcome_M == TRUE)
-        true_BF = counts_BN[:, matches.image_M[places_F]].cumsum(1)
-        false_BF = counts_BN @ _false_before(matches, outcome_M, places_F).T
+        true_BF = drawn_BM[:, places_F].cumsum(1)
+        false_BF = (drawn_BM * (outcome_M == FALSE)).cumsum(1)[:, places_F]
         precision_BF = true_BF / np.maximum(true_BF + false_BF, np.finfo(float).eps)
         precision_BF = np.maximum.accumulate(precision_BF[:, ::-1], axis=1)[:, ::-1]
         for b in np.flatnonzero(total_B):
             place_R = np.searchsorted(true_BF[b] / total_B[b], RECALLS_R, side="left")
             found_BT[b, t] = np.append(precision_BF[b], 0.0)[place_R].mean()
     return found_BT
-
-
-def _false_before(matches: Matches, outcome_M: NDArray[np.int8], places_F: NDArray[np.int64]) -> Floats:
-    """False detections of each picture that are surer than each found object, [F, N]."""
-    false = np.flatnonzero(outcome_M == FALSE)
-    counts = np.zeros((len(places_F) + 1, len(matches.truths_N)))
-    np.add.at(counts, (np.searchsorted(places_F, false), matches.image_M[false]), 1)
-    return counts[:-1].cumsum(0)

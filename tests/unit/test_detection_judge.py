@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from system.bootstrap import draw_pictures
 from system.errors import ConfigError, DataError
 from system.infrared.detections import Detections, Truth
 from system.infrared.judge import Judged, calibration, coco_figures, figures, worst_errors
@@ -25,6 +27,8 @@ from system.infrared.kaist import (
 from system.infrared.kaist_judge import kaist_figures, kaist_matches
 from system.infrared.matching import (
     COCO_OVERLAPS,
+    RECALLS_R,
+    Matches,
     average_precision,
     drawn_average_precision,
     match,
@@ -96,6 +100,32 @@ def test_a_draw_is_judged_as_if_its_pictures_were_there_so_many_times(seed: int)
             chosen = np.repeat(np.arange(len(judged.found)), counts_N)
             again = match([judged.found[n] for n in chosen], [judged.truths[n] for n in chosen], k)
             np.testing.assert_allclose(drawn_T, average_precision(again))
+
+
+def test_many_draws_of_many_pictures_are_judged_each_alike_and_in_little_memory():
+    rng = np.random.default_rng(0)
+    pictures, detections = 2000, 8000
+    outcome_TM = rng.integers(-1, 2, (1, detections)).astype(np.int8)
+    image_M = rng.integers(0, pictures, detections)
+    matches = Matches(
+        scores_M=np.linspace(1, 0, detections), image_M=image_M, outcome_TM=outcome_TM,
+        place_M=np.zeros(detections, int), truths_N=np.bincount(image_M, minlength=pictures),
+    )  # fmt: skip
+    counts_BN = draw_pictures(pictures, 300, seed=0)
+    tracemalloc.start()
+    drawn_B1 = drawn_average_precision(matches, counts_BN)
+    _, peak_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    # A number for each found object and picture alone is 43 MB.
+    assert peak_bytes < 40e6
+    for draw in range(0, 300, 23):
+        again_M = counts_BN[draw][image_M]
+        true_M = (again_M * (outcome_TM[0] == 1)).cumsum()
+        false_M = (again_M * (outcome_TM[0] == 0)).cumsum()
+        precision_M = true_M / np.maximum(true_M + false_M, np.finfo(float).eps)
+        recall_M = true_M / (counts_BN[draw] @ matches.truths_N)
+        best_R = [precision_M[recall_M >= recall].max(initial=0.0) for recall in RECALLS_R]
+        assert drawn_B1[draw, 0] == pytest.approx(np.mean(best_R), rel=1e-12)
 
 
 def test_an_ignored_region_takes_many_detections_and_an_object_one():
