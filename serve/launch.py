@@ -18,10 +18,11 @@ from ray.exceptions import GetTimeoutError
 from ray.serve.config import HTTPOptions, ProxyLocation
 from ray.serve.schema import LoggingConfig
 
-from serve.auth import SCOPES, add_token
+from serve.auth import SCOPES, TokenBook, add_token
 from serve.deployments import build
 from serve.settings import LaunchConfig
 from system.errors import ConfigError
+from system.infrared.detector import detector_id
 from system.pipelines.resources import connect_to_ray
 from system.store.location import StoreLocation
 
@@ -40,9 +41,11 @@ def launched(config: LaunchConfig) -> Iterator[tuple[str, str | None]]:
         (URL, a token or None): the token where none was given; it is kept nowhere.
     Raises:
         ConfigError: without tokens on an address that others reach; a port that is taken; a Ray that serves already;
-            a store that is neither a folder nor a URI.
+            a store that is neither a folder nor a URI; a token file or an audit log that cannot be opened.
+        ModelError: there is no detector in its folder.
     """
     config.check()
+    _check_files(config)
     with tempfile.TemporaryDirectory(prefix="nightminer-serve-") as folder:
         token, token_file = None, config.token_file
         if token_file is None:
@@ -79,6 +82,20 @@ def launched(config: LaunchConfig) -> Iterator[tuple[str, str | None]]:
         finally:
             if not was_connected:
                 ray.shutdown()
+
+
+def _check_files(config: LaunchConfig) -> None:
+    """A replica that finds a mistake in them is started again and again; here it ends the launch at once."""
+    if config.token_file is not None:
+        TokenBook(config.token_file).records()
+    if config.detector is not None:
+        detector_id(config.detector)
+    if config.audit_log is not None:
+        try:
+            open(config.audit_log, "ab").close()
+        except OSError as error:
+            told = f"audit log {config.audit_log}: {error.strerror}; expected a file that can be appended to"
+            raise ConfigError(told) from error
 
 
 def _start_proxy(options: HTTPOptions, quiet: LoggingConfig) -> None:

@@ -1,4 +1,4 @@
-"""What is left of Ray Serve when our server ends. No Ray is started."""
+"""What a launch refuses before Ray starts, and what is left of Ray Serve when our server ends. No Ray is started."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from types import ModuleType, SimpleNamespace
 import pytest
 
 from serve.settings import LaunchConfig
-from system.errors import ConfigError
+from system.errors import ConfigError, NightminerError
 
 
 @pytest.fixture(scope="module")
@@ -56,3 +56,18 @@ def test_what_others_serve_on_the_same_ray_goes_on(tmp_path, monkeypatch, launch
     assert asked == [ended] and served == others
     there = {name: str(tmp_path / name) for name in ("store", "audit.jsonl")}
     assert {"store": built["store"], "audit.jsonl": built["audit_log"]} == there, "replicas run in other folders"
+
+
+@pytest.mark.parametrize(
+    ("option", "told"),
+    [("token_file", "jobs/make_token.py makes one"), ("detector", "No such file"), ("audit_log", "appended to")],
+)
+def test_a_mistyped_file_is_told_before_ray_starts(tmp_path, monkeypatch, launch, option, told):
+    def start() -> None:
+        raise AssertionError("Ray starts")
+
+    monkeypatch.setattr(launch, "connect_to_ray", start)
+    mistyped = tmp_path / "nowhere" / "name"
+    config = LaunchConfig(store=str(tmp_path / "store"), tower="packaged", **{option: str(mistyped)})
+    with pytest.raises(NightminerError, match=f"{mistyped}.*{told}"), launch.launched(config):
+        pass
