@@ -9,7 +9,7 @@ from pydantic import Field
 
 from serve.models import DetectedObjects, Filters, ObjectKind, Word, Words
 
-_Ns = Annotated[int | None, Query(ge=-(2**63), lt=2**63)]
+_Ns = Annotated[int | None, Query(gt=-(2**63), lt=2**63)]
 _DETECTED = r"^[^:]{1,200}(:(0|1|0?\.[0-9]{1,6}|1\.0{1,6})(:([1-9][0-9]{0,2}|1000))?)?$"
 _Share = Annotated[float | None, Query(ge=0, le=1)]
 

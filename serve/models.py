@@ -13,7 +13,8 @@ MAX_TOP = 100
 MAX_QUERY_CHARS = 500
 MAX_SET_SCENES = 10_000
 _MAX_TERMS = 50
-Nanoseconds = Annotated[int, Field(ge=-(2**63), lt=2**63)]
+# Lance takes the least number of 64 bits for a float.
+Nanoseconds = Annotated[int, Field(gt=-(2**63), lt=2**63)]
 
 SceneId = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$", examples=["0f3a9c6d2b7e41588c1d5e90aa37f264"])]
 SetId = Annotated[str, Field(pattern=r"^[0-9a-f]{16}$", examples=["5f1c22d0c3a94b7e"])]

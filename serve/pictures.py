@@ -19,7 +19,8 @@ from system.logs.decoding import PictureLimits, decode_picture
 _QUALITY = 85
 # A scene that is mined again has other pictures at the same URL: the ETag tells.
 _CACHE = "private, no-cache"
-_RANGE = re.compile(r"bytes=(\d*)-(\d*)")
+# No picture is longer than 18 digits say, and Python reads no number of thousands of digits.
+_RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
 
 
 def encoded_again(data: bytes, name: str, limits: PictureLimits, long_side: int | None = None) -> bytes:
