@@ -69,7 +69,11 @@ class QueryClient:
         """
         Args:
             tries: of each request, all in all.
+        Raises:
+            ConfigError: a token that no server makes.
         """
+        if not token.isascii():
+            raise ConfigError("the token holds a character that is not ASCII; give it as jobs/make_token.py printed it")
         headers = {"Authorization": f"Bearer {token}"}
         self._http = httpx.Client(base_url=url, headers=headers, timeout=timeout_s, transport=transport)
         self._tries = tries

@@ -143,6 +143,11 @@ def test_the_command_line_asks_and_prints_figures(server, tmp_path, monkeypatch)
         assert done.exit_code == 2 and "Traceback" not in done.stderr and "xxx" not in done.stderr, option
 
 
+def test_a_token_that_no_header_can_hold_is_told():
+    with pytest.raises(ConfigError, match="not ASCII"):
+        QueryClient("http://test", "nm_schlüssel")
+
+
 def test_a_token_is_made_printed_once_and_taken_at_once(server):
     options = ["--token-file", str(server.token_file), "--name", "bo", "--scopes", "detect,read", "--days", "1"]
     token = CliRunner().invoke(make_token.app, options).stdout.strip()
