@@ -131,7 +131,7 @@ def _pair(
         alignment=known_alignment(rgb_uri),
         width=image.width,
         height=image.height,
-        is_labelled=coco.is_labelled,
+        is_labelled=coco.is_labelled and image.is_labelled,
     )
     return pair, checked.faults
 

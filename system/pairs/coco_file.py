@@ -21,7 +21,8 @@ _MAX_UNKNOWN_SHARE = 0.5
 
 @dataclass(frozen=True)
 class CocoImage:
-    """number: its id. file_name2: of the infrared picture, or ""."""
+    """number: its id. file_name2: of the infrared picture, or "". is_labelled: as of `Pair`; not where `has_boxes` is
+    false, as exports of scenes write it."""
 
     number: int | str
     file_name: str
@@ -29,6 +30,7 @@ class CocoImage:
     width: int | None
     height: int | None
     light: str
+    is_labelled: bool = True
 
 
 @dataclass(frozen=True)
@@ -165,6 +167,7 @@ def _image(row: Any, uri: str) -> CocoImage:
         width=_side(row.get("width")),
         height=_side(row.get("height")),
         light=light if light in ("day", "night") else "",
+        is_labelled=row.get("has_boxes") is not False,
     )
 
 

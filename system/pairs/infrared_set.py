@@ -96,7 +96,9 @@ class InfraredSet:
         )
 
 
-def read_infrared_set(uri: str, images: str | None = None, splits: Sequence[str] | None = None) -> InfraredSet:
+def read_infrared_set(
+    uri: str, images: str | None = None, splits: Sequence[str] | None = None, needs_boxes: bool = True
+) -> InfraredSet:
     """List a labelled set.
 
     Args:
@@ -105,8 +107,9 @@ def read_infrared_set(uri: str, images: str | None = None, splits: Sequence[str]
         splits: parts of a corpus of pairs that are taken, as its layout names them; all, if not given. What it puts in
             none is always taken.
         images: folder of a COCO file's pictures; the file's own, its parent or grandparent, if not given.
+        needs_boxes: else a COCO file's pictures that it marks as not labelled are taken too.
     Faults beside those of readers: names of a list without a pair, and pairs whose labels cannot be read, are skipped;
-        pairs without labels are counted.
+        pairs and pictures without labels are counted.
     Raises:
         DataError: nobody drew boxes there, or none of its pictures can be found. FormatError: no reader knows it.
     """
@@ -145,6 +148,11 @@ def read_infrared_set(uri: str, images: str | None = None, splits: Sequence[str]
             faults.append(PairFault(file_name, "missing_file", f"{picture_uri}: expected a picture, found no file"))
             continue
         there.append((image, file_name, picture_uri))
+    if needs_boxes and (bare := sum(not image.is_labelled for image, _, _ in there)):
+        if bare == len(there):
+            raise DataError("not_labelled", f"{uri}: expected boxes, found {bare} pictures whose has_boxes is false")
+        faults.append(_not_labelled(files.stem(uri), f"{bare} of {len(there)} pictures"))
+        there = [entry for entry in there if entry[0].is_labelled]
     given = [coco.boxes.get(image.number, ()) for image, _, _ in there]
     stated = [(image.height, image.width) for image, _, _ in there]
     sizes = _sizes([uri for _, _, uri in there], stated, [len(boxes) for boxes in given])
@@ -214,9 +222,13 @@ def _of_lost_labels(name: str, taken: Sequence[Pair], faults: Sequence[PairFault
             lost.setdefault(fault.pair_id, replace(fault, is_skipped=True))
     found = [*lost.values(), *(fault for fault in faults if fault.pair_id not in bare)]
     if unlabelled := len(bare) - len(lost):
-        told = f"{unlabelled} of {len(taken)} pairs have no labels, and are neither learnt from nor judged"
-        found.append(PairFault(name, "not_labelled", told, is_skipped=False))
+        found.append(_not_labelled(name, f"{unlabelled} of {len(taken)} pairs"))
     return found
+
+
+def _not_labelled(name: str, which: str) -> PairFault:
+    told = f"{which} have no labels, and are neither learnt from nor judged"
+    return PairFault(name, "not_labelled", told, is_skipped=False)
 
 
 def _sizes(uris: Sequence[str], stated: Sequence[Size], boxes: Sequence[int]) -> list[Size]:

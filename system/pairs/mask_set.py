@@ -226,7 +226,7 @@ def _listed(
     """Of a COCO file, a corpus of pairs, or a folder of infrared pictures: id and URI of each picture, URIs of those of
     other parts, faults."""
     if uri.lower().endswith(".json"):
-        found = read_infrared_set(uri, images)
+        found = read_infrared_set(uri, images, needs_boxes=False)
         return [(p.picture_id, p.uri) for p in found.pictures], [], list(found.faults)
     if files.is_folder(uri) and files.pictures_in(uri):
         return [(files.stem(p), p) for p in files.pictures_in(uri)], [], []

@@ -271,6 +271,21 @@ def test_a_pair_whose_labels_are_damaged_is_left_out_and_one_without_labels_is_t
     assert everywhere == ["set00/V000/I00002", "set00/V000/I00003", "set06/V000/I1"]
 
 
+def test_pictures_that_an_export_marks_as_without_boxes_are_no_background(tmp_path: Path):
+    for n in range(3):
+        picture(tmp_path / f"{n}.png")
+    images = [{"id": n, "file_name": f"{n}.png", "has_boxes": n < 2} for n in range(3)]
+    uri = coco(tmp_path / "x.json", images, [(0, 0, [1, 1, 8, 9], 0)], ["person"])
+    found = gather_labelled((uri,), None, ())
+    # An empty picture that somebody looked at is background.
+    assert [(p.picture_id, len(p.labels)) for p in found.pictures] == [("0.png", 1), ("1.png", 0)]
+    (told,) = found.faults
+    assert told.code == "not_labelled" and "1 of 3 pictures" in told.message and not told.is_skipped
+    assert len(read_infrared_set(uri, needs_boxes=False).pictures) == 3
+    with pytest.raises(DataError, match=r"x.json: expected boxes, found 2 pictures whose has_boxes is false"):
+        read_infrared_set(coco(tmp_path / "x.json", [image | {"has_boxes": False} for image in images[:2]], [], []))
+
+
 def test_a_damaged_file_of_a_part_of_flir_leaves_its_pairs_out(tmp_path: Path):
     for part in ("train", "val"):
         picture(tmp_path / part / "RGB" / "a.png")

@@ -49,6 +49,16 @@ def test_coco_paths_are_found_from_the_file_its_parent_or_its_grandparent(tmp_pa
     assert found.boxes_xyxy.dtype == np.float32 and found.labels.dtype == np.int64 and found.is_ignored.dtype == bool
 
 
+def test_a_pair_that_its_file_marks_as_without_boxes_is_not_labelled(tmp_path: Path):
+    for n in range(2):
+        pair(tmp_path, f"a/{n}.png", f"b/{n}.png")
+    file = coco(tmp_path / "c.json", [(f"a/{n}.png", f"b/{n}.png") for n in range(2)], [BOX])
+    content = json.loads(file.read_text())
+    content["images"][1]["has_boxes"] = False
+    file.write_text(json.dumps(content))
+    assert [found.is_labelled for found in open_pairs(str(file)).pairs] == [True, False]
+
+
 def test_boxes_outside_their_picture_are_dropped_and_counted_and_the_pair_is_kept(tmp_path: Path):
     pair(tmp_path, "a/1.png", "b/1.png")
     boxes = [BOX, [100, 3, 5, 5], [30, 3, 50, 5], [5, 5, 0, 4], [float("nan"), 1, 2, 3]]
