@@ -19,7 +19,7 @@ from pydantic import Field
 
 from system.backbones.cnn import is_cnn
 from system.config import FrozenConfig
-from system.errors import DataError, NightminerError
+from system.errors import ConfigError, DataError, NightminerError
 from system.infrared.detector_config import sizes_for
 from system.infrared.detector_trainer import DetectorTrainConfig
 from system.pairs.coloured import count_coloured
@@ -219,7 +219,7 @@ def study_sets(
             classes.
     Raises:
         DataError: too many pictures that are missing, pictures of both, or pictures whose annotations do not state a
-            size.
+            size; a held-out part without which a class shows no box. ConfigError: it leaves no picture to learn from.
     """
     others = {name: read(uri, None) for name, uri in study.also.items()}
     if study.test is not None:
@@ -232,6 +232,13 @@ def study_sets(
         # What was left out is told once, with the part that is learnt from.
         others = {TEST: replace(train, pictures=ordered[-held:], faults=())} | others
         train = replace(train, pictures=ordered[:-held])
+        if not train.pictures:
+            raise ConfigError(
+                f"--hold-out {study.hold_out:g} of {len(ordered)} pictures of {train.name} leaves none to learn from; "
+                "hold out less, or name a --test set"
+            )
+        if not train.masks:
+            refuse_unshown(train, [name for name, objects in train.counts().items() if not objects])
     known = {picture.uri for picture in train.pictures}
     for name, judged in others.items():
         if shared := [picture.uri for picture in judged.pictures if picture.uri in known]:
@@ -239,6 +246,16 @@ def study_sets(
         if unsized := [p.uri for p in judged.pictures if not judged.masks and not (p.width and p.height)]:
             raise DataError("no_size", f"{name}: {unsized[0]}: expected width and height in its annotations")
     return train, others
+
+
+def refuse_unshown(learnt: InfraredSet, missing: Sequence[str]) -> None:
+    """Raises DataError: classes that are compared are shown by the part that is held out alone."""
+    if missing:
+        raise DataError(
+            "no_positive",
+            f"{learnt.name}: without the part that is held out shows no {', '.join(missing)} to learn from; "
+            "hold out less, name a --test set or other --classes",
+        )
 
 
 def refuse_unreadable(found: InfraredSet, mapping: InfraredMapping) -> None:

@@ -73,17 +73,8 @@ def count_pixels(found: InfraredSet, mapping: InfraredMapping) -> dict[str, int]
     Raises:
         DataError: no picture can be read, or none shows anything but the background.
     """
-
-    def of_one(picture: InfraredPicture) -> np.ndarray | DataError:
-        try:
-            _, labels_HW = read_masked(picture, mapping)
-        except DataError as error:
-            return error
-        return np.bincount(labels_HW[labels_HW != IGNORED], minlength=len(found.classes))
-
     chosen = found.pictures[:: max(1, -(-len(found.pictures) // _COUNTED))]
-    with ThreadPoolExecutor(2) as pool:
-        counted = list(pool.map(of_one, chosen))
+    counted = _counted(chosen, len(found.classes), mapping)
     known = [row for row in counted if isinstance(row, np.ndarray)]
     if not known:
         raise next(row for row in counted if isinstance(row, DataError))
@@ -91,6 +82,29 @@ def count_pixels(found: InfraredSet, mapping: InfraredMapping) -> dict[str, int]
     if not whole[1:].any():
         raise DataError("no_positive", f"{found.name}: its masks show nothing but {BACKGROUND}")
     return dict(zip(found.classes, whole.tolist(), strict=True))
+
+
+def shown_in_masks(found: InfraredSet, mapping: InfraredMapping) -> set[str]:
+    """Classes that some picture has a pixel of; all pictures that can be read are looked at."""
+    rows = _counted(found.pictures, len(found.classes), mapping)
+    known = [row for row in rows if isinstance(row, np.ndarray)]
+    return {found.classes[k] for row in known for k in np.flatnonzero(row)}
+
+
+def _counted(
+    pictures: Sequence[InfraredPicture], num_classes: int, mapping: InfraredMapping
+) -> list[np.ndarray | DataError]:
+    """Pixels of each class in each picture, or why it cannot be read."""
+
+    def of_one(picture: InfraredPicture) -> np.ndarray | DataError:
+        try:
+            _, labels_HW = read_masked(picture, mapping)
+        except DataError as error:
+            return error
+        return np.bincount(labels_HW[labels_HW != IGNORED], minlength=num_classes)
+
+    with ThreadPoolExecutor(2) as pool:
+        return list(pool.map(of_one, pictures))
 
 
 def train_segmenter(

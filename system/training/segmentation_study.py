@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,8 @@ from system.pairs.infrared_set import InfraredSet
 from system.pairs.mask_set import MaskSource, of_mask_classes, read_mask_set
 from system.pairs.pixels import InfraredMapping
 from system.report.console import ConsoleProgress
-from system.training.detection_study import DetectionStudyConfig, run_study, study_sets
-from system.training.segment import count_pixels, gather_masked, tell_masks
+from system.training.detection_study import TEST, DetectionStudyConfig, refuse_unshown, run_study, study_sets
+from system.training.segment import count_pixels, gather_masked, shown_in_masks, tell_masks
 from system.training.segmentation_task import SegmentationTask
 
 
@@ -40,5 +40,23 @@ def study_segmentation(
     sets = study_sets(study, train, read)
     tell_masks(train.masks, progress)
     pixels = count_pixels(sets[0], InfraredMapping())
+    if study.test is None:
+        refuse_unlearnt(sets[0], sets[1][TEST], pixels)
     values = values | {"masks": train.masks, "class_weights": class_weights(list(pixels.values()))}
     return run_study(SegmentationTask(train.masks), study, sets, values, config, out, progress, tell_budget, is_dry)
+
+
+def refuse_unlearnt(learnt: InfraredSet, held: InfraredSet, pixels: Mapping[str, int]) -> None:
+    """Refuse a split by which a class is judged that nobody learns; one that neither part shows has no figure.
+
+    Args:
+        pixels: of `count_pixels`, of the part that is learnt from; the whole part is looked at only where they lack a
+            class.
+    Raises:
+        DataError: `no_positive`.
+    """
+    mapping = InfraredMapping()
+    lacking = [name for name, number in pixels.items() if not number]
+    if lacking:
+        only_held = shown_in_masks(held, mapping) - shown_in_masks(learnt, mapping)
+        refuse_unshown(learnt, [name for name in lacking if name in only_held])

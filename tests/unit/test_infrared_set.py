@@ -223,6 +223,25 @@ def test_pictures_that_are_missing_are_counted_once_where_a_part_is_held_out(tmp
         sets(0.09)
 
 
+def test_a_held_out_part_leaves_pictures_and_every_class_to_learn_from(tmp_path: Path):
+    for n in range(10):
+        picture(tmp_path / f"{n}.png")
+    images = [{"id": n, "file_name": f"{n}.png"} for n in range(10)]
+    boxes = [(n, int(n >= 8), [1, 1, 8, 9], 0) for n in range(10)]
+    whole = gather_labelled((coco(tmp_path / "x.json", images, boxes, ["person", "bus"]),), None, ())
+
+    def sets(share: float, found: InfraredSet) -> tuple[InfraredSet, dict[str, InfraredSet]]:
+        study = DetectionStudyConfig(students="", train="x.json", arms=("none",), hold_out=share)
+        return study_sets(study, found, lambda *_: found)
+
+    assert sets(0.1, whole)[0].counts() == {"person": 8, "bus": 1}
+    with pytest.raises(DataError, match="x: without the part that is held out shows no bus to learn from"):
+        sets(0.3, whole)
+    assert sets(0.3, whole.of_classes(("person",)))[0].counts() == {"person": 7}
+    with pytest.raises(ConfigError, match=r"--hold-out 0\.95 of 10 pictures of x leaves none to learn from"):
+        sets(0.95, whole)
+
+
 def test_a_study_refuses_what_cannot_be_read_before_it_trains(tmp_path: Path):
     for n in range(2):
         picture(tmp_path / f"{n}.png")

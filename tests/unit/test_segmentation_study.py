@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from system.errors import DataError
 from system.infrared.detections import Detections, Truth
 from system.infrared.segment_judge import confusion
-from system.pairs.infrared_set import InfraredPicture
-from system.pairs.masks import PSEUDO
+from system.pairs.infrared_set import InfraredPicture, InfraredSet
+from system.pairs.masks import PSEUDO, PictureMask
+from system.pairs.pixels import InfraredMapping
 from system.report import label_sheet
 from system.report.detection_study import detection_markdown
 from system.training.detection_summary import DetectionFigures, summarise_detection
 from system.training.evaluate_segmenter import _readable
 from system.training.infrared_task import DetectionTask, mean_points
+from system.training.segment import count_pixels
+from system.training.segmentation_study import refuse_unlearnt
 from system.training.segmentation_task import SegmentationTask
 
 CLASSES = ("background", "person", "elk")
@@ -61,6 +66,30 @@ def test_differences_of_overlap_have_intervals_and_unshown_classes_no_figure(tmp
     page = detection_markdown(result)
     assert "worth to a segmenter" in page and f"Masks: {PSEUDO} of a test." in page
     assert "### mIoU over no distillation" in page and "### IoU of person" in page and "AP50" not in page
+
+
+def test_a_class_that_only_the_held_out_part_shows_is_refused(tmp_path: Path):
+    def part(*labels: int) -> InfraredSet:
+        pictures = []
+        for label in labels:
+            mask, place = np.zeros((32, 40), np.uint8), tmp_path / f"{label}.png"
+            mask[4:20, 4:20] = label
+            Image.fromarray(mask).save(place)
+            picture = InfraredPicture(
+                str(label), str(place), np.zeros((0, 4), np.float32), np.zeros(0, int), np.zeros(0, bool)
+            )
+            pictures.append(replace(picture, mask=PictureMask((0, 1, 2), str(place))))
+        return InfraredSet("x", tuple(pictures), CLASSES)
+
+    def refuse(learnt: InfraredSet, held: InfraredSet) -> None:
+        refuse_unlearnt(learnt, held, count_pixels(learnt, InfraredMapping()))
+
+    refuse(part(1, 2), part(2))
+    refuse(part(1), part(1))  # elks are nowhere
+    # The sample may lack what the whole part shows.
+    refuse_unlearnt(part(1, 2), part(2), {"background": 9, "person": 9, "elk": 0})
+    with pytest.raises(DataError, match="x: without the part that is held out shows no elk to learn from"):
+        refuse(part(1), part(1, 2))
 
 
 def test_figures_of_an_epoch_need_no_draws():
