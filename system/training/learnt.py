@@ -17,6 +17,7 @@ from pathlib import Path
 import ray
 
 from system.errors import DataError, ModelError
+from system.infrared import detector, segmenter
 from system.pairs import files
 from system.training.distill_publish import DISTILL_NAME
 
@@ -74,10 +75,11 @@ def read_learnt(folder: Path, name: str = OWN_NAME) -> list[Marks] | None:
 
 
 def learnt_by_backbone(backbone: str) -> list[Marks] | None:
-    """What a backbone has learnt from; none for the weights of others, None for a distilled one that does not tell.
+    """What a backbone has learnt from; none for the weights of others, None for one of ours that does not tell.
 
     Args:
-        backbone: a name, `NAME@FILE`, or a folder of jobs/distill_freqkd.py.
+        backbone: a name, `NAME@FILE`, or a folder of jobs/distill_freqkd.py. FILE may lie in the folder of a detector
+            or segmenter, which learnt with it: then also from what it had learnt from before.
     """
     folder = Path(backbone)
     if not folder.is_dir():
@@ -85,6 +87,9 @@ def learnt_by_backbone(backbone: str) -> list[Marks] | None:
             return []
         folder = Path(backbone.split("@", 1)[1]).parent
     told = read_learnt(folder)
+    if any((folder / name).is_file() for name in (detector.CONFIG_NAME, segmenter.CONFIG_NAME)):
+        before = read_learnt(folder, BACKBONE_NAME)
+        return None if told is None or before is None else told + before
     return [] if told is None and not (folder / DISTILL_NAME).is_file() else told
 
 

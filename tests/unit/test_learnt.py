@@ -11,6 +11,7 @@ from PIL import Image
 
 from system.errors import DataError
 from system.freqkd.distiller import DistillConfig
+from system.infrared import detector, segmenter
 from system.pipelines.pair_stream import PairName
 from system.report.console import ConsoleProgress
 from system.training.distill import GatheredPairs, learnt_from
@@ -106,6 +107,19 @@ def test_a_backbone_is_asked_by_folder_and_by_file_and_a_strangers_weights_saw_n
     old.mkdir()
     (old / DISTILL_NAME).write_text("{}")
     assert learnt_by_backbone(str(old)) is None
+
+
+@pytest.mark.parametrize("config_name", [detector.CONFIG_NAME, segmenter.CONFIG_NAME])
+def test_a_backbone_that_a_model_learnt_with_has_seen_what_it_saw_before(
+    tmp_path: Path, uris: list[str], config_name: str
+):
+    whole = model(tmp_path / "whole", uris[:1], uris[1:2])
+    silent = [model(tmp_path / "half", uris[:1], None), model(tmp_path / "none", None, None)]
+    for folder in (whole, *silent):
+        (folder / config_name).write_text("{}")
+    backbones = [f"timm:test_vit@{folder}/backbone.safetensors" for folder in (whole, *silent)]
+    assert learnt_by_backbone(backbones[0]) == marks_of(uris[:2])
+    assert learnt_by_backbone(backbones[1]) is None and learnt_by_backbone(backbones[2]) is None
 
 
 def test_a_student_of_a_distilled_backbone_has_seen_what_that_one_saw(tmp_path: Path, uris: list[str]):
