@@ -29,7 +29,7 @@ def main(
     ] = None,
     since: Annotated[
         datetime | None,
-        typer.Option(formats=["%Y-%m-%d"], help="Look at all days from this one, whatever has been mined of them."),
+        typer.Option(formats=["%Y-%m-%d"], help="Look back at least to this day, whatever has been mined since."),
     ] = None,
     dry_run: Annotated[bool, typer.Option(help="Say what the night would find, and write nothing.")] = False,
 ) -> None:

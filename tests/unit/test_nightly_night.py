@@ -219,6 +219,26 @@ def test_a_store_that_is_put_back_to_an_earlier_night_is_mined_again_from_there(
     assert (result.mined.committed, result.mined.already, len(scenes(tmp_path))) == (2, 2, 4)
 
 
+def test_since_looks_back_further_and_never_less_far(tmp_path, night: Night):
+    upload(tmp_path, "a", DAY - timedelta(days=12))
+    night(DAY - timedelta(days=12))
+    upload(tmp_path, "missed", DAY - timedelta(days=8))
+    result = night(since=DAY - timedelta(days=1))
+    assert result.days[0] == DAY - timedelta(days=15) and {row["log_id"] for row in scenes(tmp_path)} == {"a", "missed"}
+    assert [alert.message.partition("; ")[2] for alert in result.alerts] == ["their logs were looked at tonight"]
+    assert night(since=DAY - timedelta(days=40)).days[0] == DAY - timedelta(days=40)
+
+
+def test_a_missed_day_that_since_leaves_out_is_not_told_as_looked_at(tmp_path, night: Night):
+    upload(tmp_path, "a", DAY - timedelta(days=3))
+    night(DAY - timedelta(days=3))
+    config = settings(tmp_path, since=str(DAY - timedelta(days=1)), late_days=0)
+    with MiningProgress() as progress:
+        result = report_and_tell(config, progress, lambda: False, DAY)
+    told = f"of these days, the logs of {DAY - timedelta(days=1)} were looked at tonight"
+    assert len(result.missed) == 2 and result.alerts[0].message.endswith(told)
+
+
 def test_a_night_without_logs_is_a_night(tmp_path, night: Night):
     (tmp_path / "logs").mkdir()
     result = night()

@@ -41,7 +41,7 @@ def due(config: NightlyConfig, night: date | None, since: date | None, now_ns: i
     """Which days are to be looked at.
 
     Args:
-        night: another day than today's; since: look back as far as this, whatever was mined.
+        night: another day than today's; since: look back at least as far as this, whatever was mined.
     Raises:
         ConfigError: a night in the future, or before one that has been. StoreError: clocks disagree.
     """
@@ -63,10 +63,9 @@ def due(config: NightlyConfig, night: date | None, since: date | None, now_ns: i
     # A second run of a night stands where the first one stood.
     earlier = [record for record in past if record.day < day]
     complete = max((record.day for record in earlier if not record.left), default=None)
+    days = days_to_look_at(day, complete, config.since, config.late_days, left_from(past))
     if since is not None:
-        days = days_to_look_at(day, None, since, 0)
-    else:
-        days = days_to_look_at(day, complete, config.since, config.late_days, left_from(past))
+        days = max(days, days_to_look_at(day, None, since, 0), key=len)
     nights = [record.day for record in earlier]
     return Due(day, days, missed_nights(day, nights), runs, past, max(nights, default=None))
 

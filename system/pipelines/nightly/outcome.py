@@ -91,8 +91,11 @@ def night_alerts(config: NightlyConfig, result: NightResult, judged: Judged, now
     if result.mined.problem is not None:
         found.append(Alert("problem", result.mined.problem))
     if alerts.missed_nights is not None and len(result.missed) >= alerts.missed_nights:
-        days = ", ".join(map(str, result.missed))
-        told = f"no night ended on {days}; their logs were looked at tonight"
+        told = f"no night ended on {', '.join(map(str, result.missed))}; "
+        looked = [str(day) for day in result.missed if day in result.days]
+        is_all = len(looked) == len(result.missed)
+        whose = "their logs" if is_all else f"of these days, the logs of {', '.join(looked) or 'none'}"
+        told += f"{whose} were looked at tonight"
         found.append(Alert("missed_nights", told, len(result.missed), alerts.missed_nights))
     if alerts.left_for_next_night is not None and result.left >= alerts.left_for_next_night:
         why = f"the budget of {result.budget_spent} is used up" if result.budget_spent else "it was told to stop"
