@@ -40,6 +40,8 @@ from tests.unit.test_pixels_on_s3 import bucket  # noqa: F401 - a fixture
 
 TODAY = datetime.now(UTC).date()
 DAY, NEXT = TODAY - timedelta(days=2), TODAY - timedelta(days=1)
+# Maintenance takes most of the time of a night of so few scenes.
+QUICK: dict[str, Any] = {"maintenance": {"enabled": False}}
 
 
 class Miner:
@@ -237,6 +239,40 @@ def test_a_missed_day_that_since_leaves_out_is_not_told_as_looked_at(tmp_path, n
         result = report_and_tell(config, progress, lambda: False, DAY)
     told = f"of these days, the logs of {DAY - timedelta(days=1)} were looked at tonight"
     assert len(result.missed) == 2 and result.alerts[0].message.endswith(told)
+
+
+def test_two_configurations_on_one_store_lose_no_log_and_overwrite_no_labels(tmp_path, night: Night):
+    fleets = {name: [f"{tmp_path}/{name}/{{date}}"] for name in ("first", "second")}
+    start = DAY - timedelta(days=12)
+    for name in fleets:
+        write_plain_log(tmp_path / name / str(start), f"{name}-0", cameras=())
+    labels = night(start, logs=fleets["first"], **QUICK).labels
+    with pytest.raises(ConfigError, match="List the logs of both in one configuration, or use a store of its own"):
+        night(start, logs=fleets["second"], **QUICK)
+    assert set(pq.read_table(labels)["log_id"].to_pylist()) == {"first-0"}
+    night(start + timedelta(days=1), logs=fleets["second"], **QUICK)
+    write_plain_log(tmp_path / "second" / str(DAY - timedelta(days=8)), "second-missed", cameras=())
+    night(NEXT, logs=fleets["first"], late_days=0, **QUICK)
+    result = night(TODAY, logs=fleets["second"], **QUICK)
+    assert (result.days[0], len(result.missed)) == (start - timedelta(days=2), 12)
+    assert {row["log_id"] for row in scenes(tmp_path)} == {"first-0", "second-0", "second-missed"}
+
+
+def test_a_place_that_is_added_is_looked_at_from_the_first_and_the_others_as_before(tmp_path, night: Night):
+    added = f"{tmp_path}/added/{{date}}"
+    upload(tmp_path, "a", NEXT)
+    write_plain_log(tmp_path / "added" / str(NEXT - timedelta(days=3)), "b", cameras=())
+    night(NEXT, late_days=0, **QUICK)
+    both = {
+        "logs": [f"{tmp_path}/logs/{{date}}", added],
+        "late_days": 0,
+        "since": str(NEXT - timedelta(days=5)),
+        **QUICK,
+    }
+    with MiningProgress() as progress:
+        result = report_and_tell(settings(tmp_path, **both), progress, lambda: False, NEXT)
+    assert result.days[0] == NEXT - timedelta(days=5) and result.mined.committed == 2
+    assert set(pq.read_table(result.labels)["log_id"].to_pylist()) == {"a", "b"}
 
 
 def test_a_night_without_logs_is_a_night(tmp_path, night: Night):

@@ -17,7 +17,15 @@ from system.errors import ConfigError, LeaseError, StoreError
 from system.pipelines.nightly.config import NightlyConfig
 from system.pipelines.nightly.due import due
 from system.pipelines.nightly.figures import NightFigures
-from system.pipelines.nightly.records import NIGHT_OF, one_a_day, past_nights, read_nights, runs_of_night, write_night
+from system.pipelines.nightly.records import (
+    NIGHT_LOGS,
+    NIGHT_OF,
+    one_a_day,
+    past_nights,
+    read_nights,
+    runs_of_night,
+    write_night,
+)
 from system.store.commits import append_rows
 from system.store.detections import DETECTIONS
 from system.store.lease import Holder, Lease, wait_for_dead_holder
@@ -58,7 +66,7 @@ def add_run(
     location: StoreLocation, run_id: str, day: str, left: int | None = 0, started_ns: int = 1, first: str | None = None
 ) -> None:
     """A run of a night; without `left` it died before its end."""
-    report = {NIGHT_OF: day, "figures": {"committed": 3}}
+    report = {NIGHT_OF: day, NIGHT_LOGS: ["/logs/{date}"], "figures": {"committed": 3}}
     write_run(location, RunRecord(run_id, "m1", "finished", started_ns, 2, None, report))
     if left is not None:
         days = [date.fromisoformat(first or day), date.fromisoformat(day)]

@@ -20,8 +20,8 @@ _CLOCK_TOLERANCE_S = 600
 class Due:
     """What a night is to do, decided before anything is written.
 
-    days: whose logs are looked at. newest: the newest night before it. runs, past: of the store, and the nights among
-    them.
+    days: whose logs are looked at. missed: on which no night looked at one of the places. newest: the newest night
+    before it that looked at one of them. runs, past: of the store, and the nights among them.
     """
 
     day: date
@@ -43,7 +43,8 @@ def due(config: NightlyConfig, night: date | None, since: date | None, now_ns: i
     Args:
         night: another day than today's; since: look back at least as far as this, whatever was mined.
     Raises:
-        ConfigError: a night in the future, or before one that has been. StoreError: clocks disagree.
+        ConfigError: a night in the future, before one that has been, or on the day of one of other logs.
+        StoreError: clocks disagree.
     """
     location = StoreLocation.parse(config.store)
     runs, past = read_nights(location)
@@ -60,14 +61,27 @@ def due(config: NightlyConfig, night: date | None, since: date | None, now_ns: i
         )
     if config.since is not None and day < config.since:
         raise ConfigError(f"--night {day} is before `since` = {config.since} of the configuration")
-    # A second run of a night stands where the first one stood.
-    earlier = [record for record in past if record.day < day]
-    complete = max((record.day for record in earlier if not record.left), default=None)
-    days = days_to_look_at(day, complete, config.since, config.late_days, left_from(past))
+    for record in past:
+        if record.day == day and not set(record.logs) <= set(config.logs):
+            raise ConfigError(
+                f"{location.uri}: the night {day} of {', '.join(record.logs)} is there, and `logs` of this "
+                "configuration lack some of these; it would overwrite that night's labels and report. List the logs "
+                "of both in one configuration, or use a store of its own for each"
+            )
+    # A place counts the nights that looked there; one that has moved, all of them.
+    places = [[record for record in past if template in record.logs] for template in config.logs]
+    days = max((_days(config, day, nights) for nights in (past, *places)), key=len)
     if since is not None:
         days = max(days, days_to_look_at(day, None, since, 0), key=len)
-    nights = [record.day for record in earlier]
-    return Due(day, days, missed_nights(day, nights), runs, past, max(nights, default=None))
+    missed = {gap for nights in (past, *places) for gap in missed_nights(day, [record.day for record in nights])}
+    before = [record.day for nights in places for record in nights if record.day < day]
+    return Due(day, days, sorted(missed), runs, past, max(before, default=None))
+
+
+def _days(config: NightlyConfig, day: date, nights: list[NightRecord]) -> list[date]:
+    """The days of which these nights may have left something; a second run of a night stands where the first stood."""
+    complete = max((record.day for record in nights if record.day < day and not record.left), default=None)
+    return days_to_look_at(day, complete, config.since, config.late_days, left_from(nights))
 
 
 def _check_clock(location: StoreLocation, runs: list[RunRecord], now_ns: int) -> None:

@@ -25,7 +25,7 @@ from system.pipelines.nightly.finding import Arrival, NightLogs, find_logs
 from system.pipelines.nightly.judging import Judged, judge_logs
 from system.pipelines.nightly.label_night import label_night, load_label_rules
 from system.pipelines.nightly.outcome import NightResult, night_alerts
-from system.pipelines.nightly.records import NIGHT_OF, one_a_day, runs_of_night, write_night
+from system.pipelines.nightly.records import NIGHT_LOGS, NIGHT_OF, one_a_day, runs_of_night, write_night
 from system.pipelines.plan import Listing
 from system.report.log_lines import bind_log_ids
 from system.store.lease import Lease, wait_for_dead_holder
@@ -96,7 +96,7 @@ def run_night(
         progress,
         lambda: bool(meter.is_spent()) | should_stop(),
         _listing(logs, judged.current),
-        {NIGHT_OF: todo.day.isoformat()},
+        {NIGHT_OF: todo.day.isoformat(), NIGHT_LOGS: list(config.logs)},
         keep_days=None,
     )
     meter.is_spent()

@@ -13,11 +13,16 @@ from system.store.runs import RunRecord, read_run, read_runs, write_run
 KEY = "night"
 # In the record of every run of a night, also of one that was killed: its day.
 NIGHT_OF = "night_of"
+# Likewise: the `logs` of its configuration, with {date} in them.
+NIGHT_LOGS = "night_logs"
 
 
 @dataclass(frozen=True)
 class NightRecord:
-    """A run that was a whole night. first_day: that it looked at. left: scenes that it left for the next."""
+    """A run that was a whole night.
+
+    first_day: that it looked at. left: scenes that it left for the next. logs: the places where it looked, with {date}.
+    """
 
     day: date
     run_id: str
@@ -25,6 +30,7 @@ class NightRecord:
     first_day: date
     left: int
     figures: NightFigures
+    logs: tuple[str, ...]
 
 
 def past_nights(runs: Sequence[RunRecord]) -> list[NightRecord]:
@@ -38,6 +44,7 @@ def past_nights(runs: Sequence[RunRecord]) -> list[NightRecord]:
             first_day=date.fromisoformat(run.report[KEY]["first_day"]),
             left=int(run.report[KEY]["left"]),
             figures=NightFigures.from_json(run.report[KEY]["figures"]),
+            logs=tuple(run.report.get(NIGHT_LOGS, ())),
         )
         for run in nights
     ]
