@@ -137,6 +137,19 @@ def test_a_night_that_died_is_made_up_for_and_counts_what_it_had_mined(tmp_path,
     assert len({row["scene_id"] for row in scenes(tmp_path)}) == len(scenes(tmp_path)) == 4
 
 
+def test_the_next_night_labels_and_counts_what_a_night_that_died_had_mined(tmp_path, night: Night, miner: Miner):
+    for name in ("a", "b"):
+        upload(tmp_path, name)
+    miner.fails_after = 3
+    with pytest.raises(StoreError, match="disk is full"):
+        night(**QUICK)
+    miner.fails_after = None
+    result = night(NEXT, **QUICK)
+    assert (result.mined.committed, result.figures.scenes, result.made_up) == (1, 4, [str(DAY)])
+    assert set(pq.read_table(result.labels)["log_id"].to_pylist()) == {"a", "b"} and len(result.arrived) == 2
+    assert f"Scenes of {DAY} are among these" in Path(result.report).read_text()
+
+
 def test_a_changed_log_whose_night_died_is_dropped_once_and_mined_once(tmp_path, night: Night, miner: Miner):
     folder = upload(tmp_path, "a", seconds=16)
     night()

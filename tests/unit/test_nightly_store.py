@@ -127,9 +127,20 @@ def test_a_killed_run_belongs_to_its_night_and_makes_no_night(location):
     add_run(location, "20261124T0100", "2026-11-24", left=7)
     runs, nights = read_nights(location)
     assert [(night.run_id, night.left) for night in nights] == [("20261126T0200", 0), ("20261124T0100", 7)]
-    assert set(runs_of_night(runs, "m1", date(2026, 11, 26))) == {"20261126T0100", "20261126T0200"}
-    assert runs_of_night(runs, "m2", date(2026, 11, 26)) == []
+    places = ["/logs/{date}", "/more/{date}"]
+    assert runs_of_night(runs, "m1", date(2026, 11, 26), places) == ["20261126T0200", "20261126T0100"]
+    assert runs_of_night(runs, "m2", date(2026, 11, 26), places) == []
     assert past_nights(runs)[0].figures.scenes == 3
+
+
+def test_runs_of_a_night_that_died_belong_to_the_next_that_ends_and_to_no_other(location):
+    for run_id, day, left in (("1", "2026-11-22", 0), ("2", "2026-11-23", None), ("3", "2026-11-24", 0)):
+        add_run(location, run_id, day, left)
+    add_run(location, "4", "2026-11-26", left=None)
+    runs, _ = read_nights(location)
+    assert runs_of_night(runs, "m1", date(2026, 11, 24), ["/logs/{date}"]) == ["3", "2"]  # also when started again
+    assert runs_of_night(runs, "m1", date(2026, 11, 27), ["/logs/{date}"]) == ["4"]
+    assert runs_of_night(runs, "m1", date(2026, 11, 27), ["/others/{date}"]) == []
 
 
 def test_a_night_is_asked_for_again_with_the_model_that_mined_it(location):

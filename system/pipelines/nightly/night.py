@@ -108,7 +108,11 @@ def run_night(
     if mined.deferred and config.budget.scenes is not None:
         result.budget_spent = f"{config.budget.scenes} scenes"
     result.before = one_a_day(todo.past, model.model_id, todo.day, config.compare.nights)
-    run_ids = result.run_ids = [*runs_of_night(todo.runs, model.model_id, todo.day), mined.run_id]
+    runs = runs_of_night(todo.runs, model.model_id, todo.day, config.logs)
+    run_ids = result.run_ids = [*runs, mined.run_id]
+    result.made_up = sorted({run.report[NIGHT_OF] for run in todo.runs if run.run_id in runs} - {todo.day.isoformat()})
+    if result.made_up:
+        progress.note(f"the night did not end on {', '.join(result.made_up)}; its scenes are labelled and counted here")
     if config.labels.enabled and not is_asked_to_stop:
         progress.phase("labelling")
         result.labels, result.label_faults = label_night(config, location, todo.day, run_ids, judged.current)
@@ -127,7 +131,8 @@ def run_night(
             tag_version(location, result.version_tag)
         progress.phase("comparing with the last nights")
         result.figures = night_figures(location, model.model_id, run_ids)
-        result.arrived = versions_of_night(location, model.model_id, todo.day.isoformat())
+        for day in (*result.made_up, todo.day.isoformat()):
+            result.arrived += versions_of_night(location, model.model_id, day)
         result.compared = compare_nights(result.figures, [r.figures for r in result.before], config.alerts)
         result.alerts = [*night_alerts(config, result, judged, now_ns), *result.compared.alerts]
         result.cost, result.seconds = meter.cost, time.perf_counter() - started_s

@@ -23,7 +23,8 @@ _FUTURE_LOG_S = 86_400
 class NightResult:
     """What a night did.
 
-    run_ids: of all runs of this night. figures: of all that they committed. days: that were looked at.
+    run_ids: of all runs of this night, and of nights that died before it. made_up: days of those nights.
+    figures: of all that these runs committed. days: that were looked at.
     arrived: logs, or contents of logs, that this night was the first to see.
     alerts: those of the comparison and those of the night itself.
     """
@@ -31,6 +32,7 @@ class NightResult:
     day: date
     mined: MiningResult
     run_ids: list[str] = field(default_factory=list)
+    made_up: list[str] = field(default_factory=list)
     figures: NightFigures = field(default_factory=NightFigures)
     compared: Comparison = field(default_factory=Comparison)
     alerts: list[Alert] = field(default_factory=list)
@@ -74,6 +76,7 @@ class NightResult:
             "late_logs": len(self.arrivals("late")),
             "reuploaded_logs": len(self.arrivals("reuploaded")),
             "missed_nights": [day.isoformat() for day in self.missed],
+            "made_up_nights": self.made_up,
             "days": [self.days[0].isoformat(), self.days[-1].isoformat()],
             "budget_spent": self.budget_spent,
             "cost": self.cost,

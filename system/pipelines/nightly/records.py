@@ -50,9 +50,28 @@ def past_nights(runs: Sequence[RunRecord]) -> list[NightRecord]:
     ]
 
 
-def runs_of_night(runs: Sequence[RunRecord], model_id: str, day: date) -> list[str]:
-    """Ids of all runs that mined for a night, whether or not they came to their end."""
-    return [run.run_id for run in runs if run.model_id == model_id and run.report.get(NIGHT_OF) == day.isoformat()]
+def runs_of_night(runs: Sequence[RunRecord], model_id: str, day: date, logs: Sequence[str]) -> list[str]:
+    """Ids of all runs whose scenes are a night's to label and count, newest first.
+
+    They are its own, whether or not they came to their end, and those of earlier days after which no night did.
+
+    Args:
+        runs: newest first.
+        logs: templates of the night; runs of others are their own nights'.
+    """
+    chosen: list[str] = []
+    ended: list[set[str]] = []
+    for run in runs:
+        night, places = run.report.get(NIGHT_OF), set(run.report.get(NIGHT_LOGS, ()))
+        if night is None or run.model_id != model_id:
+            continue
+        is_earlier = night < day.isoformat()
+        if is_earlier and KEY in run.report:
+            ended.append(places)
+        is_made_up_for = is_earlier and any(places <= others for others in ended)
+        if night <= day.isoformat() and places <= set(logs) and not is_made_up_for:
+            chosen.append(run.run_id)
+    return chosen
 
 
 def read_nights(location: StoreLocation) -> tuple[list[RunRecord], list[NightRecord]]:

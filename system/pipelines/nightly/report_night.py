@@ -88,6 +88,9 @@ def gather_night(config: NightlyConfig, location: StoreLocation, result: NightRe
     faults = [row for run_id in result.run_ids for row in read_quarantine(location, run_id)]
     before = {change.tag: change.before for change in result.compared.tags}
     shares = {tag: count / max(1, result.figures.scenes) for tag, count in result.figures.tags.items()}
+    sentences = result.compared.sentences(result.figures)
+    if result.made_up:
+        sentences = [f"Scenes of {', '.join(result.made_up)} are among these: that night did not end.", *sentences]
     nights = [_row(str(record.day), record.figures) for record in reversed(result.before)]
     return NightReport(
         day=str(result.day),
@@ -95,7 +98,7 @@ def gather_night(config: NightlyConfig, location: StoreLocation, result: NightRe
         model=f"{config.mine.tower} {config.mine.model or 'untrained'} ({run.model_id})",
         figures=result.as_json(),
         alerts=tuple((alert.code, alert.message) for alert in result.alerts),
-        sentences=tuple(result.compared.sentences(result.figures)),
+        sentences=tuple(sentences),
         nights=(*nights, replace(_row(str(result.day), result.figures), is_tonight=True)),
         tags=tuple(TagRow(tag, share, before.get(tag)) for tag, share in shares.items()),
         late=tuple(map(_log, result.arrivals("late"))),
