@@ -18,12 +18,11 @@ from serve.cursors import ForeignCursorError, Place, digest
 from serve.models import Cursor
 from system.errors import ConfigError, StoreError
 from system.pipelines.explained import explained
-from system.pipelines.nightly.records import NIGHT_OF
 from system.store.detections import has_detections
 from system.store.filters import SceneFilter
 from system.store.location import StoreLocation
 from system.store.pictures import StoredPicture, read_pictures
-from system.store.runs import RunRecord, read_runs
+from system.store.runs import RunRecord, read_runs, run_shown
 from system.store.schema import SCENES
 from system.store.search import COLUMNS
 from system.store.snapshot import Parts, Ranked, Ranking, Snapshot
@@ -85,18 +84,13 @@ class SearchStore:
             ConfigError: no version has this tag, or it was removed. StoreError: the store is empty or cannot be read.
         """
         if as_of is None:
-            return View(self._newest_snapshot(), self._newest_model())
+            return View(self._newest_snapshot(), self._model())
         snapshot = self._held(Snapshot.tagged(self.location, as_of))  # a tag may have moved
-        runs, models = self._runs_and_models()
-        # The newest run of a night speaks for it.
-        tags = ((run.model_id, f"run-{run.run_id}", f"night-{run.report.get(NIGHT_OF)}") for run in runs)
-        of_run = [model_id for model_id, *names in tags if as_of in names][:1]
-        model = next((m for m in models if m["model_id"] in of_run), None)
-        return View(snapshot, model or self._newest_model())
+        return View(snapshot, self._model(as_of))
 
     def tower(self) -> str:
         """Name of the tower whose space the embeddings are in."""
-        return str(self._newest_model()["tower"])
+        return str(self._model()["tower"])
 
     def tag_names(self) -> tuple[str, ...]:
         """Every tag that a scene may carry."""
@@ -255,13 +249,12 @@ class SearchStore:
             self._newest = held = Snapshot.newest(self.location)
         return held
 
-    def _newest_model(self) -> Row:
-        """Of the newest run that ended well: a new model's rows are shown when they are all there."""
+    def _model(self, as_of: str | None = None) -> Row:
         runs, models = self._runs_and_models()
-        if not runs:
+        run = run_shown(runs, as_of)
+        if run is None:
             raise StoreError(f"{self.location.uri}: no run has mined into this store yet")
-        chosen = next((run for run in runs if run.status == "finished"), runs[0])
-        return next(model for model in models if model["model_id"] == chosen.model_id)
+        return next(model for model in models if model["model_id"] == run.model_id)
 
     def _runs_and_models(self) -> tuple[list[RunRecord], list[Row]]:
         now_s, held = time.monotonic(), self._read

@@ -30,7 +30,7 @@ from system.export.scene_reader import SceneReader
 from system.logs.decoding import PictureLimits
 from system.store.location import StoreLocation
 from system.store.scene_rows import SceneRows
-from system.store.search import newest_model
+from system.store.search import searched_model
 from system.store.tables import read_models
 
 FAULTS_NAME = "faults.jsonl"
@@ -42,8 +42,8 @@ class ExportConfig(FrozenConfig):
 
     overwrite: replace an earlier export. keyframe_hz: at most so many pictures a second and camera; None: as mined.
     max_faulty_share: of scenes that may be left out before the export fails; pictureless ones do not count.
-    licence: of the pictures, in the user's words. model_id: whose rows are taken; None: those of the newest run.
-    version_tag: of the table, "run-<run id>".
+    licence: of the pictures, in the user's words. model_id: whose rows are taken; None: those that a search shows.
+    version_tag: of the table, "run-<run id>" or "night-<date>".
     """
 
     overwrite: bool = False
@@ -114,7 +114,7 @@ def export_scenes(
     config = config or ExportConfig()
     make_writer = writer_named(format_name)
     location = store if isinstance(store, StoreLocation) else StoreLocation.parse(store)
-    model = _model(location, config.model_id)
+    model = _model(location, config.model_id, config.version_tag)
     scenes = SceneRows(location, model["model_id"], config.version_tag)
     selection = _select(location, scenes, list(dict.fromkeys(scene_ids)))
     started_s = time.monotonic()
@@ -152,9 +152,9 @@ def export_scenes(
     return report
 
 
-def _model(location: StoreLocation, model_id: str | None) -> dict[str, Any]:
+def _model(location: StoreLocation, model_id: str | None, version_tag: str | None) -> dict[str, Any]:
     if model_id is None:
-        return newest_model(location)
+        return searched_model(location, version_tag)
     models = {model["model_id"]: model for model in read_models(location)}
     if model_id not in models:
         raise ConfigError(f"{location.uri}: no model {model_id!r}; it holds rows of {', '.join(models) or 'none'}")

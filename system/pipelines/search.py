@@ -18,7 +18,7 @@ from system.records import Frame
 from system.store.detections import Detected, among_detected, choose_detector, counts_of
 from system.store.filters import SceneFilter
 from system.store.location import StoreLocation
-from system.store.search import SearchConfig, embedding_of, newest_model, search_scenes, tag_names
+from system.store.search import SearchConfig, embedding_of, search_scenes, searched_model, tag_names
 
 
 def search_store(
@@ -36,7 +36,7 @@ def search_store(
 
     Args:
         image: path or URI of a picture. scene: a scene id, which is not among its own results.
-        version: tag of an earlier table version, "run-<run id>".
+        version: tag of an earlier table version, "run-<run id>" or "night-<date>"; the rows are those of its model.
         detected: what a detector must have found in one picture of the scene, each of them. detector: its id or the
             beginning of it; the newest that looked at the store, if not given.
     Returns:
@@ -50,7 +50,7 @@ def search_store(
         raise ConfigError("name one of --text, --image and --scene, not several")
     location = StoreLocation.parse(store)
     where.check_tags(tag_names(location))
-    model = newest_model(location)
+    model = searched_model(location, version)
     where = where.model_copy(update={"model_id": where.model_id or model["model_id"]})
     narrowed = among_detected(location, where, detected, detector)
     if narrowed is None:
@@ -58,7 +58,7 @@ def search_store(
     where = narrowed
     if scene is not None:
         where = where.model_copy(update={"not_scene_ids": (*where.not_scene_ids, scene)})
-        query = embedding_of(location, scene, model["model_id"])
+        query = embedding_of(location, scene, model["model_id"], version)
     elif text is not None or image is not None:
         query = _embed(model["tower"], text, image)
     else:

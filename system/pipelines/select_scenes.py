@@ -16,7 +16,7 @@ from system.pipelines.search import search_store
 from system.store.detections import Detected, among_detected
 from system.store.filters import SceneFilter
 from system.store.location import StoreLocation
-from system.store.search import SearchConfig, hardest_scene_ids, newest_model, tag_names
+from system.store.search import SearchConfig, hardest_scene_ids, searched_model, tag_names
 from system.store.sets import is_set_id, list_sets, read_set
 
 _SCENE_ID = re.compile(r"[0-9a-f]{32}")
@@ -67,7 +67,7 @@ def select_scenes(store: str, query: SceneQuery) -> list[str]:
         return [row["scene_id"] for row in found]
     location = StoreLocation.parse(store)
     query.where.check_tags(tag_names(location))
-    model_id = query.where.model_id or newest_model(location)["model_id"]
+    model_id = query.where.model_id or searched_model(location, query.version)["model_id"]
     where = query.where.model_copy(update={"model_id": model_id})
     narrowed = among_detected(location, where, query.detected, query.detector)
     return [] if narrowed is None else hardest_scene_ids(location, narrowed, query.top, query.version)

@@ -7,6 +7,7 @@ import os
 import subprocess
 import time
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,9 @@ from system.errors import ConfigError, StoreError
 from system.store.lease import current_holder
 from system.store.location import StoreLocation
 from system.store.schema import QUARANTINE, RUNS, SCENES, runs_schema
+
+# In the report of every run of a night, also of one that was killed: its day.
+NIGHT_OF = "night_of"
 
 
 @dataclass(frozen=True)
@@ -90,6 +94,22 @@ def read_run(location: StoreLocation, run_id: str) -> RunRecord:
         known = ", ".join(run.run_id for run in runs[:5]) or "none"
         raise ConfigError(f"{location.uri}: no run {run_id!r}; the newest are: {known}")
     return chosen[0]
+
+
+def run_shown(runs: Sequence[RunRecord], tag: str | None = None) -> RunRecord | None:
+    """The run whose model's rows a search shows, or None where there are no runs.
+
+    The newest that finished, so that a new model is shown when its rows are all there; before it come runs of models
+    that have committed something: a new model that died or found nothing would empty every search.
+
+    Args:
+        runs: all of the store, newest first.
+        tag: of a version of the scenes, "run-<run id>" or "night-<date>"; the runs of that name come before others.
+    """
+    mined = {run.model_id for run in runs if run.report.get("figures", {}).get("committed")}
+    of_tag = [run for run in runs if tag in (f"run-{run.run_id}", f"night-{run.report.get(NIGHT_OF)}")]
+    chosen = [run for run in of_tag if run.model_id in mined] or runs
+    return max(chosen, key=lambda run: (run.model_id in mined, run.status == "finished"), default=None)
 
 
 def read_quarantine(

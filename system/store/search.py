@@ -14,7 +14,7 @@ from system.errors import ConfigError, StoreError
 from system.store.filters import SceneFilter
 from system.store.location import StoreLocation
 from system.store.nearest import nearest_rows
-from system.store.runs import read_runs
+from system.store.runs import read_runs, run_shown
 from system.store.schema import SCENES
 from system.store.tables import read_models
 
@@ -33,16 +33,16 @@ class SearchConfig(FrozenConfig):
     hardness_weight: float = Field(default=0.0, ge=0, le=1)
 
 
-def newest_model(location: StoreLocation) -> dict[str, Any]:
-    """The model of the newest run; what a search means when it names none.
+def searched_model(location: StoreLocation, tag: str | None = None) -> dict[str, Any]:
+    """The model that a search of the table, or of its tagged version, means when it names none; as of `run_shown`.
 
     Raises:
         StoreError: the store is empty.
     """
-    runs = read_runs(location)
-    if not runs:
+    run = run_shown(read_runs(location), tag)
+    if run is None:
         raise StoreError(f"{location.uri}: no run has mined into this store yet")
-    return next(model for model in read_models(location) if model["model_id"] == runs[0].model_id)
+    return next(model for model in read_models(location) if model["model_id"] == run.model_id)
 
 
 def search_scenes(
@@ -128,14 +128,14 @@ def tag_names(location: StoreLocation) -> tuple[str, ...]:
     return tuple(names)
 
 
-def embedding_of(location: StoreLocation, scene_id: str, model_id: str) -> NDArray[np.float32]:
-    """A scene's own embedding, float32 [E].
+def embedding_of(location: StoreLocation, scene_id: str, model_id: str, tag: str | None = None) -> NDArray[np.float32]:
+    """A scene's own embedding, float32 [E], of the table or of its tagged version.
 
     Raises:
-        ConfigError: no such scene, or one without pictures.
+        ConfigError: no such scene, one without pictures, or an unknown table tag.
     """
     where = SceneFilter(scene_ids=(scene_id,), model_id=model_id).to_sql()
-    rows = location.dataset(SCENES).to_table(columns=["embedding"], filter=where)["embedding"].to_pylist()
+    rows = scenes_version(location, tag).to_table(columns=["embedding"], filter=where)["embedding"].to_pylist()
     if not rows:
         raise ConfigError(f"{location.uri}: no scene {scene_id!r}")
     if rows[0] is None:

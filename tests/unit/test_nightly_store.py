@@ -14,20 +14,23 @@ import pytest
 
 from serve.search_store import SearchStore
 from system.errors import ConfigError, LeaseError, StoreError
+from system.export.run import ExportConfig, export_scenes
 from system.pipelines.nightly.config import NightlyConfig
 from system.pipelines.nightly.due import due
 from system.pipelines.nightly.figures import NightFigures
 from system.pipelines.nightly.records import (
     NIGHT_LOGS,
-    NIGHT_OF,
     one_a_day,
     past_nights,
     read_nights,
     runs_of_night,
     write_night,
 )
+from system.pipelines.search import search_store
+from system.pipelines.select_scenes import SceneQuery, select_scenes
 from system.store.commits import append_rows
 from system.store.detections import DETECTIONS
+from system.store.filters import SceneFilter
 from system.store.lease import Holder, Lease, wait_for_dead_holder
 from system.store.location import StoreLocation
 from system.store.log_versions import (
@@ -38,9 +41,9 @@ from system.store.log_versions import (
     write_log_versions,
 )
 from system.store.maintain import tag_version
-from system.store.runs import RunRecord, write_run
+from system.store.runs import NIGHT_OF, RunRecord, write_run
 from system.store.schema import QUARANTINE, SCENES, quarantine_schema
-from system.store.search import scenes_version
+from system.store.search import SearchConfig, scenes_version
 from system.store.tables import open_for_writing
 from tests.mined_store import MODEL, RUN_ID, mine_without_model
 from tests.plain_logs import write_plain_log
@@ -147,10 +150,45 @@ def test_a_night_is_asked_for_again_with_the_model_that_mined_it(location):
     add_run(location, "a", "2026-11-24")
     tag_version(location, "night-2026-11-24")
     open_for_writing(location, replace(MODEL, model_id="m2"))
-    write_run(location, RunRecord("b", "m2", "finished", 1, 2, None, {}))
+    write_run(location, RunRecord("b", "m2", "finished", 1, 2, None, {"figures": {"committed": 1}}))
     server = SearchStore(location)
     assert server.view().model["model_id"] == "m2"
     assert server.view("night-2026-11-24").model["model_id"] == "m1"
+
+
+def test_searches_and_exports_of_an_earlier_night_take_the_model_that_mined_it(tmp_path):
+    write_plain_log(tmp_path / "fleet", "a", seconds=8)
+    location = mine_without_model(tmp_path / "fleet", tmp_path / "store")
+    add_run(location, "s1", "2026-11-24")
+    tag_version(location, "night-2026-11-24")
+    open_for_writing(location, replace(MODEL, model_id="m2"))
+    append_rows(location, SCENES, scene_rows(1, model_id="m2"))
+    write_run(location, RunRecord("s2", "m2", "finished", 1, 2, None, {"figures": {"committed": 1}}))
+    everything = SearchConfig(top=100)
+    assert [row["log_id"] for row in search_store(location.uri, SceneFilter(), everything)] == ["log0"]
+    tag = "night-2026-11-24"
+    found = {row["scene_id"] for row in search_store(location.uri, SceneFilter(), everything, version=tag)}
+    like = next(iter(found))
+    alike = search_store(location.uri, SceneFilter(), everything, scene=like, version=tag)
+    ids = select_scenes(location.uri, SceneQuery(version=tag))
+    assert len(found) == 2 and set(ids) == found and {row["scene_id"] for row in alike} == found - {like}
+    config = ExportConfig(version_tag=tag)
+    assert export_scenes(location, ids, "parquet", str(tmp_path / "out"), config).written == 2
+
+
+@pytest.mark.parametrize(("status", "committed"), [("running", 0), ("failed", 0), ("finished", 0), ("failed", 5)])
+def test_a_new_model_is_shown_once_a_run_of_it_has_mined_something_and_finished(location, status, committed):
+    append_rows(location, SCENES, scene_rows(3))
+    add_run(location, "a", "2026-11-24")
+    tag_version(location, "night-2026-11-24")
+    open_for_writing(location, replace(MODEL, model_id="m2"))
+    report = {NIGHT_OF: "2026-11-24", "figures": {"committed": committed}}
+    write_run(location, RunRecord("b", "m2", status, 1, None, None, report))
+    for tag in (None, "night-2026-11-24"):
+        assert len(search_store(location.uri, SceneFilter(), SearchConfig(), version=tag)) == 3
+        assert SearchStore(location).view(tag).model["model_id"] == "m1"
+    write_run(location, RunRecord("b", "m2", "finished", 1, 2, None, {"figures": {"committed": 5}}))
+    assert SearchStore(location).view().model["model_id"] == "m2"
 
 
 def test_nights_are_compared_by_day_the_newest_run_of_each(location):

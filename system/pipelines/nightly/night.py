@@ -25,13 +25,14 @@ from system.pipelines.nightly.finding import Arrival, NightLogs, find_logs
 from system.pipelines.nightly.judging import Judged, judge_logs
 from system.pipelines.nightly.label_night import label_night, load_label_rules
 from system.pipelines.nightly.outcome import NightResult, night_alerts
-from system.pipelines.nightly.records import NIGHT_LOGS, NIGHT_OF, one_a_day, runs_of_night, write_night
+from system.pipelines.nightly.records import NIGHT_LOGS, one_a_day, runs_of_night, write_night
 from system.pipelines.plan import Listing
 from system.report.log_lines import bind_log_ids
 from system.store.lease import Lease, wait_for_dead_holder
 from system.store.location import StoreLocation
 from system.store.log_versions import drop_mined, read_log_versions, versions_of_night, write_log_versions
 from system.store.maintain import maintain_held, tag_version
+from system.store.runs import NIGHT_OF
 from system.store.tables import ModelRow, check_model, open_for_writing
 
 

@@ -8,12 +8,10 @@ from datetime import date
 
 from system.pipelines.nightly.figures import NightFigures
 from system.store.location import StoreLocation
-from system.store.runs import RunRecord, read_run, read_runs, write_run
+from system.store.runs import NIGHT_OF, RunRecord, read_run, read_runs, write_run
 
 KEY = "night"
-# In the record of every run of a night, also of one that was killed: its day.
-NIGHT_OF = "night_of"
-# Likewise: the `logs` of its configuration, with {date} in them.
+# In the record of every run of a night, also of one that was killed: the `logs` of its configuration, with {date} in them.
 NIGHT_LOGS = "night_logs"
 
 
