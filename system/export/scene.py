@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -38,8 +39,15 @@ class ScenePicture:
 
     @property
     def stem(self) -> str:
-        """A file name without its suffix, of characters that every file system and tar reader takes."""
-        return f"{safe_name(self.frame.camera)}_{self.frame.t_ns}"
+        """A file name without its suffix, of characters that every file system and tar reader takes.
+
+        A camera's name that has others gets a hash, which keeps cameras apart whose names are written alike.
+        """
+        camera = self.frame.camera
+        name = safe_name(camera)
+        if name != camera:
+            name += "-" + hashlib.sha256(camera.encode()).hexdigest()[:8]
+        return f"{name}_{self.frame.t_ns}"
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,6 +6,7 @@ import contextlib
 import gc
 import io
 import json
+import tarfile
 import warnings
 import weakref
 from dataclasses import replace
@@ -314,6 +315,21 @@ def test_pictures_that_moved_are_named_one_by_one_and_what_is_left_is_written(tm
     assert not (tmp_path / "second").exists()
     half = export_scenes(store, ids, "coco", str(tmp_path / "second"), ExportConfig(max_faulty_share=0.5))
     assert half.asked == half.written + half.faulty and half.faulty == half.asked // 2
+
+
+def test_cameras_whose_names_are_written_alike_keep_their_pictures(tmp_path):
+    write_plain_log(tmp_path / "logs" / "fleet", "drive", seconds=2, cameras=("前", "後", "_", "CAM_FRONT"))
+    store = mine_without_model(tmp_path / "logs", tmp_path / "store")
+    ids = select_scenes(store.uri, SceneQuery())
+    for name in ("coco", "fiftyone"):
+        report = export_scenes(store, ids, name, str(tmp_path / name))
+        assert report.pictures == len(list((tmp_path / name / "data").rglob("*.jpg"))) == 16
+    images = json.loads((tmp_path / "coco" / "annotations.json").read_text())["images"]
+    assert len({image["file_name"] for image in images}) == 16 and all(i["file_name"].isascii() for i in images)
+    export_scenes(store, ids, "webdataset", str(tmp_path / "shards"))
+    with tarfile.open(tmp_path / "shards" / "shard-000000.tar") as shard:
+        members = shard.getnames()
+    assert len(members) == len(set(members)) == 32 and f"{ids[0]}-CAM_FRONT_" in " ".join(members)
 
 
 def test_scenes_of_other_logs_have_no_nuscenes_tokens(tmp_path):
