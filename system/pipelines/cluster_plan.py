@@ -10,7 +10,7 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from system.config import FrozenConfig
 
@@ -18,7 +18,13 @@ _GIB = 1024**3
 _HOUR_S = 3600.0
 
 
-class Night(FrozenConfig):
+class _Finite(FrozenConfig):
+    """Assumptions to reckon with: no infinite number, and none that is no number."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
+
+
+class Night(_Finite):
     """What comes in, and by when it has to be mined.
 
     scenes: of one night. pictures_per_scene: keyframes of all cameras. picture_kb: an original as it is read;
@@ -37,7 +43,7 @@ class Night(FrozenConfig):
     nights: int = Field(default=365, ge=1)
 
 
-class Machine(FrozenConfig):
+class Machine(_Finite):
     """A node of the GPU group.
 
     gpus, cpus: of one; where there are more than nine CPUs for each GPU, that all of them read has to be said
@@ -57,7 +63,7 @@ class Machine(FrozenConfig):
     most_nodes: int = Field(default=1000, ge=1)
 
 
-class Borne(FrozenConfig):
+class Borne(_Finite):
     """What single parts bear.
 
     commits_per_s: transactions of the driver, assumed for an object store. scenes_per_commit: most that one takes
@@ -185,4 +191,5 @@ def plan_cluster(night: Night, machine: Machine, borne: Borne | None = None) -> 
 
 
 def _part(name: str, need: float, bears: float, unit: str) -> Part:
-    return Part(name, f"{need:,.3g} {unit}", f"{bears:,.3g} {unit}", round(need / bears, 4))
+    # Four significant digits: a part that bears far more than it has to is no load of 0.
+    return Part(name, f"{need:,.3g} {unit}", f"{bears:,.3g} {unit}", float(f"{need / bears:.4g}"))

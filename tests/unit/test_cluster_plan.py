@@ -78,6 +78,19 @@ def test_a_deadline_shorter_than_the_start_of_a_node_is_not_met():
     assert not plan.is_in_time and plan.nodes == MACHINE.most_nodes
 
 
+def test_a_small_night_may_grow_until_its_largest_load_is_full():
+    machine = Machine(images_per_s=2, price_per_hour=1, most_nodes=100_000)
+    plan = plan_cluster(Night(scenes=10), machine)
+    assert plan.scales == pytest.approx(1 / max(part.load for part in plan.parts), rel=1e-3) and plan.scales > 10_000
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("nan")])
+def test_a_number_that_is_not_finite_is_refused_by_name(value):
+    for kind, name in ((Night, "deadline_hours"), (Machine, "images_per_s"), (Borne, "head_gib")):
+        with pytest.raises(ConfigError, match=rf"{name}: Input should be a finite number"):
+            kind.parse({"scenes": 1, "price_per_hour": 1, name: value}, "options")
+
+
 def test_the_job_prints_a_table_and_its_assumptions():
     given = ("--scenes", "1000000", "--images-per-s", "2000", "--price-per-hour", "0.8")
     done = call_job("plan_cluster", *given)
