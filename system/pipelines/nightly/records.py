@@ -11,7 +11,7 @@ from system.store.location import StoreLocation
 from system.store.runs import NIGHT_OF, RunRecord, read_run, read_runs, write_run
 
 KEY = "night"
-# In the record of every run of a night, also of one that was killed: the `logs` of its configuration, with {date} in them.
+# Beside NIGHT_OF in the record of every run of a night: the `logs` of its configuration, with {date} in them.
 NIGHT_LOGS = "night_logs"
 
 
