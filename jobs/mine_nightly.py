@@ -52,7 +52,7 @@ def main(
 
     Exit codes: 0 done, also with alerts or a used-up budget; 2 a wrong option or configuration; 3 a place that is not
     there or may not be listed; 4 the store: it is being written, cannot be, or its clock disagrees; 5 the model; 6 the
-    counts do not add up or more than `mine.max_bad_share` is in quarantine.
+    counts do not add up, more than `mine.max_bad_share` is in quarantine, or the storage did not answer for scenes.
     """
     with exit_with_code():
         told = load_nightly(config)

@@ -105,6 +105,10 @@ class StoppedError(NightminerError):
     exit_code = 143
 
 
+# Codes of a `DataError` that say no more than that the storage did not answer just now; the file may be there.
+OUTAGE_CODES = ("unreadable_file", "unreachable")
+
+
 def storage_errors() -> tuple[type[Exception], ...]:
     """What a file system raises when it cannot be reached or read. botocore's count where it is in use."""
     botocore = sys.modules.get("botocore.exceptions")

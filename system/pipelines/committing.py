@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
-from system.errors import StoreError
+from system.errors import OUTAGE_CODES, StoreError
 from system.pipelines import metrics
 from system.pipelines.quarantine import QuarantineWriter
 from system.pipelines.result import MiningResult
@@ -101,7 +101,10 @@ class SceneCommitter:
             for fault in batch["faults"]:
                 if fault["level"] == "scene" and fault["scene_id"] not in self._bad:
                     self._bad.add(fault["scene_id"])
-                    bad += 1
+                    if fault["code"] in OUTAGE_CODES:
+                        result.unread += 1
+                    else:
+                        bad += 1
             result.stages.read += batch["read_s"]
             result.stages.forward += batch["forward_s"]
             result.stages.write += batch["write_s"]

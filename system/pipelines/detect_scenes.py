@@ -15,11 +15,11 @@ from typing import Any
 
 import pyarrow as pa
 
-from system.errors import ConfigError, DataError
+from system.errors import OUTAGE_CODES, ConfigError, DataError
 from system.infrared.detector import detector_id, read_detector
 from system.pairs.coloured import tell_coloured
 from system.pipelines.config import PoolConfig
-from system.pipelines.infrared_reading import NO_INFRARED, UNREACHABLE, window_parts
+from system.pipelines.infrared_reading import NO_INFRARED, window_parts
 from system.pipelines.infrared_stream import PictureResult, detect_settings, stream_detections
 from system.pipelines.predict_infrared import PredictConfig
 from system.pipelines.quarantine import QuarantineWriter
@@ -172,7 +172,7 @@ class _Tally:
             return 0, 0, int(result.found is not None)
         window, results = self._missing.pop(scene_id), self._open.pop(scene_id)
         looked = [r for r in results if r.found is not None]
-        if away := [r for r in results if r.code in UNREACHABLE]:
+        if away := [r for r in results if r.code in OUTAGE_CODES]:
             # Neither done nor lost.
             self.unreachable += 1
             self.told_unreachable = self.told_unreachable or away[0].message

@@ -21,9 +21,7 @@ from system.pairs.pixels import InfraredMapping, InfraredPixels, decode_infrared
 from system.records import Container, DrivingLog, Frame, LogRef, WindowRef
 
 NO_INFRARED = "no_infrared"
-# What a storage that does not answer just now gives, to who reads and to who lists; the file may be there.
 _UNREAD = "unreadable_file"
-UNREACHABLE = (_UNREAD, "unreachable")
 _PART_PICTURES, _PART_WINDOWS = 16, 4
 # Of a recording, whole pictures in memory.
 _SHOTS_AT_ONCE = 16

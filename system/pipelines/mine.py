@@ -268,6 +268,11 @@ class _Run:
                 f"--max-bad-share allows ({self._config.max_bad_share:.1%}). The others are committed; "
                 f"jobs/show_run.py --store {self._location.uri} names each fault"
             )
+        if result.unread:
+            return (
+                f"the storage did not answer for {result.unread} of {result.found} scenes, which are not mined; repeat "
+                f"the command when it does. jobs/show_run.py --store {self._location.uri} names each fault"
+            )
         return None
 
     def _stream(self) -> Any:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from system.backbones.preprocess import resize_for_tower
-from system.errors import DataError
+from system.errors import OUTAGE_CODES, DataError, storage_errors
 from system.logs.pixels import Picture, PictureLimits, read_window_pictures
 from system.logs.registry import read_log
 from system.logs.windows import WindowConfig, cut_window
@@ -73,6 +73,8 @@ def _read_or_explain(window: WindowRef, settings: ReadSettings) -> dict[str, Any
         return _read_scene(window, settings)
     except DataError as error:
         return _bad_row(window, error)
+    except storage_errors() as error:
+        return _bad_row(window, DataError("unreadable_file", f"{window.log.uri}: {type(error).__name__}: {error}"))
     except Exception as error:  # noqa: BLE001 - one scene that we did not foresee must not end a fleet's night
         where = traceback.extract_tb(error.__traceback__)[-1]
         message = (
@@ -92,6 +94,10 @@ def _read_scene(window: WindowRef, settings: ReadSettings) -> dict[str, Any]:
     good = [(f, p) for f, p in zip(scene.frames, pictures, strict=True) if not isinstance(p, DataError)]
     bad = [(f, p) for f, p in zip(scene.frames, pictures, strict=True) if isinstance(p, DataError)]
     faults = [_fault("frame", f"{frame.uri}#{frame.locator}".rstrip("#"), error) for frame, error in bad]
+    if away := [error for _, error in bad if error.code in OUTAGE_CODES]:
+        # Whole at the next run rather than committed without what the storage kept back.
+        message = f"{window.log.uri}: {len(away)} pictures of scene {window.scene_id} were not given: {away[0]}"
+        return _bad_row(window, DataError(away[0].code, message), faults)
     if scene.frames and not good:
         codes = sorted({error.code for _, error in bad})
         message = (

@@ -26,7 +26,8 @@ class StageSeconds:
 
 @dataclass
 class MiningResult:
-    """Counts of scenes. found = committed + already + quarantined + remaining; remaining is 0 unless it was stopped.
+    """Counts of scenes. found = committed + already + quarantined + remaining; remaining is 0 unless it was stopped
+    or scenes are `unread`: the storage did not answer for them, and the next run tries them again.
 
     stalled: it was stopped after no batch had come for two minutes; Ray may still be waiting for nodes or actors.
     deferred: scenes beyond `limit`, not in `found`. images: pictures of the committed scenes.
@@ -41,6 +42,7 @@ class MiningResult:
     already: int = 0
     quarantined: int = 0
     remaining: int = 0
+    unread: int = 0
     deferred: int = 0
     images: int = 0
     seconds: float = 0.0

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from system.errors import StoreError
+from system.errors import OUTAGE_CODES, StoreError
 from system.store.location import StoreLocation
 from system.store.schema import QUARANTINE, SCENES
 
@@ -105,10 +105,10 @@ def committed_ids(location: StoreLocation, model_id: str) -> IdSet:
 
 
 def quarantined_ids(location: StoreLocation, model_id: str) -> IdSet:
-    """Scenes that an earlier run could not mine with this model."""
+    """Scenes that an earlier run could not mine with this model, though the storage answered."""
     if location.marker() is None:
         return IdSet()
-    return ids_of(location, QUARANTINE, f"model_id = '{model_id}' AND level = 'scene'")
+    return ids_of(location, QUARANTINE, f"model_id = '{model_id}' AND level = 'scene' AND code NOT IN {OUTAGE_CODES}")
 
 
 def quarantine_keys(location: StoreLocation) -> set[str]:

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from system.errors import OUTAGE_CODES
 from system.store.filters import literal
 from system.store.location import StoreLocation
 from system.store.schema import QUARANTINE, SCENES
@@ -93,8 +94,8 @@ def _units(column: pa.Array) -> NDArray[np.float64]:
 
 
 def _quarantined(location: StoreLocation, of_runs: str) -> tuple[int, dict[str, int]]:
-    """(scenes and logs, faults by code); single pictures cost no scene."""
-    where = f"{of_runs} AND level IN ('scene', 'log')"
+    """(scenes and logs, faults by code); single pictures cost no scene, and an outage none for good."""
+    where = f"{of_runs} AND (level = 'log' OR level = 'scene' AND code NOT IN {OUTAGE_CODES})"
     rows = location.dataset(QUARANTINE).to_table(columns=["scene_id", "uri", "code"], filter=where).to_pylist()
     return len({row["scene_id"] or row["uri"] for row in rows}), dict(
         Counter(row["code"] for row in rows).most_common()

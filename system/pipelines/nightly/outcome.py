@@ -101,7 +101,8 @@ def night_alerts(config: NightlyConfig, result: NightResult, judged: Judged, now
         told += f"{whose} were looked at tonight"
         found.append(Alert("missed_nights", told, len(result.missed), alerts.missed_nights))
     if alerts.left_for_next_night is not None and result.left >= alerts.left_for_next_night:
-        why = f"the budget of {result.budget_spent} is used up" if result.budget_spent else "it was told to stop"
+        why = "it was told to stop" if result.mined.stopped else "the storage did not answer"
+        why = f"the budget of {result.budget_spent} is used up" if result.budget_spent else why
         told = f"{result.left} scenes are left for the next night: {why}"
         found.append(Alert("left_for_next_night", told, result.left, alerts.left_for_next_night))
     if config.reuploaded == "tell" and judged.changed:
