@@ -86,6 +86,18 @@ def is_folder(uri: str) -> bool:
         raise _unless_bug(uri, error) from error
 
 
+def exists(uri: str) -> bool:
+    """Whether a file or folder is there. Raises DataError: that cannot be asked."""
+    fs, path = filesystem(uri)
+    try:
+        fs.info(path)
+    except FileNotFoundError:
+        return False
+    except Exception as error:
+        raise _unless_bug(uri, error) from error
+    return True
+
+
 def list_folder(uri: str) -> list[str]:
     """Sorted URIs of what lies directly in a folder; folders end in "/".
 

@@ -301,3 +301,28 @@ def test_patterns_are_found_at_every_offset_and_over_the_ends_of_chunks():
 def test_all_pictures_are_those_of_no_row_too(location):
     assert len(list(all_pictures(location, None))) == location.dataset(PICTURES).count_rows()
     assert list(all_pictures(location, [])) == []
+
+
+def test_a_log_that_still_lies_at_its_source_is_not_erased_unasked(location, tmp_path):
+    source, away = tmp_path / "drive.mcap", "s4://nowhere/drive.mcap"
+    source.write_bytes(b"drive")
+    ids = of_log(location)
+    scenes = location.dataset(SCENES)
+    scenes.update({"log_uri": f"'{source}'"}, where=f"scene_id = '{ids[0]}'")
+    scenes.update({"log_uri": f"'{away}'"}, where=f"scene_id = '{ids[1]}'")
+    command = ("maintain_store", "--store", location.uri, "--forget", LOG)
+    told = call_job(*command)
+    assert (told.figures["sources_left"], told.figures["sources_unknown"]) == ([str(source)], [away])
+    refused = call_job(*command, "--yes")
+    assert refused.code == 2 and f"still lies at {source}: delete it there first" in refused.stderr
+    assert len(of_log(location)) == 4
+    kept = call_job(*command, "--yes", "--keep-source", "--no-prove")
+    assert kept.code == 0 and kept.figures["sources_left"] == [str(source)] and not of_log(location)
+
+
+def test_a_log_that_was_deleted_at_its_source_is_erased_though_another_place_does_not_answer(location):
+    scenes, away = location.dataset(SCENES), "s4://nowhere/drive.mcap"
+    scenes.update({"log_uri": f"'{away}'"}, where=f"log_id = '{LOG}'")
+    done = call_job("maintain_store", "--store", location.uri, "--forget", LOG, "--yes", "--no-prove")
+    assert done.code == 0 and not of_log(location)
+    assert (done.figures["sources_left"], done.figures["sources_unknown"]) == ([], [away])
