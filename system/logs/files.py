@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import posixpath
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from typing import IO, Any
 
@@ -15,6 +16,10 @@ from fsspec.implementations.local import LocalFileSystem
 from system.errors import DataError, storage_errors
 
 TABLE_SUFFIXES = (".json", ".csv", ".feather", ".parquet")
+# How long a file's stamp is believed, so that the scenes of one log do not each ask the object store.
+STAMP_AGE_S = 2.0
+# An object store names a version of an object by its ETag, a disk by the time of the last change.
+_VERSIONS = ("ETag", "etag", "md5Hash", "mtime")
 
 
 @lru_cache(maxsize=256)
@@ -154,6 +159,41 @@ def read_bytes(uri: str, offset: int = 0, size: int | None = None) -> bytes:
         return fs.cat_file(path, start=offset, end=offset + size)
     except storage_errors() as error:
         raise _unread(uri, error) from error
+
+
+def version_of(about: Mapping[str, Any]) -> str:
+    """What tells two contents of one size apart, of what a file system says about a file; "" where it says nothing."""
+    return next((str(about[key]) for key in _VERSIONS if about.get(key) is not None), "")
+
+
+def moment() -> int:
+    """Changes every STAMP_AGE_S: a key of what may be remembered for so long."""
+    return int(time.monotonic() / STAMP_AGE_S)
+
+
+def stamp(uri: str) -> str:
+    """Changes when a file does, or of a folder what lies directly in it; at most STAMP_AGE_S late.
+
+    A key of what was read, so that a changed file is read again. "" where nothing is.
+
+    Raises:
+        DataError: `unreachable`, the object store cannot be asked.
+    """
+    return _stamp(uri, moment())
+
+
+@lru_cache(maxsize=64)
+def _stamp(uri: str, _: int) -> str:
+    fs, path = filesystem(uri)
+    try:
+        fs.invalidate_cache(path)
+        about = fs.info(path)
+        entries = fs.ls(path, detail=True) if about["type"] == "directory" else [about]
+    except FileNotFoundError:
+        return ""
+    except Exception as error:
+        raise _unless_bug(uri, error) from error
+    return "\n".join(sorted(f"{entry['name']} {entry.get('size')} {version_of(entry)}" for entry in entries))
 
 
 def _unless_bug(uri: str, error: Exception) -> Exception:

@@ -14,8 +14,6 @@ from system.records import LogRef
 
 # A folder of these holds files of one log; what lies in folders below it belongs to others.
 _FLAT = ("mcap", "video", "pictures")
-# An object store names a version of an object by its ETag, a disk by the time of the last change.
-_VERSIONS = ("ETag", "etag", "md5Hash", "mtime")
 
 
 @dataclass(frozen=True)
@@ -52,7 +50,7 @@ def log_fingerprint(ref: LogRef, shares_files: bool) -> Fingerprint:
     digest, size_bytes = hashlib.blake2b(digest_size=16), 0
     for name in sorted(found):
         about = found[name]
-        version = next((about[key] for key in _VERSIONS if about.get(key) is not None), "")
+        version = files.version_of(about)
         relative = name.removeprefix(path).lstrip("/")  # the same log in another place is the same log
         digest.update(f"{relative}\x1f{about.get('size')}\x1f{version}\x1e".encode("utf-8", "surrogateescape"))
         size_bytes += int(about.get("size") or 0)

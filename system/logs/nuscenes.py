@@ -121,7 +121,7 @@ class NuScenesReader:
                 yield BadLog(tables, self.name, error.code, error.message)
 
     def read_log(self, ref: LogRef) -> DrivingLog:
-        tables = _load(ref.uri)
+        tables = _load(ref.uri, files.stamp(ref.uri))
         scene = tables.scenes.get(ref.log_id)
         if scene is None:
             raise DataError("missing_log", f"{ref.uri}/scene.json: expected a scene {ref.log_id!r}, found none")
@@ -149,7 +149,7 @@ def sample_tokens(tables_uri: str, scene_name: str, t_start_ns: int, t_end_ns: i
     Raises:
         DataError: the tables are not there, or do not hold the scene.
     """
-    samples_of, scenes = _sample_index(tables_uri)
+    samples_of, scenes = _sample_index(tables_uri, files.stamp(tables_uri))
     scene = scenes.get(scene_name)
     if scene is None:
         raise DataError("missing_log", f"{tables_uri}/scene.json: expected a scene {scene_name!r}, found none")
@@ -158,7 +158,7 @@ def sample_tokens(tables_uri: str, scene_name: str, t_start_ns: int, t_end_ns: i
 
 
 @lru_cache(maxsize=2)
-def _sample_index(folder: str) -> tuple[dict[str, list[_Sample]], dict[str, _Scene]]:
+def _sample_index(folder: str, _: str) -> tuple[dict[str, list[_Sample]], dict[str, _Scene]]:
     """Two small tables, where nothing else of a log is wanted."""
     samples_of: dict[str, list[_Sample]] = defaultdict(list)
     for sample in sorted(_read(folder, "sample", _Sample), key=lambda sample: sample.timestamp):
@@ -230,7 +230,7 @@ def _list_scenes(folder: str) -> Iterator[LogRef | BadLog]:
 
 
 @lru_cache(maxsize=2)
-def _load(folder: str) -> _Tables:
+def _load(folder: str, _: str) -> _Tables:
     samples_of: dict[str, list[_Sample]] = defaultdict(list)
     for sample in _read(folder, "sample", _Sample):
         samples_of[sample.scene_token].append(sample)
@@ -294,7 +294,7 @@ def _frames(folder: str, tables: _Tables, data: list[_SampleData]) -> tuple[tupl
         if sensor.modality != "camera":
             continue
         uri = files.join(root, row.filename)
-        if not _has_folder(files.parent(uri)):
+        if not _has_folder(files.parent(uri), files.moment()):
             flags.add(f"no_files_of_{sensor.channel.lower()}")
             continue
         modality: Modality = "infrared" if sensor.channel.startswith("CAM_IR") else "rgb"
@@ -316,7 +316,7 @@ def _frames(folder: str, tables: _Tables, data: list[_SampleData]) -> tuple[tupl
 
 
 @lru_cache(maxsize=256)
-def _has_folder(uri: str) -> bool:
+def _has_folder(uri: str, _: int) -> bool:
     return files.is_folder(uri)
 
 

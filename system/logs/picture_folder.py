@@ -52,7 +52,7 @@ class PicturesReader:
 
     def _list_archive(self, uri: str) -> Iterator[LogRef | BadLog]:
         try:
-            logs = _archive(uri)[1]
+            logs = _archive(uri, files.stamp(uri))[1]
             if not logs:
                 raise DataError("empty_log", f"{uri}: expected pictures in the archive, found none")
             for log in logs.values():
@@ -67,7 +67,7 @@ class PicturesReader:
             place, log = files.parent(ref.uri), _still(files.name(ref.uri))
         elif archives.is_archive(ref.uri):
             place = ref.uri
-            members, logs = _archive(ref.uri)
+            members, logs = _archive(ref.uri, files.stamp(ref.uri))
             log = logs.get(pattern, _NO_LOG)
         else:
             place = ref.uri
@@ -101,7 +101,7 @@ def _logs_of_folder(uri: str) -> list[NumberedNames]:
 
 
 @lru_cache(maxsize=2)
-def _archive(uri: str) -> tuple[dict[str, archives.Member], dict[str, NumberedNames]]:
+def _archive(uri: str, _: str) -> tuple[dict[str, archives.Member], dict[str, NumberedNames]]:
     """(pictures of an archive by name, its logs by pattern); all its logs share one reading of its headers."""
     members = {member.name: member for member in archives.list_members(uri) if _is_picture(member.name)}
     return members, _logs(members)

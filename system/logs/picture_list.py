@@ -38,7 +38,7 @@ class PictureListReader:
     def list_logs(self, uri: str) -> Iterator[LogRef | BadLog]:
         table = uri if uri.lower().endswith(".csv") else files.join(uri, TABLE)
         folder = files.parent(table)
-        for path, row in _rows(table).items():
+        for path, row in _rows(table, files.stamp(table)).items():
             try:
                 _picture_uri(table, path)
                 source = row.get("dataset") or files.name(folder)
@@ -48,7 +48,7 @@ class PictureListReader:
 
     def read_log(self, ref: LogRef) -> DrivingLog:
         path = ref.log_id.rpartition("@")[0]
-        row = _rows(ref.uri).get(path)
+        row = _rows(ref.uri, files.stamp(ref.uri)).get(path)
         if row is None:
             raise DataError("missing_log", f"{ref.uri}: expected a row of {path!r}, found none")
         frame = Frame(
@@ -79,7 +79,7 @@ def _first_line(table: str) -> list[str]:
 
 
 @lru_cache(maxsize=2)
-def _rows(table: str) -> dict[str, dict[str, str]]:
+def _rows(table: str, _: str) -> dict[str, dict[str, str]]:
     """Rows of the table by path, in its order; of a path that is listed twice, the first."""
     raw = files.read_bytes(table, 0, MAX_TABLE_BYTES + 1)
     if len(raw) > MAX_TABLE_BYTES:
