@@ -36,6 +36,8 @@ _REPEATABLE_POSTS = ("/v1/search", "/v1/ir/detect")
 _NOT_CONNECTED = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 _NOTHING_BEGUN = ("overloaded", "tokens_unavailable")
 _LONGEST_WAIT_S = 30.0
+# Longer than a server takes for an export (limits.export_timeout_s), and than what stands in front of it waits.
+_EXPORT_TIMEOUT_S = 720.0
 
 
 class ServiceError(NightminerError):
@@ -158,7 +160,9 @@ class QueryClient:
 
     def export(self, set_id: str, kind: str) -> bytes:
         """A set as parquet, csv, coco, fiftyone or nuscenes. Raises ServiceError."""
-        return self._send("GET", f"/v1/sets/{set_id}/export", params={"format": kind}).content
+        return self._send(
+            "GET", f"/v1/sets/{set_id}/export", params={"format": kind}, timeout=_EXPORT_TIMEOUT_S
+        ).content
 
     def _asked(self, model: type[Model], method: str, path: str, **options: Any) -> Model:
         answer = self._send(method, path, **options)

@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Receive, Send
 from starlette.types import Scope as AsgiScope
 
 from serve.auth import AuthError, Scope, TokenBook, TokenRecord
+from serve.exports import Exports
 from serve.limits import InFlight
 from serve.observe import Metrics
 from serve.problems import ProblemError, busy, log, problem_response
@@ -46,6 +47,7 @@ class Context:
         self.services, self.settings, self.metrics = services, settings, metrics
         self.tokens = TokenBook(settings.token_file)
         self.in_flight = InFlight(settings.limits)
+        self.exports = Exports(settings.limits)
         self.readiness = Readiness()
         self.decoding = asyncio.Semaphore(_DECODERS)
         self.queries = QueryVectors(services, settings.limits, self.decoding)

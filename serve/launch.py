@@ -27,7 +27,8 @@ from system.pipelines.resources import connect_to_ray
 from system.store.location import StoreLocation
 
 APPLICATION = "nightminer"
-_REQUEST_TIMEOUT_S = 60.0
+# Beyond the application's own limits, of which that of exports is the longest.
+_REQUEST_MORE_S = 60.0
 _READY_WITHIN_S = 300.0
 
 
@@ -65,7 +66,8 @@ def launched(config: LaunchConfig) -> Iterator[tuple[str, str | None]]:
             before = serve.status()
             if APPLICATION in before.applications:
                 raise ConfigError(f"this Ray serves an application {APPLICATION!r} already; end that one first")
-            options = HTTPOptions(host=config.host, port=config.port, request_timeout_s=_REQUEST_TIMEOUT_S)
+            longest_s = max(config.limits.export_timeout_s, config.limits.request_timeout_s) + _REQUEST_MORE_S
+            options = HTTPOptions(host=config.host, port=config.port, request_timeout_s=longest_s)
             quiet = LoggingConfig(enable_access_log=False, log_level="WARNING")
             try:
                 _start_proxy(options, quiet)

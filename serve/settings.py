@@ -18,6 +18,7 @@ class Limits(FrozenConfig):
     max_depth: how far a query's results can be paged. token_concurrency, max_in_flight: requests at a time of one
     token and of all, of one replica; with more replicas a server takes more. request_timeout_s: of a search or a
     detection, all in all, from when its body has come; of each step of any other request, which has up to four.
+    export_timeout_s: of writing a set; Ray's own request_timeout_s, and what a proxy in front allows, must be longer.
     """
 
     max_json_bytes: int = Field(default=12 * 1024**2, ge=1024)
@@ -30,6 +31,7 @@ class Limits(FrozenConfig):
     token_concurrency: int = Field(default=32, ge=1)
     max_in_flight: int = Field(default=128, ge=1)
     request_timeout_s: float = Field(default=30.0, gt=0)
+    export_timeout_s: float = Field(default=600.0, gt=0)
     retry_after_s: int = Field(default=1, ge=1)
 
 

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import tempfile
 from typing import IO, Annotated, Any
 
-from fastapi import APIRouter, Path, Query, Response
+from fastapi import APIRouter, Path, Query, Request, Response
 from starlette.background import BackgroundTask
 from starlette.responses import StreamingResponse
 
 from serve.auth import TokenRecord
 from serve.context import Context, Ctx, Reader, requires
+from serve.exports import Check
 from serve.models import SaveSet, SetDetail, SetId, SetList, SetSummary
 from serve.problems import ProblemError, log, problem_docs
 from serve.routes.search import pinned_view
-from system.errors import ConfigError, DamagedError, DataError
+from system.errors import ConfigError, DamagedError, DataError, StoppedError
 from system.pipelines.export_set import FORMATS, ExportFormat, export_set
 from system.store.sets import SavedSet, list_sets, read_set, remove_set, save_set, set_ids
 
@@ -23,8 +23,6 @@ Exporter = Annotated[TokenRecord, requires("export")]
 Id = Annotated[SetId, Path()]
 _ERRORS = problem_docs(401, 403, 404, 422, 429, 503)
 _CHUNK = 1 << 18
-# An archive of this many bytes is kept in memory, a larger one on disk.
-_SPOOLED = 8 << 20
 
 
 @router.post(
@@ -94,12 +92,16 @@ async def remove(set_id: Id, context: Ctx, token: Exporter) -> Response:
                 kind.media_type: {"schema": {"type": "string", "format": "binary"}} for kind in FORMATS.values()
             }
         },
-        **problem_docs(409),
+        **problem_docs(409, 413),
         **_ERRORS,
     },
 )
 async def export(
-    set_id: Id, context: Ctx, _: Exporter, format: Annotated[ExportFormat, Query()] = "parquet"
+    request: Request,
+    set_id: Id,
+    context: Ctx,
+    token: Exporter,
+    format: Annotated[ExportFormat, Query()] = "parquet",
 ) -> Response:
     """parquet, csv: a row a scene. coco, fiftyone: a zip with the small pictures. nuscenes: sample tokens as JSON.
 
@@ -108,21 +110,21 @@ async def export(
     """
     saved = await _find(context, set_id)
     kind = FORMATS[format]
-    file = tempfile.SpooledTemporaryFile(max_size=_SPOOLED)  # noqa: SIM115 - closed when it was sent
+
+    def write(file: IO[bytes], check: Check) -> None:
+        export_set(context.services.store.location, saved, format, file, check)
+
     try:
-        await context.run(export_set, context.services.store.location, saved, format, file)
+        file = await context.exports.write(token.name, write, request.is_disconnected)
+    except StoppedError:
+        return Response(status_code=503)  # to nobody
     except ConfigError as error:
-        file.close()
         raise ProblemError(409, "cannot_export", str(error)) from error
     except DataError as error:
-        file.close()
         # Its message names a path of the server's.
         log.error("set %s cannot be taken away as %s: %s", set_id, format, error)
         told = "nuScenes' tables of these scenes cannot be read; the server's log says why"
         raise ProblemError(409, error.code, told) from error
-    except BaseException:
-        file.close()
-        raise
     size = file.tell()
     file.seek(0)
     headers = {

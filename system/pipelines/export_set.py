@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import IO, Any, Literal
 
@@ -35,16 +36,24 @@ FORMATS: dict[ExportFormat, Kind] = {
 }
 
 
-def export_set(location: StoreLocation, saved: SavedSet, kind: ExportFormat, file: IO[bytes]) -> None:
+def export_set(
+    location: StoreLocation,
+    saved: SavedSet,
+    kind: ExportFormat,
+    file: IO[bytes],
+    check: Callable[[], None] = lambda: None,
+) -> None:
     """Write a set.
 
+    Args:
+        check: called once a scene where that takes its time; what it raises ends the writing.
     Raises:
         ConfigError: its scenes or their pictures are gone; or nuscenes was asked for and none of them is nuScenes'.
         DataError: nuScenes' tables are not where they were.
     """
     if kind == "nuscenes":
         rows = set_rows(location, saved, (*COLUMNS, "reader", "log_uri"))
-        file.write(json.dumps(_nuscenes(rows, saved), indent=1).encode())
+        file.write(json.dumps(_nuscenes(rows, saved, check), indent=1).encode())
         return
     rows = set_rows(location, saved, (*COLUMNS, "picture_batch"))
     if kind == "parquet":
@@ -53,15 +62,16 @@ def export_set(location: StoreLocation, saved: SavedSet, kind: ExportFormat, fil
     elif kind == "csv":
         write_csv(rows, COLUMNS, file)
     elif kind == "coco":
-        write_coco(location, rows, saved, file)
+        write_coco(location, rows, saved, file, check)
     else:
-        write_fiftyone(location, rows, saved, file)
+        write_fiftyone(location, rows, saved, file, check)
 
 
-def _nuscenes(rows: list[dict[str, Any]], saved: SavedSet) -> dict[str, Any]:
+def _nuscenes(rows: list[dict[str, Any]], saved: SavedSet, check: Callable[[], None]) -> dict[str, Any]:
     """Tokens of the samples (keyframes) within each scene window, and of nuScenes' scene that it is of."""
     scenes = []
     for row in rows:
+        check()
         if row["reader"] == "nuscenes":
             scene_token, tokens = sample_tokens(row["log_uri"], row["log_id"], row["t_start_ns"], row["t_end_ns"])
             scenes.append(

@@ -6,7 +6,7 @@ import csv
 import io
 import json
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import IO, Any
 
 import pyarrow as pa
@@ -79,7 +79,13 @@ def write_csv(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], file: I
     text.detach()
 
 
-def write_coco(location: StoreLocation, rows: Sequence[dict[str, Any]], saved: SavedSet, file: IO[bytes]) -> None:
+def write_coco(
+    location: StoreLocation,
+    rows: Sequence[dict[str, Any]],
+    saved: SavedSet,
+    file: IO[bytes],
+    check: Callable[[], None] = lambda: None,
+) -> None:
     """A zip of `images/` and `annotations.json`.
 
     `annotations` is empty: what detectors found is in pixels of the original pictures, whose sizes a store does not
@@ -90,7 +96,7 @@ def write_coco(location: StoreLocation, rows: Sequence[dict[str, Any]], saved: S
     number = {name: k + 1 for k, name in enumerate(names)}
     images: list[dict[str, Any]] = []
     with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
-        for row, picture, name in _named_pictures(location, rows):
+        for row, picture, name in _named_pictures(location, rows, check):
             archive.writestr(f"images/{name}", picture.jpeg)
             tags = row["tags"] or []
             images.append(
@@ -119,7 +125,13 @@ def write_coco(location: StoreLocation, rows: Sequence[dict[str, Any]], saved: S
         archive.writestr("annotations.json", json.dumps(content, indent=1))
 
 
-def write_fiftyone(location: StoreLocation, rows: Sequence[dict[str, Any]], saved: SavedSet, file: IO[bytes]) -> None:
+def write_fiftyone(
+    location: StoreLocation,
+    rows: Sequence[dict[str, Any]],
+    saved: SavedSet,
+    file: IO[bytes],
+    check: Callable[[], None] = lambda: None,
+) -> None:
     """A zip with `data/` and `labels.csv`, which FiftyOne loads as a CSVDataset; `README.txt` holds the call.
 
     FiftyOne's own format for classifications takes one label a picture, and a scene has several tags.
@@ -128,7 +140,7 @@ def write_fiftyone(location: StoreLocation, rows: Sequence[dict[str, Any]], save
     writer = csv.writer(text)
     writer.writerow(_FIFTYONE_COLUMNS)
     with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
-        for row, picture, name in _named_pictures(location, rows):
+        for row, picture, name in _named_pictures(location, rows, check):
             archive.writestr(f"data/{name}", picture.jpeg)
             values = row | {
                 "filepath": name,
@@ -142,7 +154,7 @@ def write_fiftyone(location: StoreLocation, rows: Sequence[dict[str, Any]], save
 
 
 def _named_pictures(
-    location: StoreLocation, rows: Sequence[dict[str, Any]]
+    location: StoreLocation, rows: Sequence[dict[str, Any]], check: Callable[[], None]
 ) -> Iterator[tuple[dict[str, Any], StoredPicture, str]]:
     """Pictures of all rows with names made of ids and numbers, never of what a log calls its cameras.
 
@@ -153,6 +165,7 @@ def _named_pictures(
         part = rows[start : start + _PICTURES_AT_ONCE]
         found = read_pictures(location, {row["scene_id"]: row["picture_batch"] for row in part})
         for row in part:
+            check()
             pictures = found[row["scene_id"]]
             if row["num_pictures"] and not pictures:
                 told = f"scene {row['scene_id']} was mined with {row['num_pictures']} pictures; the store holds none"
