@@ -100,7 +100,7 @@ class Watched:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--logs", type=int, default=24, help="logs of two cameras in the corpus")
+    parser.add_argument("--logs", type=int, default=72, help="of two cameras; one node alone makes an end of 20")
     parser.add_argument("--seconds", type=float, default=16.0, help="length of each")
     parser.add_argument("--nodes", type=int, default=4, help="at most so many, of two logical CPUs each")
     parser.add_argument("--drawn", action="store_true", help="drawn pictures in place of real ones, for a test")
