@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from system.errors import ConfigError
 from system.logs.nuscenes import sample_tokens
-from system.store.export import COLUMNS, set_rows, write_coco, write_csv, write_fiftyone, write_parquet
+from system.store.export import COLUMNS, named_pictures, set_rows, write_coco, write_csv, write_fiftyone, write_parquet
 from system.store.location import StoreLocation
 from system.store.schema import SCENES
 from system.store.sets import SavedSet
@@ -62,9 +62,9 @@ def export_set(
     elif kind == "csv":
         write_csv(rows, COLUMNS, file)
     elif kind == "coco":
-        write_coco(location, rows, saved, file, check)
+        write_coco(rows, named_pictures(location, rows, check), saved, file)
     else:
-        write_fiftyone(location, rows, saved, file, check)
+        write_fiftyone(named_pictures(location, rows, check), file)
 
 
 def _nuscenes(rows: list[dict[str, Any]], saved: SavedSet, check: Callable[[], None]) -> dict[str, Any]:

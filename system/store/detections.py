@@ -18,7 +18,7 @@ from pydantic import Field
 
 from system.config import FrozenConfig
 from system.errors import ConfigError, StoreError
-from system.store.filters import SceneFilter, literal
+from system.store.filters import SceneFilter, literal, literals
 from system.store.ids import IdSet, ids_of
 from system.store.location import StoreLocation
 
@@ -271,7 +271,7 @@ def counts_of(
     """For each scene, the most objects of each class that a detector found in one picture with at least this score."""
     if not scene_ids or not location.has_table(DETECTIONS):
         return {}
-    ids = ", ".join(map(literal, scene_ids))
+    ids = literals(scene_ids)
     rows = location.dataset(DETECTIONS).to_table(
         columns=["scene_id", "picture", "label", "score"],
         filter=f"detector_id = {literal(detector_id)} AND scene_id IN ({ids})",

@@ -23,6 +23,8 @@ COLUMNS = (
     "truth_tags", "tags", "risk", "risk_source", "physics_risk", "min_ttc_s", "ambiguity", "rarity", "hardness",
     "risk_rank", "ambiguity_rank", "rarity_rank", "ranked_among", "model_id", "run_id",
 )  # fmt: skip
+# A row, one of its pictures, and the name of that picture's file.
+NamedPictures = Iterator[tuple[dict[str, Any], StoredPicture, str]]
 # What a spreadsheet would take for a formula (OWASP, CSV injection).
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 _PICTURES_AT_ONCE = 32
@@ -79,13 +81,7 @@ def write_csv(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], file: I
     text.detach()
 
 
-def write_coco(
-    location: StoreLocation,
-    rows: Sequence[dict[str, Any]],
-    saved: SavedSet,
-    file: IO[bytes],
-    check: Callable[[], None] = lambda: None,
-) -> None:
+def write_coco(rows: Sequence[dict[str, Any]], pictures: NamedPictures, saved: SavedSet, file: IO[bytes]) -> None:
     """A zip of `images/` and `annotations.json`.
 
     `annotations` is empty: what detectors found is in pixels of the original pictures, whose sizes a store does not
@@ -96,7 +92,7 @@ def write_coco(
     number = {name: k + 1 for k, name in enumerate(names)}
     images: list[dict[str, Any]] = []
     with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
-        for row, picture, name in _named_pictures(location, rows, check):
+        for row, picture, name in pictures:
             archive.writestr(f"images/{name}", picture.jpeg)
             tags = row["tags"] or []
             images.append(
@@ -125,13 +121,7 @@ def write_coco(
         archive.writestr("annotations.json", json.dumps(content, indent=1))
 
 
-def write_fiftyone(
-    location: StoreLocation,
-    rows: Sequence[dict[str, Any]],
-    saved: SavedSet,
-    file: IO[bytes],
-    check: Callable[[], None] = lambda: None,
-) -> None:
+def write_fiftyone(pictures: NamedPictures, file: IO[bytes]) -> None:
     """A zip with `data/` and `labels.csv`, which FiftyOne loads as a CSVDataset; `README.txt` holds the call.
 
     FiftyOne's own format for classifications takes one label a picture, and a scene has several tags.
@@ -140,7 +130,7 @@ def write_fiftyone(
     writer = csv.writer(text)
     writer.writerow(_FIFTYONE_COLUMNS)
     with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
-        for row, picture, name in _named_pictures(location, rows, check):
+        for row, picture, name in pictures:
             archive.writestr(f"data/{name}", picture.jpeg)
             values = row | {
                 "filepath": name,
@@ -153,11 +143,11 @@ def write_fiftyone(
         archive.writestr("README.txt", _FIFTYONE_README)
 
 
-def _named_pictures(
-    location: StoreLocation, rows: Sequence[dict[str, Any]], check: Callable[[], None]
-) -> Iterator[tuple[dict[str, Any], StoredPicture, str]]:
+def named_pictures(location: StoreLocation, rows: Sequence[dict[str, Any]], check: Callable[[], None]) -> NamedPictures:
     """Pictures of all rows with names made of ids and numbers, never of what a log calls its cameras.
 
+    Args:
+        rows: with their `picture_batch`. check: called once a row; what it raises ends the reading.
     Raises:
         ConfigError: a scene was mined with pictures, and none of them is in the store.
     """

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from pydantic import Field, model_validator
 
 from system.config import FrozenConfig
@@ -85,7 +87,7 @@ class SceneFilter(FrozenConfig):
             ("log_id", self.not_log_ids, "NOT IN"),
         ):
             if values:
-                parts.append(f"{column} {word} ({', '.join(map(literal, values))})")
+                parts.append(f"{column} {word} ({literals(values)})")
         if self.cameras:
             parts.append("(" + " OR ".join(f"array_has(cameras, {literal(c)})" for c in self.cameras) + ")")
         parts += [f"""strpos(birds_eye, {literal(f'["{kind}",')}) > 0""" for kind in self.objects]
@@ -100,3 +102,8 @@ class SceneFilter(FrozenConfig):
 def literal(text: str) -> str:
     """A string literal: quotes doubled, which is all that Lance's dialect asks."""
     return "'" + text.replace("'", "''") + "'"
+
+
+def literals(texts: Iterable[str]) -> str:
+    """What stands between the brackets of IN."""
+    return ", ".join(map(literal, texts))

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from system.config import FrozenConfig
 from system.errors import ConfigError, StoreError
-from system.store.filters import literal
+from system.store.filters import literal, literals
 from system.store.location import StoreLocation
 from system.store.log_versions import LOGS
 from system.store.pictures import all_pictures
@@ -153,7 +153,7 @@ def where_log(dataset: lance.LanceDataset, work: ForgetWork) -> Iterator[str]:
 def where_in(column: str, values: Sequence[str]) -> Iterator[str]:
     """Conditions that together name the rows with one of these values."""
     for start in range(0, len(values), _IDS_AT_ONCE):
-        yield f"{column} IN ({', '.join(map(literal, values[start : start + _IDS_AT_ONCE]))})"
+        yield f"{column} IN ({literals(values[start : start + _IDS_AT_ONCE])})"
 
 
 def _named_faults(dataset: lance.LanceDataset, work: ForgetWork) -> list[str]:

@@ -9,6 +9,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from system.errors import OUTAGE_CODES, StoreError
+from system.store.filters import literals
 from system.store.location import StoreLocation
 from system.store.schema import QUARANTINE, SCENES
 
@@ -108,7 +109,9 @@ def quarantined_ids(location: StoreLocation, model_id: str) -> IdSet:
     """Scenes that an earlier run could not mine with this model, though the storage answered."""
     if location.marker() is None:
         return IdSet()
-    return ids_of(location, QUARANTINE, f"model_id = '{model_id}' AND level = 'scene' AND code NOT IN {OUTAGE_CODES}")
+    return ids_of(
+        location, QUARANTINE, f"model_id = '{model_id}' AND level = 'scene' AND code NOT IN ({literals(OUTAGE_CODES)})"
+    )
 
 
 def quarantine_keys(location: StoreLocation) -> set[str]:

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 
 from system.errors import StoreError
 from system.store.detections import DETECTIONS
-from system.store.filters import literal
+from system.store.filters import literal, literals
 from system.store.location import StoreLocation
 from system.store.schema import QUARANTINE, SCENES
 
@@ -128,7 +128,7 @@ def drop_mined(location: StoreLocation, model_id: str, source: str, log_id: str,
         # Before the scenes: only their rows tell a call after one that was killed whose detections are to go.
         if location.has_table(DETECTIONS):
             for first in range(0, len(ids), _IDS_AT_ONCE):
-                some = ", ".join(map(literal, ids[first : first + _IDS_AT_ONCE]))
+                some = literals(ids[first : first + _IDS_AT_ONCE])
                 location.dataset(DETECTIONS).delete(f"scene_id IN ({some})")
         if ids:
             location.dataset(SCENES).delete(where)

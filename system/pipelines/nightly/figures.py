@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from system.errors import OUTAGE_CODES
-from system.store.filters import literal
+from system.store.filters import literal, literals
 from system.store.location import StoreLocation
 from system.store.schema import QUARANTINE, SCENES
 
@@ -57,7 +57,7 @@ def night_figures(location: StoreLocation, model_id: str, run_ids: Sequence[str]
     Raises:
         StoreError: the store cannot be read.
     """
-    of_runs = f"model_id = {literal(model_id)} AND run_id IN ({', '.join(map(literal, run_ids))})"
+    of_runs = f"model_id = {literal(model_id)} AND run_id IN ({literals(run_ids)})"
     tags: Counter[str] = Counter()
     risks: list[NDArray[np.float32]] = []
     scenes, with_embedding, total = 0, 0, np.zeros(0)
@@ -95,7 +95,7 @@ def _units(column: pa.Array) -> NDArray[np.float64]:
 
 def _quarantined(location: StoreLocation, of_runs: str) -> tuple[int, dict[str, int]]:
     """(scenes and logs, faults by code); single pictures cost no scene, and an outage none for good."""
-    where = f"{of_runs} AND (level = 'log' OR level = 'scene' AND code NOT IN {OUTAGE_CODES})"
+    where = f"{of_runs} AND (level = 'log' OR level = 'scene' AND code NOT IN ({literals(OUTAGE_CODES)}))"
     rows = location.dataset(QUARANTINE).to_table(columns=["scene_id", "uri", "code"], filter=where).to_pylist()
     return len({row["scene_id"] or row["uri"] for row in rows}), dict(
         Counter(row["code"] for row in rows).most_common()

@@ -16,7 +16,7 @@ from system.pipelines.labelling import label_planned
 from system.pipelines.nightly.config import NightlyConfig
 from system.pipelines.nightly.finding import Arrival
 from system.pipelines.plan import Listing, plan_mining
-from system.store.filters import literal
+from system.store.filters import literals
 from system.store.ids import IdSet
 from system.store.location import StoreLocation
 from system.store.schema import SCENES
@@ -45,7 +45,7 @@ def label_night(
         ConfigError: as `load_label_rules`. StoreError: the labels cannot be written.
     """
     taxonomy, rules = load_label_rules(config)
-    where = f"run_id IN ({', '.join(map(literal, run_ids))})"
+    where = f"run_id IN ({literals(run_ids)})"
     mined = set()
     for batch in location.dataset(SCENES).scanner(columns=["source", "log_id"], filter=where).to_batches():
         mined |= set(zip(batch["source"].to_pylist(), batch["log_id"].to_pylist(), strict=True))

@@ -20,7 +20,7 @@ from system.pipelines.nightly.webhook import read_secret, send
 from system.pipelines.run_report import scene_cards, write_page
 from system.report.content import QuarantineRow, SceneCard
 from system.report.night import LogRow, NightReport, NightRow, TagRow, render_night
-from system.store.filters import SceneFilter, literal
+from system.store.filters import SceneFilter, literal, literals
 from system.store.location import StoreLocation
 from system.store.log_versions import LogVersion
 from system.store.runs import new_run_id, read_quarantine, read_run
@@ -118,7 +118,7 @@ def gather_night(config: NightlyConfig, location: StoreLocation, result: NightRe
 def _cards(config: NightlyConfig, location: StoreLocation, result: NightResult) -> list[SceneCard]:
     """The hardest scenes that the night mined; two narrow columns are scanned for them."""
     run = read_run(location, result.mined.run_id)
-    of_night = f"model_id = {literal(run.model_id)} AND run_id IN ({', '.join(map(literal, result.run_ids))})"
+    of_night = f"model_id = {literal(run.model_id)} AND run_id IN ({literals(result.run_ids)})"
     rows = location.dataset(SCENES).to_table(columns=["scene_id", "hardness"], filter=of_night).to_pylist()
     hardest = sorted(rows, key=lambda row: -(row["hardness"] or -1.0))[: config.mine.report_scenes]
     if not hardest:
