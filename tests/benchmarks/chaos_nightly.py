@@ -1,10 +1,11 @@
 """Nights in which actors, workers, nodes, the driver and the head die at random and the bucket fails, while one reads.
 
 Three days of logs; each night is `jobs/mine_nightly.py` as its scheduler runs it: started again, as by KubeRay's
-backoff, until it ends well, on a new head where the head was killed. The store lies on an S3 server of this machine
-whose requests fail (`--faults`, a share; 0 for a folder instead), but not while it is judged. A reader searches
-throughout: a search that fails, or that loses a scene that it has seen, is an unreadable moment. Prints one JSON object
-as its last line; `done` is false where time ran out first, and what was killed until then is counted all the same.
+backoff, until it ends well, on a new head where the head was killed. Logs and store lie on an S3 server of this machine
+whose requests fail (`--faults`, a share; 0 for a folder instead), but not while it is filled or judged. A reader
+searches throughout: a search that fails, or that loses a scene that it has seen, is an unreadable moment. Prints one
+JSON object as its last line; `done` is false where time ran out first, and what was killed until then is counted all
+the same.
 
 A short one: --kills 10 --logs 6 --cameras 1 --pause-s 2 6
 """
@@ -22,6 +23,8 @@ from contextlib import nullcontext
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+
+import fsspec
 
 from system.errors import NightminerError
 from system.store.filters import SceneFilter
@@ -89,12 +92,14 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         days = [str(datetime.now(UTC).date() - timedelta(days=ago)) for ago in range(_DAYS - 1, -1, -1)]
-        logs = [folder / "logs" / day for day in days]
-        for k, root in enumerate(logs):
+        for k, day in enumerate(days):
             cameras = RIG[: arguments.cameras]
-            write_rig_corpus(root, arguments.logs, arguments.seconds, seed=1000 * k, cameras=cameras)
+            write_rig_corpus(folder / "logs" / day, arguments.logs, arguments.seconds, seed=1000 * k, cameras=cameras)
         bucket = s3_bucket(faults=faults) if arguments.faults else nullcontext(str(folder))
         with bucket as place:
+            if arguments.faults:
+                fsspec.filesystem("s3").put(f"{folder}/logs", f"{place}/logs", recursive=True)
+            logs = [f"{place}/logs/{day}" for day in days]
             cluster = TwoNodes(folder)
             until_s, rng = began_s + arguments.limit_s, random.Random(arguments.seed)
             attacker = Attacker(cluster, TARGETS, arguments.kills, rng, tuple(arguments.pause_s), until_s)
@@ -105,7 +110,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
                     reader.start()
                     _fail(faults, arguments.faults)
                     try:
-                        is_complete = all(_finish_night(attacker, folder, location.uri, day) for day in days)
+                        is_complete = all(_finish_night(attacker, folder, place, location.uri, day) for day in days)
                         reader.stop()
                         _fail(faults, 0.0)
                         if is_complete:
@@ -131,10 +136,10 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def _finish_night(attacker: Attacker, folder: Path, store: str, day: str) -> bool:
+def _finish_night(attacker: Attacker, folder: Path, place: str, store: str, day: str) -> bool:
     """Whether the night of a day ended well before time ran out. Errors as of `Attacker.finish`."""
     config = folder / "nightly.toml"
-    config.write_text(f'logs = ["{folder}/logs/{{date}}"]\nstore = "{store}"\n', "utf-8")
+    config.write_text(f'logs = ["{place}/logs/{{date}}"]\nstore = "{store}"\n', "utf-8")
     command = [sys.executable, str(ROOT / "jobs" / "mine_nightly.py"), "--config", str(config), "--night", day]
     return attacker.finish(command, folder / "job.log")
 

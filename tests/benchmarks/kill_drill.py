@@ -253,7 +253,7 @@ def drill(attacker: Attacker, corpus: Path) -> dict[str, Any]:
             is_complete = attacker.finish(command, corpus.parent / "job.log")
             if is_complete:
                 stores += 1
-                totals.update(judge([corpus], StoreLocation.parse(str(store))))
+                totals.update(judge([str(corpus)], StoreLocation.parse(str(store))))
                 print(f"store {stores}: {dict(attacker.made)} kills, {dict(totals)}", file=sys.stderr, flush=True)
         except NightminerError as error:
             is_complete, problem = False, str(error)
@@ -357,10 +357,9 @@ def tail(path: Path) -> str:
     return path.read_bytes()[-_TAIL_BYTES:].decode("utf-8", "replace")
 
 
-def judge(logs: Sequence[Path], location: StoreLocation) -> Counter[str]:
+def judge(logs: Sequence[str], location: StoreLocation) -> Counter[str]:
     """Compare the store with the scenes that the logs hold."""
-    nothing_there = str(logs[0].parent / "no store")
-    plan = plan_only(MineConfig(logs=tuple(map(str, logs)), store=nothing_there))
+    plan = plan_only(MineConfig(logs=tuple(logs), store=f"{location.uri}-none"))
     rows = location.dataset(SCENES).to_table(columns=["scene_id"])["scene_id"].to_pylist()
     bad = location.dataset(QUARANTINE).to_table(columns=["scene_id"], filter="level = 'scene'")["scene_id"].to_pylist()
     return compare({window.scene_id for chunk in plan.chunks for window in chunk.windows}, rows, bad)

@@ -127,7 +127,7 @@ def test_quarantined_scene_is_lost():
 def test_store_that_is_whole_lost_nothing(tmp_path):
     write_plain_log(tmp_path / "logs", "a")
     location = mine_without_model(tmp_path / "logs", tmp_path / "store")
-    counts = kill_drill.judge([tmp_path / "logs"], location)
+    counts = kill_drill.judge([str(tmp_path / "logs")], location)
     assert counts["expected"] > 0 and counts["lost"] == counts["duplicated"] == counts["quarantined"] == 0
 
 
