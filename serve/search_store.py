@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
+import lance
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -21,6 +22,7 @@ from system.pipelines.explained import explained
 from system.store.detections import has_detections
 from system.store.filters import SceneFilter
 from system.store.location import StoreLocation
+from system.store.nearest import index_ids
 from system.store.pictures import StoredPicture, read_pictures
 from system.store.runs import RunRecord, read_runs, run_shown
 from system.store.schema import SCENES
@@ -70,6 +72,8 @@ class SearchStore:
 
     def __init__(self, location: StoreLocation, max_depth: int = 1000) -> None:
         self.location, self._max_depth = location, max_depth
+        # Of the versions that have one vector index, which each of them would read anew without it.
+        self._session = lance.Session()
         self._snapshots = _Recent[Snapshot](_SNAPSHOTS_KEPT)
         self._rankings = _Recent[Ranking](_RANKINGS_KEPT)
         self._facets = _Recent[Any](_FACETS_KEPT)
@@ -85,7 +89,7 @@ class SearchStore:
         """
         if as_of is None:
             return View(self._newest_snapshot(), self._model())
-        snapshot = self._held(Snapshot.tagged(self.location, as_of))  # a tag may have moved
+        snapshot = self._held(Snapshot.tagged(self.location, as_of, self._session))  # a tag may have moved
         return View(snapshot, self._model(as_of))
 
     def tower(self) -> str:
@@ -246,7 +250,11 @@ class SearchStore:
         held = self._newest
         if held is None or not held.is_newest():
             # Another thread may do the same; both end with the newest.
-            self._newest = held = Snapshot.newest(self.location)
+            fresh = Snapshot.newest(self.location, self._session)
+            if held is not None and index_ids(fresh.dataset) != index_ids(held.dataset):
+                self._session = lance.Session()  # the old one would keep the old index in memory
+                fresh = Snapshot(self.location, fresh.version, self._session)
+            self._newest = held = fresh
         return held
 
     def _model(self, as_of: str | None = None) -> Row:
@@ -267,7 +275,7 @@ class SearchStore:
         if model is None:
             raise StaleCursorError
         try:
-            opened = Snapshot(self.location, place.version)
+            opened = Snapshot(self.location, place.version, self._session)
         except ConfigError as error:
             self.location.dataset(SCENES)  # a store that cannot be read at all is another matter
             raise StaleCursorError from error

@@ -75,14 +75,19 @@ class StoreLocation:
             self.uri, storage_options=self.storage_options(), read_consistency_interval=timedelta(seconds=0)
         )
 
-    def dataset(self, table: str, version: int | None = None) -> lance.LanceDataset:
+    def dataset(
+        self, table: str, version: int | None = None, session: lance.Session | None = None
+    ) -> lance.LanceDataset:
         """A version of a table, the newest if none is named.
 
+        Args:
+            session: keeps what was read of indices and files for whatever else is opened with it.
         Raises:
             StoreError: there is no such table.
         """
+        options = self.storage_options()
         try:
-            return lance.dataset(self.table_uri(table), version=version, storage_options=self.storage_options())
+            return lance.dataset(self.table_uri(table), version=version, storage_options=options, session=session)
         except (ValueError, OSError) as error:
             if self.marker() is None:
                 told = f"{self.uri}: no Nightminer store is here; jobs/mine_fleet.py --store makes one"

@@ -55,35 +55,36 @@ class Ranking:
 class Snapshot:
     """One version of the table `scenes`. Safe to share between threads."""
 
-    def __init__(self, location: StoreLocation, version: int) -> None:
+    def __init__(self, location: StoreLocation, version: int, session: lance.Session | None = None) -> None:
         """
+        Args:
+            session: shared by the versions of one store, so that a new one reads only what is new.
         Raises:
             ConfigError: the version is not there any more, or never was.
         """
         self.location, self.version = location, version
+        uri, options = location.table_uri(SCENES), location.storage_options()
         try:
-            self.dataset = lance.dataset(
-                location.table_uri(SCENES), version=version, storage_options=location.storage_options()
-            )
+            self.dataset = lance.dataset(uri, version=version, storage_options=options, session=session)
         except (ValueError, OSError) as error:
             raise ConfigError(f"the store's scenes have no version {version}; it was removed") from error
 
     @classmethod
-    def newest(cls, location: StoreLocation) -> Snapshot:
+    def newest(cls, location: StoreLocation, session: lance.Session | None = None) -> Snapshot:
         """As of now."""
-        return cls(location, int(location.dataset(SCENES).version))
+        return cls(location, int(location.dataset(SCENES, session=session).version), session)
 
     @classmethod
-    def tagged(cls, location: StoreLocation, tag: str) -> Snapshot:
+    def tagged(cls, location: StoreLocation, tag: str, session: lance.Session | None = None) -> Snapshot:
         """As after an earlier run.
 
         Raises:
             ConfigError: no version has this tag.
         """
-        known = location.dataset(SCENES).tags.list()
+        known = location.dataset(SCENES, session=session).tags.list()
         if tag not in known:
             raise ConfigError(f"no table version is tagged {tag!r}; /v1/runs lists those that are")
-        return cls(location, int(known[tag]["version"]))
+        return cls(location, int(known[tag]["version"]), session)
 
     @property
     def embedding_dim(self) -> int:

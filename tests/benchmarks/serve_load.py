@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx2 as httpx
+import lance
 import numpy as np
 import psutil
 from numpy.typing import NDArray
@@ -51,8 +52,8 @@ def main() -> None:
     parser.add_argument("--clients", type=int, default=64)
     parser.add_argument("--kill-every-s", type=float, default=60)
     parser.add_argument("--rows-every-s", type=float, default=5)
-    parser.add_argument("--scenes", type=int, default=20_000)
-    parser.add_argument("--from-rows", type=int, default=10_000, help="from so many scenes on a vector index answers")
+    parser.add_argument("--scenes", type=int, default=100_000)
+    parser.add_argument("--from-rows", type=int, default=50_000, help="from so many scenes on a vector index answers")
     parser.add_argument("--quick", action="store_true")
     arguments = parser.parse_args()
     if arguments.quick:
@@ -180,12 +181,13 @@ class _Load:
         encoder = EncoderModel("packaged")
         vectors: dict[str, np.ndarray] = {}
         snapshots: dict[int, Snapshot] = {}
+        session = lance.Session()
         known: dict[str, list[tuple[str, float]]] = {}
         wrong = 0
         for body, answer in self._answers:
             version = answer["version"]
             self._versions.add(version)
-            snapshot = snapshots.setdefault(version, Snapshot(self._location, version))
+            snapshot = snapshots.setdefault(version, Snapshot(self._location, version, session))
             query = body.get("query", {})
             asked = query.get("text") or query.get("image_base64")
             if asked is not None and asked not in vectors:

@@ -296,6 +296,17 @@ def test_a_page_is_the_same_from_a_server_that_has_just_started(tmp_path):
     assert ids(search(again, **page)) == ids(search(server, **page))
 
 
+def test_versions_share_what_was_read_of_files_until_the_index_is_another(tmp_path):
+    server = make_server(tmp_path)
+    store = SearchStore(server.location)
+    sessions = [store.view().snapshot.dataset.session()]
+    add_scenes(server.location, 1, first=400)
+    sessions += [store.view(as_of).snapshot.dataset.session() for as_of in (None, "run-r1")]
+    assert all(session.is_same_as(sessions[0]) for session in sessions)
+    refresh_vector_index(server.location, VectorIndexConfig(from_rows=20))
+    assert not store.view().snapshot.dataset.session().is_same_as(sessions[0])
+
+
 @dataclass
 class WanderingEncoder(FakeEncoder):
     """Never says quite the same again, as a model in batches of another size; and far more so, that a test sees it."""
