@@ -300,10 +300,10 @@ def test_versions_share_what_was_read_of_files_until_the_index_is_another(tmp_pa
     server = make_server(tmp_path)
     store = SearchStore(server.location)
     sessions = [store.view().snapshot.dataset.session()]
-    add_scenes(server.location, 1, first=400)
+    add_scenes(server.location, 400, first=100)
     sessions += [store.view(as_of).snapshot.dataset.session() for as_of in (None, "run-r1")]
     assert all(session.is_same_as(sessions[0]) for session in sessions)
-    refresh_vector_index(server.location, VectorIndexConfig(from_rows=20))
+    assert refresh_vector_index(server.location, VectorIndexConfig(from_rows=256, queries=4)) is not None
     assert not store.view().snapshot.dataset.session().is_same_as(sessions[0])
 
 
