@@ -8,6 +8,7 @@ from typing import Any
 from fastapi import Depends, FastAPI
 from fastapi.openapi.utils import get_openapi
 from starlette.staticfiles import StaticFiles
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serve.context import Authenticate, Context
 from serve.limits import BodyLimit
@@ -42,6 +43,7 @@ def create_app(services: Services, settings: ServeSettings) -> FastAPI:
         app.include_router(module.router)
     add_problem_handlers(app, settings.limits.retry_after_s)
     # The last one added is the outermost.
+    app.add_middleware(HeadAsGet)
     app.add_middleware(BodyLimit, limits=settings.limits)
     app.add_middleware(Authenticate, context=context)
     app.add_middleware(Observe, metrics=metrics, audit=audit_logger(settings))
@@ -49,6 +51,28 @@ def create_app(services: Services, settings: ServeSettings) -> FastAPI:
         app.mount("/", StaticFiles(directory=WEB, html=True), name="web")
     _describe_problems(app)
     return app
+
+
+class HeadAsGet:
+    """Answers HEAD as GET without its body: FastAPI's routes know no HEAD, and the page's files would say 404."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["method"] != "HEAD":
+            await self._app(scope, receive, send)
+            return
+
+        async def bare(message: Message) -> None:
+            is_body = message["type"] == "http.response.body"
+            await send({**message, "body": b""} if is_body else message)
+
+        as_get = {**scope, "method": "GET"}
+        try:
+            await self._app(as_get, receive, bare)
+        finally:  # for the log
+            scope.update({key: as_get[key] for key in ("route", "path_params") if key in as_get})
 
 
 def _describe_problems(app: FastAPI) -> None:

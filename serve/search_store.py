@@ -22,7 +22,6 @@ from system.pipelines.explained import explained
 from system.store.detections import has_detections
 from system.store.filters import SceneFilter
 from system.store.location import StoreLocation
-from system.store.nearest import index_ids
 from system.store.pictures import StoredPicture, read_pictures
 from system.store.runs import RunRecord, read_runs, run_shown
 from system.store.schema import SCENES
@@ -38,6 +37,8 @@ DETAIL_COLUMNS = (*ROW_COLUMNS, "run_id", "log_uri", "reader", "physics_risk", "
 _RUNS_AGE_S = 1.0
 _SNAPSHOTS_KEPT, _RANKINGS_KEPT, _FACETS_KEPT, _PICTURES_KEPT = 8, 128, 256, 128
 _BINS = 20
+# Lance keeps what it has read of each version's files; a gigabyte of it, where nothing is said.
+_METADATA_BYTES = 256 << 20
 
 
 class StaleCursorError(Exception):
@@ -72,14 +73,19 @@ class SearchStore:
 
     def __init__(self, location: StoreLocation, max_depth: int = 1000) -> None:
         self.location, self._max_depth = location, max_depth
+        self._read: tuple[float, list[RunRecord], list[Row]] | None = None
+        self._begin_anew()
+
+    def _begin_anew(self) -> None:
+        """Know nothing of any version."""
         # Of the versions that have one vector index, which each of them would read anew without it.
-        self._session = lance.Session()
+        self._session = _session()
         self._snapshots = _Recent[Snapshot](_SNAPSHOTS_KEPT)
         self._rankings = _Recent[Ranking](_RANKINGS_KEPT)
         self._facets = _Recent[Any](_FACETS_KEPT)
         self._pictures = _Recent[list[StoredPicture]](_PICTURES_KEPT)
         self._newest: Snapshot | None = None
-        self._read: tuple[float, list[RunRecord], list[Row]] | None = None
+        self._index_ids = ""
 
     def view(self, as_of: str | None = None) -> View:
         """The newest version and model, or those of an earlier run.
@@ -87,10 +93,10 @@ class SearchStore:
         Raises:
             ConfigError: no version has this tag, or it was removed. StoreError: the store is empty or cannot be read.
         """
+        model = self._model(as_of)  # before the rest: it sees whether this is still the same store
         if as_of is None:
-            return View(self._newest_snapshot(), self._model())
-        snapshot = self._held(Snapshot.tagged(self.location, as_of, self._session))  # a tag may have moved
-        return View(snapshot, self._model(as_of))
+            return View(self._newest_snapshot(), model)
+        return View(self._held(Snapshot.tagged(self.location, as_of, self._session)), model)  # a tag may have moved
 
     def tower(self) -> str:
         """Name of the tower whose space the embeddings are in."""
@@ -103,12 +109,12 @@ class SearchStore:
 
     def tag_of(self, version: int) -> str | None:
         """A tag of a version of the table; None where it has none."""
-        tags = self.location.dataset(SCENES).tags.list()
-        return max((name for name, about in tags.items() if about["version"] == version), default=None)
+        tags = self.location.tags(SCENES)
+        return max((name for name in tags if tags[name] == version), default=None)
 
     def runs(self) -> tuple[list[RunRecord], frozenset[str]]:
         """All runs, newest first, and the tags of the table's versions."""
-        return self._runs_and_models()[0], frozenset(self.location.dataset(SCENES).tags.list())
+        return self._runs_and_models()[0], frozenset(self.location.tags(SCENES))
 
     def begin(self, asked: str, cursor: Cursor | None = None, as_of: str | None = None) -> tuple[View, Place]:
         """What a page looks at and where it begins: at the cursor, or at the beginning.
@@ -251,10 +257,12 @@ class SearchStore:
         if held is None or not held.is_newest():
             # Another thread may do the same; both end with the newest.
             fresh = Snapshot.newest(self.location, self._session)
-            if held is not None and index_ids(fresh.dataset) != index_ids(held.dataset):
-                self._session = lance.Session()  # the old one would keep the old index in memory
-                fresh = Snapshot(self.location, fresh.version, self._session)
-            self._newest = held = fresh
+            ids = fresh.index_ids()
+            if held is not None and ids != self._index_ids:
+                self._session = _session()  # the old one would keep the old index in memory
+                fresh = Snapshot.newest(self.location, self._session)
+                ids = fresh.index_ids()
+            self._index_ids, self._newest, held = ids, fresh, fresh
         return held
 
     def _model(self, as_of: str | None = None) -> Row:
@@ -267,7 +275,10 @@ class SearchStore:
     def _runs_and_models(self) -> tuple[list[RunRecord], list[Row]]:
         now_s, held = time.monotonic(), self._read
         if held is None or now_s - held[0] > _RUNS_AGE_S:
-            self._read = held = (now_s, read_runs(self.location), read_models(self.location))
+            runs = read_runs(self.location)
+            if held is not None and _first(runs) != _first(held[1]):
+                self._begin_anew()  # another store lies here now, whose versions have the same numbers
+            self._read = held = (now_s, runs, read_models(self.location))
         return held[1], held[2]
 
     def _resume(self, place: Place) -> View:
@@ -275,7 +286,7 @@ class SearchStore:
         if model is None:
             raise StaleCursorError
         try:
-            opened = Snapshot(self.location, place.version, self._session)
+            opened = Snapshot.at(self.location, place.version, self._session)
         except ConfigError as error:
             self.location.dataset(SCENES)  # a store that cannot be read at all is another matter
             raise StaleCursorError from error
@@ -295,6 +306,15 @@ class SearchStore:
         key = digest(name, view.snapshot.version, view.model["model_id"], where.to_sql(), size=16)
         answer: T = self._facets.get(key, read)
         return answer
+
+
+def _session() -> lance.Session:
+    return lance.Session(metadata_cache_size_bytes=_METADATA_BYTES)
+
+
+def _first(runs: Sequence[RunRecord]) -> tuple[str, int] | None:
+    """What tells a store from another one."""
+    return min(((run.run_id, run.started_ns) for run in runs), key=lambda run: run[1], default=None)
 
 
 class _Recent(Generic[T]):

@@ -45,6 +45,7 @@ async def save(asked: SaveSet, context: Ctx, token: Exporter) -> SetDetail:
     search = None
     if asked.search is not None:  # pictures are not kept with it
         search = asked.search.model_dump(mode="json", exclude={"query": {"image_base64"}, "cursor": True})
+    as_of = await context.run(store.tag_of, view.snapshot.version)  # before it is saved: this may fail
     values: dict[str, Any] = {
         "name": asked.name,
         "note": asked.note,
@@ -54,7 +55,7 @@ async def save(asked: SaveSet, context: Ctx, token: Exporter) -> SetDetail:
         "scene_ids": tuple(ids),
         "search": search,
     }
-    return await _detail(context, await context.run(save_set, store.location, values))
+    return _detail(await context.run(save_set, store.location, values), as_of)
 
 
 @router.get("", summary="Saved sets", responses=problem_docs(401, 403, 422, 429, 503))
@@ -66,7 +67,8 @@ async def sets(context: Ctx, _: Reader) -> SetList:
 @router.get("/{set_id}", summary="A saved set", responses=_ERRORS)
 async def saved_set(set_id: Id, context: Ctx, _: Reader) -> SetDetail:
     """With its scenes."""
-    return await _detail(context, await _find(context, set_id))
+    saved = await _find(context, set_id)
+    return _detail(saved, await context.run(context.services.store.tag_of, saved.version))
 
 
 @router.delete("/{set_id}", status_code=204, summary="Remove a set", responses=_ERRORS)
@@ -160,8 +162,7 @@ def _summary(saved: SavedSet) -> SetSummary:
     return SetSummary(**_values(saved))
 
 
-async def _detail(context: Context, saved: SavedSet) -> SetDetail:
-    as_of = await context.run(context.services.store.tag_of, saved.version)
+def _detail(saved: SavedSet, as_of: str | None) -> SetDetail:
     return SetDetail(**_values(saved), scene_ids=list(saved.scene_ids), search=saved.search, as_of=as_of)
 
 

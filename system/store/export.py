@@ -55,7 +55,7 @@ def set_rows(location: StoreLocation, saved: SavedSet, columns: Sequence[str] = 
         ConfigError: a scene of the set is not in the store any more.
     """
     try:
-        snapshot = Snapshot(location, saved.version)
+        snapshot = Snapshot.at(location, saved.version)
     except ConfigError:
         snapshot = Snapshot.newest(location)
     rows = snapshot.rows(saved.scene_ids, saved.model_id, columns)

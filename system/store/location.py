@@ -94,6 +94,18 @@ class StoreLocation:
                 raise StoreError(told) from error
             raise StoreError(f"{self.uri}: expected a Nightminer store with a table {table!r}: {error}") from error
 
+    def tags(self, table: str, session: lance.Session | None = None) -> dict[str, int]:
+        """Versions of a table by their tags.
+
+        Raises:
+            StoreError: there is no such table, or a tag cannot be read.
+        """
+        dataset = self.dataset(table, session=session)
+        try:
+            return {name: int(about["version"]) for name, about in dataset.tags.list().items()}
+        except (ValueError, OSError, RuntimeError) as error:
+            raise StoreError(f"{self.uri}: the tags of {table} cannot be read: {error}") from error
+
     def has_table(self, table: str) -> bool:
         fs, path = self.filesystem()
         return bool(fs.exists(f"{path}/{table}.lance"))

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from system.errors import ConfigError, StoreError
 from system.store.filters import SceneFilter
 from system.store.location import StoreLocation
-from system.store.nearest import nearest_rows
+from system.store.nearest import index_ids, nearest_rows
 from system.store.schema import SCENES
 
 Parts = dict[str, float]
@@ -55,36 +55,41 @@ class Ranking:
 class Snapshot:
     """One version of the table `scenes`. Safe to share between threads."""
 
-    def __init__(self, location: StoreLocation, version: int, session: lance.Session | None = None) -> None:
-        """
-        Args:
-            session: shared by the versions of one store, so that a new one reads only what is new.
-        Raises:
-            ConfigError: the version is not there any more, or never was.
-        """
-        self.location, self.version = location, version
-        uri, options = location.table_uri(SCENES), location.storage_options()
-        try:
-            self.dataset = lance.dataset(uri, version=version, storage_options=options, session=session)
-        except (ValueError, OSError) as error:
-            raise ConfigError(f"the store's scenes have no version {version}; it was removed") from error
+    def __init__(self, location: StoreLocation, dataset: lance.LanceDataset) -> None:
+        self.location, self.dataset, self.version = location, dataset, int(dataset.version)
 
     @classmethod
     def newest(cls, location: StoreLocation, session: lance.Session | None = None) -> Snapshot:
-        """As of now."""
-        return cls(location, int(location.dataset(SCENES, session=session).version), session)
+        """As of now.
+
+        Args:
+            session: shared by the versions of one store, so that a new one reads only what is new.
+        """
+        return cls(location, location.dataset(SCENES, session=session))
+
+    @classmethod
+    def at(cls, location: StoreLocation, version: int, session: lance.Session | None = None) -> Snapshot:
+        """
+        Raises:
+            ConfigError: the version is not there any more, or never was.
+        """
+        uri, options = location.table_uri(SCENES), location.storage_options()
+        try:
+            return cls(location, lance.dataset(uri, version=version, storage_options=options, session=session))
+        except (ValueError, OSError) as error:
+            raise ConfigError(f"the store's scenes have no version {version}; it was removed") from error
 
     @classmethod
     def tagged(cls, location: StoreLocation, tag: str, session: lance.Session | None = None) -> Snapshot:
         """As after an earlier run.
 
         Raises:
-            ConfigError: no version has this tag.
+            ConfigError: no version has this tag. StoreError: tags cannot be read.
         """
-        known = location.dataset(SCENES, session=session).tags.list()
+        known = location.tags(SCENES, session)
         if tag not in known:
             raise ConfigError(f"no table version is tagged {tag!r}; /v1/runs lists those that are")
-        return cls(location, int(known[tag]["version"]), session)
+        return cls.at(location, known[tag], session)
 
     @property
     def embedding_dim(self) -> int:
@@ -98,6 +103,11 @@ class Snapshot:
         """
         with self._reading():
             return bool(self.dataset.latest_version == self.version)
+
+    def index_ids(self) -> str:
+        """Of the vector index. Raises StoreError: the store cannot be read."""
+        with self._reading():
+            return index_ids(self.dataset)
 
     @contextmanager
     def _reading(self) -> Iterator[None]:

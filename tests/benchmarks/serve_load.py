@@ -187,7 +187,7 @@ class _Load:
         for body, answer in self._answers:
             version = answer["version"]
             self._versions.add(version)
-            snapshot = snapshots.setdefault(version, Snapshot(self._location, version, session))
+            snapshot = snapshots.setdefault(version, Snapshot.at(self._location, version, session))
             query = body.get("query", {})
             asked = query.get("text") or query.get("image_base64")
             if asked is not None and asked not in vectors:

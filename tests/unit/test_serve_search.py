@@ -7,6 +7,7 @@ import base64
 import csv
 import io
 import json
+import shutil
 import threading
 import time
 import zipfile
@@ -305,6 +306,51 @@ def test_versions_share_what_was_read_of_files_until_the_index_is_another(tmp_pa
     assert all(session.is_same_as(sessions[0]) for session in sessions)
     assert refresh_vector_index(server.location, VectorIndexConfig(from_rows=256, queries=4)) is not None
     assert not store.view().snapshot.dataset.session().is_same_as(sessions[0])
+
+
+def test_a_version_that_nobody_has_looked_into_may_be_removed_while_it_is_held(tmp_path):
+    server = make_server(tmp_path)
+    for k in range(15):  # so many files that what a version says of its index is read by itself
+        add_scenes(server.location, 30, first=100 + 30 * k)
+    refresh_vector_index(server.location, VectorIndexConfig(from_rows=256, queries=4))
+    assert ask(server, "GET", "/readyz").status_code == 200
+    add_scenes(server.location, 1, first=900)
+    finish_run(server.location, "r9", 9)
+    remove_orphans(server.location, older_than_days=0)
+    for path in ("/v1/hard", "/readyz", "/v1/overview"):
+        assert ask(server, "GET", path).status_code == 200, path
+
+
+def test_a_store_that_is_made_anew_at_the_same_place_is_another(tmp_path):
+    server = make_server(tmp_path)
+    store = server.app.state.context.services.store
+    before = search(server)
+    shutil.rmtree(server.location.uri)
+    open_for_writing(server.location, MODEL)
+    add_scenes(server.location, 12)
+    finish_run(server.location, "r1", started_ns=77)
+    store._read = (-1e9, *store._read[1:])  # as a second later
+    after = search(server, top=100)
+    assert before["total"] == 30 and after["version"] == before["version"]
+    assert after["total"] == len(after["hits"]) == 12
+
+
+def test_a_tag_that_cannot_be_read_makes_a_store_unavailable_and_saves_nothing(tmp_path):
+    server = make_server(tmp_path)
+    scene_ids = ids(search(server, top=2))
+    tag = next((tmp_path / "store" / "scenes.lance").rglob("tags/*.json"))
+    tag.write_text("{")
+    for path in ("/v1/runs", "/v1/hard?as_of=run-r1"):
+        assert ask(server, "GET", path).json()["code"] == "store_unavailable", path
+    saved = ask(server, "POST", "/v1/sets", json={"name": "a", "scene_ids": scene_ids})
+    assert saved.status_code == 503 and ask(server, "GET", "/v1/sets").json()["sets"] == []
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/metrics", "/v1/hard", f"/v1/scenes/{SCENE}", "/"])
+def test_head_says_what_get_would_without_its_body(server, path):
+    head, got = ask(server, "HEAD", path), ask(server, "GET", path)
+    assert head.status_code == got.status_code == 200 and head.content == b""
+    assert head.headers["content-type"] == got.headers["content-type"]
 
 
 @dataclass

@@ -98,7 +98,14 @@ function show(results, state, signal) {
     hits.length ? grid : element("p", { class: "empty" }, overview.num_scenes
       ? "No scene passes these filters. Take one away, or clear them."
       : "This store holds no scene yet. Mine some: python jobs/mine_fleet.py"));
-  if (held.cursor) results.append(more(grid, state, options, label, signal));
+  results.append(held.cursor ? more(grid, state, options, label, signal) : end());
+}
+
+/** What is said below the last result that can be had. */
+function end() {
+  const { hits, total } = held;
+  return element("p", { class: "small soft", id: "end" }, hits.length && hits.length < total
+    ? `These are the first ${hits.length.toLocaleString("en")}; narrow the search for others.` : "");
 }
 
 function more(grid, state, options, label, signal) {
@@ -115,7 +122,7 @@ function more(grid, state, options, label, signal) {
       label();
       cards[0]?.querySelector("a.cover").focus();
       button.disabled = false;
-      if (!page.next_cursor) button.remove();
+      if (!page.next_cursor) button.replaceWith(end());
     } catch (error) {
       button.disabled = false;
       if (signal.aborted) return;
