@@ -19,6 +19,7 @@ import pytest
 import uvicorn
 from PIL import Image
 
+from serve.search_store import _Recent
 from system.records import scene_id
 from system.store.commits import append_rows
 from system.store.detections import DETECTIONS, detections_schema, open_detections
@@ -224,6 +225,18 @@ def test_a_list_is_found_again_as_it_was_left(browser, url: str, token: str):
     assert page.locator(".card").count() == 30 and searches == sum(path.endswith("/v1/search") for path in asked)
     assert page.evaluate("document.activeElement.closest('li').dataset.scene") == last
     assert told == []
+    page.context.close()
+
+
+def test_the_last_result_that_can_be_had_says_so(browser, server: Server, url: str, token: str, monkeypatch):
+    store = server.app.state.context.services.store
+    monkeypatch.setattr(store, "_max_depth", 26)
+    monkeypatch.setattr(store, "_rankings", _Recent(8))
+    page, told = opened(browser)
+    page.goto(f"{url}/#token={token}")
+    page.click("#more")
+    page.wait_for_selector("text=These are the first 26; narrow the search for others.")
+    assert not page.locator("#more").count() and told == []
     page.context.close()
 
 
