@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import httpx2 as httpx
 import numpy as np
 import pyarrow as pa
 from fastapi import FastAPI
@@ -32,6 +34,8 @@ from system.store.schema import PICTURES, SCENES, pictures_schema, scenes_schema
 from system.store.tables import ModelRow, open_for_writing
 
 DIM = 8
+SCENE, BARE = scene_id("fleet", "log0", 1, 4), scene_id("fleet", "log1", 4, 4)
+TEXT = {"kind": "text", "text": "bus in fog"}
 MODEL = ModelRow("m1", "packaged", "tower-1", None, DIM, ("night", "rain", "pedestrian"), "{}")
 
 
@@ -180,3 +184,47 @@ def make_server(folder: Path, limits: Limits | None = None, scenes: int = 30, wi
     return Server(
         create_app(services, settings), location, encoder, detector, folder / "tokens.json", folder / "audit.jsonl"
     )
+
+
+def make_server_over(server: Server) -> Server:
+    """Another process over the same store."""
+    settings = server.app.state.context.settings
+    app = create_app(Services(SearchStore(server.location), server.encoder, server.detector), settings)
+    return replace(server, app=app)
+
+
+def ask(server: Server, method: str, path: str, **options: Any) -> httpx.Response:
+    """One request with every scope."""
+
+    async def once() -> httpx.Response:
+        transport = httpx.ASGITransport(server.app)
+        headers = server.token() | options.pop("headers", {})
+        async with httpx.AsyncClient(transport=transport, base_url="http://test", headers=headers) as session:
+            return await session.request(method, path, **options)
+
+    return asyncio.run(once())
+
+
+def search(server: Server, **body: Any) -> dict[str, Any]:
+    """An answer of /v1/search."""
+    answer = ask(server, "POST", "/v1/search", json=body)
+    assert answer.status_code == 200, answer.text
+    found: dict[str, Any] = answer.json()
+    return found
+
+
+def ids(answer: dict[str, Any]) -> list[str]:
+    """Of the scenes of an answer."""
+    return [hit["scene"]["scene_id"] for hit in answer["hits"]]
+
+
+def all_pages(server: Server, **body: Any) -> list[str]:
+    """Ids of the scenes of all pages."""
+    found: list[str] = []
+    cursor = None
+    while True:
+        answer = search(server, **body, cursor=cursor)
+        found += ids(answer)
+        cursor = answer["next_cursor"]
+        if cursor is None:
+            return found
