@@ -93,6 +93,7 @@ def mine_fleet(
     listing: Listing | None = None,
     remarks: Mapping[str, Any] | None = None,
     keep_days: float | None = _KEEP_DAYS,
+    run_id: str | None = None,
 ) -> MiningResult:
     """Mine every scene that the store does not hold for this model, rank the store and write the report.
 
@@ -103,6 +104,7 @@ def mine_fleet(
         remarks: stand in the run's record from its start on, so that a killed run has them too.
         keep_days: untagged versions, and files that none names, are removed once they are older; None: nothing is, for
             the caller maintains the store.
+        run_id: of `new_run_id`, where the caller has begun the run's record already.
     Raises:
         ConfigError, FormatError: a path or value of the user's.
         LeaseError: another job writes to this store. SchemaError: the store was made by another tower or schema.
@@ -112,7 +114,7 @@ def mine_fleet(
     """
     location, model = StoreLocation.parse(config.store), describe_model(config)
     check_model(location, model)
-    run_id = new_run_id()
+    run_id = run_id or new_run_id()
     bind_log_ids(run_id=run_id)
     LOGGER.info("run %s writes to %s", run_id, location.uri)
     with Lease(location, run_id, on_beat=partial(metrics.lease_renewed, run_id)) as lease:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import time
 from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
+from itertools import count
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pyarrow as pa
@@ -48,15 +51,14 @@ class Miner:
     """Stands in for `mine_fleet`: rows without any model. fails_after: so many scenes are committed, then it dies."""
 
     def __init__(self) -> None:
-        self.runs, self.fails_after, self.is_stalled = 0, None, False
+        self.fails_after, self.is_stalled = None, False
 
-    def __call__(self, config: MineConfig, progress, should_stop, listing, remarks, keep_days) -> MiningResult:
+    def __call__(self, config: MineConfig, progress, should_stop, listing, remarks, keep_days, run_id) -> MiningResult:
         assert keep_days is None, "a night maintains the store itself, as it is configured"
         location, model = StoreLocation.parse(config.store), describe_model(config)
         settled = committed_ids(location, model.model_id), quarantined_ids(location, model.model_id)
         plan = plan_mining(config, *settled, listing)
-        self.runs += 1
-        result = MiningResult(f"run{self.runs:03d}", model.model_id, plan.found, 0, plan.already)
+        result = MiningResult(run_id, model.model_id, plan.found, 0, plan.already)
         result.quarantined, result.deferred, result.remaining = len(plan.bad_logs), plan.deferred, plan.todo
         record = RunRecord(result.run_id, model.model_id, "running", 1, None, None, dict(remarks))
         write_run(location, record)
@@ -84,6 +86,8 @@ class Miner:
 def miner(monkeypatch) -> Miner:
     stand_in = Miner()
     monkeypatch.setattr(night_module, "mine_fleet", stand_in)
+    numbers = count(1)  # ids of one second have no order
+    monkeypatch.setattr(night_module, "new_run_id", lambda: f"run{next(numbers):03d}")
     return stand_in
 
 
@@ -162,6 +166,24 @@ def test_a_changed_log_whose_night_died_is_dropped_once_and_mined_once(tmp_path,
     result = night()
     assert (result.mined.committed, result.mined.already) == (2, 2)  # what was mined of the new content stays
     assert len(result.arrivals("reuploaded")) == 1 and not night().mined.committed
+
+
+@pytest.mark.parametrize("dies_in", ["mine_fleet", "write_log_versions"])
+def test_what_a_night_with_since_dropped_before_it_died_is_mined_by_the_next(tmp_path, night, monkeypatch, dies_in):
+    old = TODAY - timedelta(days=60)
+    folder = upload(tmp_path, "old", day=old, seconds=16)
+    night(TODAY - timedelta(days=40), since=old, **QUICK)
+    night(DAY, **QUICK)
+    shutil.rmtree(folder)
+    upload(tmp_path, "old", day=old, seconds=12)
+    with monkeypatch.context() as patched:
+        patched.setattr(night_module, dies_in, Mock(side_effect=StoreError("killed")))
+        with pytest.raises(StoreError, match="killed"):
+            night(NEXT, since=old, **QUICK)
+    assert not scenes(tmp_path)
+    result = night(NEXT, **QUICK)
+    assert (result.days[0], result.mined.committed, len(pq.read_table(result.labels))) == (old, 3, 3)
+    assert night(TODAY, **QUICK).days[0] > old
 
 
 def test_a_changed_log_may_be_told_alone_and_is_told_again(tmp_path, night: Night):

@@ -8,7 +8,7 @@ from datetime import date, datetime
 from system.errors import ConfigError, StoreError
 from system.pipelines.nightly.config import NightlyConfig
 from system.pipelines.nightly.partitions import days_to_look_at, missed_nights
-from system.pipelines.nightly.records import NightRecord, left_from, read_nights
+from system.pipelines.nightly.records import NIGHT_LOGS, NightRecord, left_from, past_nights, read_nights
 from system.store.location import StoreLocation
 from system.store.runs import RunRecord
 
@@ -69,8 +69,9 @@ def due(config: NightlyConfig, night: date | None, since: date | None, now_ns: i
                 "of both in one configuration, or use a store of its own for each"
             )
     # A place counts the nights that looked there; one that has moved, all of them.
-    places = [[record for record in past if template in record.logs] for template in config.logs]
-    days = max((_days(config, day, nights) for nights in (past, *places)), key=len)
+    runs_there = [[run for run in runs if template in run.report.get(NIGHT_LOGS, ())] for template in config.logs]
+    places = [past_nights(there) for there in runs_there]
+    days = max((_days(config, day, some) for some in (runs, *runs_there)), key=len)
     if since is not None:
         days = max(days, days_to_look_at(day, None, since, 0), key=len)
     missed = {gap for nights in (past, *places) for gap in missed_nights(day, [record.day for record in nights])}
@@ -78,10 +79,10 @@ def due(config: NightlyConfig, night: date | None, since: date | None, now_ns: i
     return Due(day, days, sorted(missed), runs, past, max(before, default=None))
 
 
-def _days(config: NightlyConfig, day: date, nights: list[NightRecord]) -> list[date]:
+def _days(config: NightlyConfig, day: date, runs: list[RunRecord]) -> list[date]:
     """The days of which these nights may have left something; a second run of a night stands where the first stood."""
-    complete = max((record.day for record in nights if record.day < day and not record.left), default=None)
-    return days_to_look_at(day, complete, config.since, config.late_days, left_from(nights))
+    complete = max((record.day for record in past_nights(runs) if record.day < day and not record.left), default=None)
+    return days_to_look_at(day, complete, config.since, config.late_days, left_from(runs))
 
 
 def _check_clock(location: StoreLocation, runs: list[RunRecord], now_ns: int) -> None:

@@ -25,14 +25,15 @@ from system.pipelines.nightly.finding import Arrival, NightLogs, find_logs
 from system.pipelines.nightly.judging import Judged, judge_logs
 from system.pipelines.nightly.label_night import label_night, load_label_rules
 from system.pipelines.nightly.outcome import NightResult, night_alerts
-from system.pipelines.nightly.records import NIGHT_LOGS, one_a_day, runs_of_night, write_night
+from system.pipelines.nightly.records import FIRST_DAY, NIGHT_LOGS, one_a_day, runs_of_night, write_night
 from system.pipelines.plan import Listing
+from system.pipelines.result import MiningResult
 from system.report.log_lines import bind_log_ids
 from system.store.lease import Lease, wait_for_dead_holder
 from system.store.location import StoreLocation
 from system.store.log_versions import drop_mined, read_log_versions, versions_of_night, write_log_versions
 from system.store.maintain import maintain_held, tag_version
-from system.store.runs import NIGHT_OF
+from system.store.runs import NIGHT_OF, RunRecord, new_run_id, write_run
 from system.store.tables import ModelRow, check_model, open_for_writing
 
 
@@ -88,17 +89,28 @@ def run_night(
     judged = _judge(config, location, model, todo, logs, now_ns)
     for place in logs.empty:
         progress.note(f"{place}: nothing is there yet")
-    with Lease(location, f"night-{todo.day}") as lease:
+    mining, run_id = _mining(config, logs), new_run_id()
+    remarks = {
+        NIGHT_OF: todo.day.isoformat(),
+        NIGHT_LOGS: list(config.logs),
+        FIRST_DAY: todo.days[0].isoformat(),
+    }
+    with Lease(location, run_id) as lease:
         open_for_writing(location, model)
+        # Before anything is dropped, so that the next night knows of one that dies from here on.
+        figures = MiningResult(run_id, model.model_id).as_json()
+        report = {**remarks, "figures": figures, "config": mining.model_dump(mode="json")}
+        write_run(location, RunRecord(run_id, model.model_id, "running", time.time_ns(), None, None, report))
         _remember(config, location, model, judged, lease, progress)
     # Whatever ends the mining, both are asked: the meter counts each time.
     mined = mine_fleet(
-        _mining(config, logs),
+        mining,
         progress,
         lambda: bool(meter.is_spent()) | should_stop(),
         _listing(logs, judged.current),
-        {NIGHT_OF: todo.day.isoformat(), NIGHT_LOGS: list(config.logs)},
+        remarks,
         keep_days=None,
+        run_id=run_id,
     )
     meter.is_spent()
     result = NightResult(

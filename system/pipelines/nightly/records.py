@@ -13,6 +13,8 @@ from system.store.runs import NIGHT_OF, RunRecord, read_run, read_runs, write_ru
 KEY = "night"
 # Beside NIGHT_OF in the record of every run of a night: the `logs` of its configuration, with {date} in them.
 NIGHT_LOGS = "night_logs"
+# Beside these: the first day that it looked at.
+FIRST_DAY = "night_first_day"
 
 
 @dataclass(frozen=True)
@@ -80,19 +82,25 @@ def read_nights(location: StoreLocation) -> tuple[list[RunRecord], list[NightRec
     return runs, past_nights(runs)
 
 
-def left_from(nights: Sequence[NightRecord]) -> date | None:
+def left_from(runs: Sequence[RunRecord]) -> date | None:
     """The first day of which nights have left something that no later night has made up for, or None.
 
+    One that died may have dropped scenes of any log that it looked at, to mine them again.
+
     Args:
-        nights: newest first.
+        runs: newest first.
     """
-    pending: date | None = None
-    for night in reversed(nights):
-        if night.left:
-            pending = min(pending or night.first_day, night.first_day)
-        elif pending is not None and night.first_day <= pending:
+    pending: str | None = None
+    for run in reversed(runs):
+        night = run.report.get(KEY)
+        first = run.report.get(FIRST_DAY) if night is None else night["first_day"]
+        if first is None:
+            continue
+        if night is None or night["left"]:
+            pending = min(pending or first, first)
+        elif pending is not None and first <= pending:
             pending = None
-    return pending
+    return None if pending is None else date.fromisoformat(pending)
 
 
 def write_night(location: StoreLocation, run_id: str, days: Sequence[date], left: int, figures: NightFigures) -> None:
