@@ -209,6 +209,28 @@ def test_a_signal_or_a_budget_ends_the_night_and_the_next_goes_on(tmp_path, nigh
     assert (rest.mined.committed, rest.left, rest.days[0]) == (2, 0, DAY - timedelta(days=3))
 
 
+def test_the_next_night_labels_what_one_mined_that_was_asked_to_stop_and_counts_its_own(tmp_path, night: Night):
+    for name in ("a", "b"):
+        upload(tmp_path, name, seconds=4)
+    stopped = night(stop=True, **QUICK)
+    assert (stopped.mined.committed, stopped.left, stopped.labels) == (1, 1, None)
+    result = night(NEXT, **QUICK)
+    assert set(pq.read_table(result.labels)["log_id"].to_pylist()) == {"a", "b"}
+    assert (result.figures.scenes, stopped.figures.scenes, result.made_up) == (1, 1, [])
+    upload(tmp_path, "c", TODAY, seconds=4)
+    assert set(pq.read_table(night(TODAY, **QUICK).labels)["log_id"].to_pylist()) == {"c"}
+
+
+def test_a_night_that_mined_all_and_labelled_nothing_has_its_old_days_looked_at_again(tmp_path, night: Night):
+    old = DAY - timedelta(days=60)
+    upload(tmp_path, "a", old, seconds=4)
+    stopped = night(stop=True, since=old, **QUICK)
+    assert (stopped.mined.committed, stopped.left, stopped.labels) == (1, 0, None)
+    result = night(NEXT, **QUICK)
+    assert result.days[0] == old and pq.read_table(result.labels)["log_id"].to_pylist() == ["a"]
+    assert night(TODAY, labels={"enabled": False}, **QUICK).days[0] > old
+
+
 def test_a_budget_that_is_used_up_while_no_node_comes_ends_the_night_with_its_report(tmp_path, night: Night, miner):
     upload(tmp_path, "a")
     miner.is_stalled = True

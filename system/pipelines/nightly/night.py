@@ -128,7 +128,11 @@ def run_night(
         progress.note(f"the night did not end on {', '.join(result.made_up)}; its scenes are labelled and counted here")
     if config.labels.enabled and not is_asked_to_stop:
         progress.phase("labelling")
-        result.labels, result.label_faults = label_night(config, location, todo.day, run_ids, judged.current)
+        runs = runs_of_night(todo.runs, model.model_id, todo.day, config.logs, to_label=True)
+        if owed := sorted({run.report[NIGHT_OF] for run in todo.runs if run.run_id in set(runs) - set(run_ids)}):
+            progress.note(f"scenes of the night of {', '.join(owed)} have no labels yet; they are labelled here")
+        to_label = [*runs, mined.run_id]
+        result.labels, result.label_faults = label_night(config, location, todo.day, to_label, judged.current)
     with Lease(location, mined.run_id, on_beat=partial(metrics.lease_renewed, mined.run_id)) as lease:
         if config.rank and not is_asked_to_stop:
             progress.phase("ranking")
@@ -150,7 +154,8 @@ def run_night(
         result.alerts = [*night_alerts(config, result, judged, now_ns), *result.compared.alerts]
         result.cost, result.seconds = meter.cost, time.perf_counter() - started_s
         lease.check()
-        write_night(location, mined.run_id, todo.days, result.left, result.figures)
+        labelled = not (config.labels.enabled and is_asked_to_stop)
+        write_night(location, mined.run_id, todo.days, result.left, result.figures, labelled)
     return result
 
 

@@ -50,14 +50,17 @@ def past_nights(runs: Sequence[RunRecord]) -> list[NightRecord]:
     ]
 
 
-def runs_of_night(runs: Sequence[RunRecord], model_id: str, day: date, logs: Sequence[str]) -> list[str]:
-    """Ids of all runs whose scenes are a night's to label and count, newest first.
+def runs_of_night(
+    runs: Sequence[RunRecord], model_id: str, day: date, logs: Sequence[str], to_label: bool = False
+) -> list[str]:
+    """Ids of all runs whose scenes are a night's to count, or to label, newest first.
 
     They are its own, whether or not they came to their end, and those of earlier days after which no night did.
 
     Args:
         runs: newest first.
         logs: templates of the night; runs of others are their own nights'.
+        to_label: an earlier night that ended without its labels leaves them to this one.
     """
     chosen: list[str] = []
     ended: list[set[str]] = []
@@ -66,12 +69,17 @@ def runs_of_night(runs: Sequence[RunRecord], model_id: str, day: date, logs: Seq
         if night is None or run.model_id != model_id:
             continue
         is_earlier = night < day.isoformat()
-        if is_earlier and KEY in run.report:
+        if is_earlier and KEY in run.report and (_is_labelled(run) or not to_label):
             ended.append(places)
         is_made_up_for = is_earlier and any(places <= others for others in ended)
         if night <= day.isoformat() and places <= set(logs) and not is_made_up_for:
             chosen.append(run.run_id)
     return chosen
+
+
+def _is_labelled(run: RunRecord) -> bool:
+    """Whether a night that ended left no labels to make; nights on record from before this was kept count so."""
+    return bool(run.report[KEY].get("labelled", True))
 
 
 def read_nights(location: StoreLocation) -> tuple[list[RunRecord], list[NightRecord]]:
@@ -96,18 +104,26 @@ def left_from(runs: Sequence[RunRecord]) -> date | None:
         first = run.report.get(FIRST_DAY) if night is None else night["first_day"]
         if first is None:
             continue
-        if night is None or night["left"]:
+        if night is None or night["left"] or not _is_labelled(run):
             pending = min(pending or first, first)
         elif pending is not None and first <= pending:
             pending = None
     return None if pending is None else date.fromisoformat(pending)
 
 
-def write_night(location: StoreLocation, run_id: str, days: Sequence[date], left: int, figures: NightFigures) -> None:
+def write_night(
+    location: StoreLocation,
+    run_id: str,
+    days: Sequence[date],
+    left: int,
+    figures: NightFigures,
+    labelled: bool = True,
+) -> None:
     """Make a run a night; call it last, with the lease held.
 
     Args:
         days: that it looked at; the last is its own.
+        labelled: False where its labels are left to the next night.
 
     Raises:
         StoreError: the store cannot be written.
@@ -117,6 +133,7 @@ def write_night(location: StoreLocation, run_id: str, days: Sequence[date], left
         "day": days[-1].isoformat(),
         "first_day": days[0].isoformat(),
         "left": left,
+        "labelled": labelled,
         "figures": figures.as_json(),
     }
     write_run(location, replace(run, report={**run.report, KEY: night}))
