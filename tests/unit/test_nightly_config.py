@@ -60,11 +60,27 @@ def test_a_wrong_key_or_value_is_named(tmp_path, more, said):
 
 @pytest.mark.parametrize(
     ("logs", "said"),
-    [("/logs/{day}", "expected no other field"), ("/logs/{date:x}", "same place for every day"), (" ", "empty text")],
+    [
+        ("/logs/{day}", "expected no other field"),
+        ("/logs/{date:x}", "same place for every day"),
+        (" ", "empty text"),
+        ("/logs/{date:%Y/%m/%d/%H}", "names an hour, or a part of one; stop at the day"),
+        ("/logs/{date}/{date:%M}", "names an hour"),
+        ("/logs/{date:%d}", "names one place, /logs/01, for days of several"),
+        ("/logs/{date:%m/%d}", "names one place, /logs/01/01, for"),
+        ("/logs/{date:%Y/%d}", "names one place, /logs/2001/01, for"),
+        ("/logs/{date:%Y/%V}", "names one place, /logs/2001/01, for"),  # 2001-12-31 is in the first ISO week of 2002
+        ("/logs/{date:%A}", "names one place, /logs/Monday, for"),
+    ],
 )
-def test_a_template_that_names_no_day_is_refused(tmp_path, logs, said):
+def test_a_template_that_does_not_name_one_day_is_refused(tmp_path, logs, said):
     with pytest.raises(ConfigError, match=said):
         parse(tmp_path, "", f'logs = ["{logs}"]\nstore = "/store"\n')
+
+
+@pytest.mark.parametrize("form", ["%Y/%m/%d", "%Y%m%d", "%y-%j", "%Y/%m", "%G/%V", "%Y/%m/%d/%A", "%Y"])
+def test_a_template_may_name_days_or_spans_of_days(tmp_path, form):
+    assert parse(tmp_path, "", f'logs = ["/logs/{{date:{form}}}"]\nstore = "/store"\n').logs
 
 
 def test_a_missing_file_is_one_line(tmp_path):

@@ -131,6 +131,13 @@ def test_a_month_in_one_place_is_listed_once(tmp_path):
     assert [each.day for each in night.arrivals] == [DAYS[-1]]
 
 
+def test_folders_of_hours_below_a_day_are_searched(tmp_path):
+    for hour in ("00", "07", "23"):
+        write_plain_log(tmp_path / "2026" / "11" / "24" / hour, f"a{hour}", seconds=2)
+    night = find_logs((f"{tmp_path}/{{date:%Y/%m/%d}}",), DAYS, "auto")
+    assert [(each.ref.log_id, each.day) for each in night.arrivals] == [(f"a{h}", DAYS[1]) for h in ("00", "07", "23")]
+
+
 def test_a_folder_that_is_not_there_is_an_error_and_no_quiet_night(tmp_path):
     with pytest.raises(DataError, match="expected the folder or bucket that holds the partitions"):
         find_logs((f"{tmp_path}/lgos/{{date}}",), DAYS, "auto")

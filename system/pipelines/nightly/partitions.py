@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from datetime import date, timedelta
+from datetime import date, datetime, timedelta
+from itertools import groupby
 
 from system.errors import ConfigError
 
@@ -12,6 +13,8 @@ from system.errors import ConfigError
 MOST_DAYS = 1100
 _FIELD = re.compile(r"\{date(?::([^{}]*))?\}")
 _ONE_DAY = timedelta(days=1)
+# Four years have every length of month and year, and every way in which weeks fall into years.
+_FOUR_YEARS = [date(2001, 1, 1) + k * _ONE_DAY for k in range(4 * 365 + 1)]
 
 
 def is_dated(template: str) -> bool:
@@ -19,13 +22,30 @@ def is_dated(template: str) -> bool:
 
 
 def check_template(template: str) -> None:
-    """Raises ValueError, with what is wrong: another field than `{date}`, or one that is the same for every day."""
+    """Raises ValueError, with what is wrong.
+
+    Each day has one place, and a place holds one day, or days that follow each other.
+    """
     if not template.strip():
         raise ValueError("expected a folder or URI, found an empty text")
     if set("{}") & set(_FIELD.sub("", template)):
         raise ValueError(f"{template}: expected no other field than {{date}} or, for instance, {{date:%Y/%m/%d}}")
-    if is_dated(template) and partition(template, date(2001, 1, 1)) == partition(template, date(2002, 2, 2)):
+    if not is_dated(template):
+        return
+    if partition(template, datetime(2001, 1, 1)) != partition(template, datetime(2001, 1, 1, 13, 31, 41, 59)):
+        raise ValueError(
+            f"{template}: names an hour, or a part of one; stop at the day, for instance {{date:%Y/%m/%d}}: folders "
+            "below it are searched"
+        )
+    places = [place for place, _ in groupby(partition(template, day) for day in _FOUR_YEARS)]
+    if len(places) == 1:
         raise ValueError(f"{template}: names the same place for every day; expected for instance {{date:%Y/%m/%d}}")
+    if len(set(places)) < len(places):
+        again = next(place for k, place in enumerate(places) if place in places[:k])
+        raise ValueError(
+            f"{template}: names one place, {again}, for days of several weeks, months or years; expected for instance "
+            "{date:%Y/%m/%d}"
+        )
 
 
 def partition(template: str, day: date) -> str:
