@@ -74,6 +74,33 @@ def test_a_copy_in_another_place_is_the_same_log_and_another_content_there_repla
     assert not after.changed and names(after.current) == ["/3/a"]
 
 
+def recording(day: int, content: str = "x", start: int = 0) -> Arrival:
+    """A file that lies directly in the folder of its day."""
+    ref = LogRef("mcap", f"/logs/2026-11-{day}/rig.mcap", "rig", f"2026-11-{day}", start, start + 9)
+    return Arrival(ref, date(2026, 11, day), Fingerprint(f"files:{content}", 5))
+
+
+def test_a_copy_in_another_days_folder_has_the_scenes_of_the_first():
+    first = judge([recording(23)], now=1).versions
+    copied = judge([recording(23), recording(24)], first, now=2)
+    (current,) = copied.current
+    assert (current.ref.source, current.ref.uri) == ("2026-11-23", "/logs/2026-11-24/rig.mcap") and not copied.changed
+    after = judge([recording(24)], [*first, *copied.versions], now=3)  # the first is gone
+    assert not after.new and [each.ref.source for each in after.current] == ["2026-11-23"]
+    together = judge([recording(23), recording(24)])
+    assert [each.ref.source for each in together.current] == ["2026-11-23"]
+    # What was mined of both before stays as it is.
+    apart = [*first, *judge([recording(24)]).versions]
+    assert len(judge([recording(23), recording(24)], apart).current) == 2
+
+
+def test_another_content_in_another_days_folder_is_another_log():
+    first = judge([recording(23)], now=1).versions
+    copied = judge([recording(23), recording(24)], first, now=2).versions
+    other = judge([recording(23), recording(24, "y")], [*first, *copied], now=3)
+    assert [each.ref.source for each in other.current] == ["2026-11-23", "2026-11-24"] and not other.changed
+
+
 def test_parts_of_one_drive_are_no_contents_of_each_other():
     judged = judge([arrival(uri="/1/a"), arrival(uri="/2/a", content="y", start=10)])
     assert len(judged.current) == len(judged.new) == 2 and not judged.superseded

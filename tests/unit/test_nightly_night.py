@@ -38,8 +38,10 @@ from system.store.lease import Lease
 from system.store.location import StoreLocation
 from system.store.runs import RunRecord, write_run
 from system.store.schema import SCENES, scenes_schema
+from tests.mcap_logs import write_ros2
 from tests.plain_logs import write_plain_log
 from tests.unit.test_pixels_on_s3 import bucket  # noqa: F401 - a fixture
+from tests.unit.test_ros_mcap import drive
 
 TODAY = datetime.now(UTC).date()
 DAY, NEXT = TODAY - timedelta(days=2), TODAY - timedelta(days=1)
@@ -184,6 +186,19 @@ def test_what_a_night_with_since_dropped_before_it_died_is_mined_by_the_next(tmp
     result = night(NEXT, **QUICK)
     assert (result.days[0], result.mined.committed, len(pq.read_table(result.labels))) == (old, 3, 3)
     assert night(TODAY, **QUICK).days[0] > old
+
+
+def test_a_recording_that_is_copied_into_another_days_folder_is_mined_once(tmp_path, night: Night):
+    first, copied = (tmp_path / "logs" / str(day) / "rig7-drive.mcap" for day in (DAY, NEXT))
+    for path in (first, copied):
+        path.parent.mkdir(parents=True)
+    write_ros2(first, drive())
+    night(**QUICK)
+    shutil.copy2(first, copied)
+    result = night(NEXT, **QUICK)
+    assert (result.mined.found, result.mined.committed, result.mined.already) == (1, 0, 1)
+    first.unlink()
+    assert night(TODAY, **QUICK).mined.already == 1 == len(scenes(tmp_path))
 
 
 def test_a_changed_log_may_be_told_alone_and_is_told_again(tmp_path, night: Night):

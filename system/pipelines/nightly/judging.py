@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date
 
+from system.logs import files
 from system.pipelines.nightly.finding import Arrival
 from system.store.log_versions import LogVersion
 
@@ -44,19 +45,20 @@ def judge_logs(
 ) -> Judged:
     """Compare what lies there with what was mined.
 
-    Two logs of one id are contents of the same drive where their times overlap, and parts of it where they do not. Of
-    several contents the one that was seen last is mined; of those first seen tonight, the one that was listed last.
+    Two logs of one id and source are contents of the same drive where their times overlap, and parts of it where they
+    do not. Of several contents the one that was seen last is mined; of those first seen tonight, the one that was
+    listed last.
 
     Args:
         known: logs that this model mined, or was about to, of at least these ids.
         last_night: the night before; a log of an earlier day that is new is late.
         mine_again: whether a changed log is mined in place of its old scenes; if not, it is left out.
     """
-    judged, seen_of = Judged(), defaultdict(list)
+    judged, known, seen_of = Judged(), list(known), defaultdict(list)
     for version in known:
         seen_of[version.source, version.log_id].append(version)
     dated: list[tuple[int, Arrival]] = []
-    for arrival in arrivals:
+    for arrival in _with_first_source(arrivals, known):
         others = seen_of[arrival.ref.source, arrival.ref.log_id]
         here = next((v for v in others if v.log_uri == arrival.ref.uri), None)
         before = _other_content(arrival, here, others)
@@ -77,6 +79,28 @@ def judge_logs(
         judged.versions.append(_version(arrival, model_id, night, kind, now_ns))
     _keep_newest(dated, judged)
     return judged
+
+
+def _with_first_source(arrivals: Sequence[Arrival], known: Sequence[LogVersion]) -> list[Arrival]:
+    """The arrivals; a copy of a log in another day's folder has the source of the first, and so its scenes.
+
+    Recordings are called after the folder that they lie in, which may be that of the day. Another content is no copy:
+    recorders whose clock begins anew give drives of different days one name and one time.
+    """
+    sources_of: dict[tuple[str, int, int, str], list[str]] = defaultdict(list)
+    for version in sorted(known, key=lambda v: (v.seen_ns, v.day)):
+        content = (version.log_id, version.t_start_ns, version.t_end_ns, version.fingerprint)
+        sources_of[content].append(version.source)
+    named = []
+    for arrival in arrivals:
+        ref = arrival.ref
+        sources = sources_of[ref.log_id, ref.t_start_ns, ref.t_end_ns, arrival.fingerprint.text]
+        is_called_after_folder = arrival.day is not None and ref.source == files.name(files.parent(ref.uri))
+        if is_called_after_folder and sources and ref.source not in sources:
+            arrival = replace(arrival, ref=replace(ref, source=sources[0]))
+        sources.append(arrival.ref.source)
+        named.append(arrival)
+    return named
 
 
 def _other_content(arrival: Arrival, here: LogVersion | None, others: Sequence[LogVersion]) -> LogVersion | None:
