@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
-import lance
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -26,7 +25,7 @@ from system.store.pictures import StoredPicture, read_pictures
 from system.store.runs import RunRecord, read_runs, run_shown
 from system.store.schema import SCENES
 from system.store.search import COLUMNS
-from system.store.snapshot import Parts, Ranked, Ranking, Snapshot
+from system.store.snapshot import Parts, Ranked, Ranking, Snapshot, shared_session
 from system.store.tables import read_models
 
 Row = dict[str, Any]
@@ -37,8 +36,6 @@ DETAIL_COLUMNS = (*ROW_COLUMNS, "run_id", "log_uri", "reader", "physics_risk", "
 _RUNS_AGE_S = 1.0
 _SNAPSHOTS_KEPT, _RANKINGS_KEPT, _FACETS_KEPT, _PICTURES_KEPT = 8, 128, 256, 128
 _BINS = 20
-# Lance keeps what it has read of each version's files; a gigabyte of it, where nothing is said.
-_METADATA_BYTES = 256 << 20
 
 
 class StaleCursorError(Exception):
@@ -79,7 +76,7 @@ class SearchStore:
     def _begin_anew(self) -> None:
         """Know nothing of any version."""
         # Of the versions that have one vector index, which each of them would read anew without it.
-        self._session = _session()
+        self._session = shared_session()
         self._snapshots = _Recent[Snapshot](_SNAPSHOTS_KEPT)
         self._rankings = _Recent[Ranking](_RANKINGS_KEPT)
         self._facets = _Recent[Any](_FACETS_KEPT)
@@ -259,7 +256,7 @@ class SearchStore:
             fresh = Snapshot.newest(self.location, self._session)
             ids = fresh.index_ids()
             if held is not None and ids != self._index_ids:
-                self._session = _session()  # the old one would keep the old index in memory
+                self._session = shared_session()  # the old one would keep the old index in memory
                 fresh = Snapshot.newest(self.location, self._session)
                 ids = fresh.index_ids()
             self._index_ids, self._newest, held = ids, fresh, fresh
@@ -306,10 +303,6 @@ class SearchStore:
         key = digest(name, view.snapshot.version, view.model["model_id"], where.to_sql(), size=16)
         answer: T = self._facets.get(key, read)
         return answer
-
-
-def _session() -> lance.Session:
-    return lance.Session(metadata_cache_size_bytes=_METADATA_BYTES)
 
 
 def _first(runs: Sequence[RunRecord]) -> tuple[str, int] | None:

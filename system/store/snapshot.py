@@ -19,6 +19,8 @@ from system.store.nearest import index_ids, nearest_rows
 from system.store.schema import SCENES
 
 Parts = dict[str, float]
+# Lance keeps what it has read of each version's files; a gigabyte of it, where nothing is said.
+_METADATA_BYTES = 256 << 20
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,11 @@ class Ranking:
         ]
 
 
+def shared_session() -> lance.Session:
+    """For versions of one store, so that each reads only what is new."""
+    return lance.Session(metadata_cache_size_bytes=_METADATA_BYTES)
+
+
 class Snapshot:
     """One version of the table `scenes`. Safe to share between threads."""
 
@@ -63,7 +70,7 @@ class Snapshot:
         """As of now.
 
         Args:
-            session: shared by the versions of one store, so that a new one reads only what is new.
+            session: of `shared_session`.
         """
         return cls(location, location.dataset(SCENES, session=session))
 
