@@ -47,6 +47,7 @@ def main(
 
     The last line of stdout is one JSON object: bytes, fragments and versions before and after, unindexed_share,
     held_by; with --forget: scenes, rows by table, tags_removed, sets_changed, bytes_found_after, which is 0;
+    is_id_sought: whether the proof looked for the id by itself, which it does not where a text that stays holds it;
     sources_left and sources_unknown: where the log still lies, and places that do not answer.
 
     Exit codes: 0 done; 2 a wrong option, an unknown log, or one that still lies at its source; 4 the store, or who

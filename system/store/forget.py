@@ -4,9 +4,9 @@ What is to go is written down first (`forgetting.json`), so that a call that was
 log or by the next. Versions that hold the log cannot be kept: their tags go, and with them the answers "as of" those
 runs. A log that was uploaded again has scenes of other ids in older versions: these go as well, and with them every
 picture that no scene of the versions that stay names, of whichever log it is. The proof reads all rows that are left,
-and looks in every byte of every file for the log's scene ids, for pieces of its pictures and for its id, where nothing
-that stays has a name that contains that. It says nothing of what lies outside of the store: exports, answers that
-somebody kept, older versions of objects in a bucket that keeps them, backups.
+and looks in every byte of every file for the log's scene ids, for pieces of its pictures and for its id, where no text
+that stays contains that: a log may be called as a night, a folder or a tag is. It says nothing of what lies outside of
+the store: exports, answers that somebody kept, older versions of objects in a bucket that keeps them, backups.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ from system.store.forget_plan import (
     where_rows,
 )
 from system.store.forget_proof import bytes_left, patterns_of, raw_hits
+from system.store.forget_records import without_log
 from system.store.ids import IdSet
 from system.store.lease import FOLDER as LEASE_FOLDER
 from system.store.lease import Lease
@@ -50,13 +51,12 @@ from system.store.schema import PICTURES, SCENES
 from system.store.sets import list_sets, remove_set, replace_set
 from system.store.tables import table_names
 
-FORGOTTEN = "(forgotten)"
-
 
 @dataclass
 class ForgetReport:
     """What went. rows: by table. bytes_found_after: of patterns that are left, which is to be 0.
 
+    is_id_sought: whether its id by itself was among the patterns, which it is not where texts that stay hold it.
     raw_before: of the patterns, those that were found in the store's files before anything went, so that a proof that
     could find nothing is not taken for one.
     """
@@ -71,6 +71,7 @@ class ForgetReport:
     reports_removed: list[str] = field(default_factory=list)
     bytes_freed: int = 0
     patterns: int = 0
+    is_id_sought: bool = False
     raw_before: int = 0
     bytes_found_after: int = 0
 
@@ -88,7 +89,7 @@ def forget_log(location: StoreLocation, work: ForgetWork, lease: Lease, is_prove
     """
     report = ForgetReport(work.log_id, scenes=len(work.scene_ids))
     patterns = patterns_of(location, work)
-    report.patterns = len(patterns)
+    report.patterns, report.is_id_sought = len(patterns), work.log_id.encode() in patterns
     if is_proven:
         report.raw_before = len(raw_hits(location, patterns))
     location.write_text(WORK_NAME, work.model_dump_json())
@@ -174,7 +175,7 @@ def _orphans(location: StoreLocation, dataset: lance.LanceDataset) -> list[str]:
 def _change_records(location: StoreLocation, work: ForgetWork, report: ForgetReport) -> None:
     """Runs and sets that name the log."""
     for run in read_runs(location):
-        told = _without(run.report, work.names)
+        told = without_log(run.report, work.names)
         if told != run.report:
             write_run(location, RunRecord(**{**vars(run), "report": told}))
             report.runs_changed += 1
@@ -189,17 +190,6 @@ def _change_records(location: StoreLocation, work: ForgetWork, report: ForgetRep
             search = None if is_named else saved.search
             replace_set(location, saved.model_copy(update={"scene_ids": kept, "search": search}))
             report.sets_changed += 1
-
-
-def _without(value: Any, names: tuple[str, ...]) -> Any:
-    """The same JSON, with every text that holds one of the names replaced."""
-    if isinstance(value, str):
-        return FORGOTTEN if mention(names).search(value.encode()) else value
-    if isinstance(value, dict):
-        return {_without(key, names): _without(part, names) for key, part in value.items()}
-    if isinstance(value, list):
-        return [_without(part, names) for part in value]
-    return value
 
 
 def _remove_reports(location: StoreLocation, work: ForgetWork, report: ForgetReport) -> None:
@@ -220,18 +210,19 @@ def _remove_reports(location: StoreLocation, work: ForgetWork, report: ForgetRep
 
 
 def _rewrite_parquet(fs: AbstractFileSystem, path: str, work: ForgetWork) -> int:
-    """Write a table again without the rows that hold a scene's id or the log's; returns how many they were.
+    """Write a table again without the log's rows, by its scenes' ids and by `log_id`; returns how many they were.
 
     Where another source has a log of that id, the row's source counts too.
     """
     with fs.open(path, "rb") as file:
         table = pq.read_table(file)
     gone = np.zeros(len(table), bool)
-    names = work.scene_ids if work.is_shared else (work.log_id, *work.scene_ids)
     for column in table.columns:
         if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
-            gone |= _is_one_of(column, names)
-    if work.is_shared and {"log_id", "source"} <= set(table.column_names):
+            gone |= _is_one_of(column, work.scene_ids)
+    if "log_id" in table.column_names and not work.is_shared:
+        gone |= _is_one_of(table["log_id"], [work.log_id])
+    elif {"log_id", "source"} <= set(table.column_names):
         gone |= _is_one_of(table["log_id"], [work.log_id]) & _is_one_of(table["source"], [str(work.source)])
     if gone.any():
         buffer = io.BytesIO()

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
+
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from system.store.byte_scan import KEY_BYTES, scan
 from system.store.forget_plan import WORK_NAME, ForgetWork, where_log, where_rows
+from system.store.forget_records import without_log
+from system.store.lease import FOLDER as LEASE_FOLDER
 from system.store.location import StoreLocation
 from system.store.pictures import all_pictures
+from system.store.runs import read_runs
+from system.store.schema import PICTURES, RUNS
 from system.store.tables import table_names
 
 
 def patterns_of(location: StoreLocation, work: ForgetWork) -> list[bytes]:
-    """Bytes that only this log has: scenes' ids, pieces of pictures, its own id where no name that stays holds it."""
+    """Bytes that only this log has: scenes' ids, pieces of pictures, its own id where no text that stays holds it."""
     is_told_apart = len(work.log_id) >= KEY_BYTES and not work.is_shared
-    is_told_apart = is_told_apart and not any(work.log_id in name for name in _kept_names(location, work))
+    is_told_apart = is_told_apart and not any(work.log_id in text for text in _kept_texts(location, work))
     return [
         *(scene_id.encode() for scene_id in work.scene_ids),
         *(bytes.fromhex(piece) for piece in work.pieces),
@@ -22,16 +30,24 @@ def patterns_of(location: StoreLocation, work: ForgetWork) -> list[bytes]:
     ]
 
 
-def _kept_names(location: StoreLocation, work: ForgetWork) -> Iterator[str]:
-    """Ids and places of the logs that stay, and what is told of their faults."""
+def _kept_texts(location: StoreLocation, work: ForgetWork) -> Iterator[str]:
+    """Texts of the rows that stay, as they will be, and the names of columns: other logs, days, folders, tags."""
+    for run in read_runs(location):
+        yield json.dumps(without_log(run.report, work.names), ensure_ascii=False)
     for name in table_names(location):
         dataset = location.dataset(name)
-        columns = [column for column in ("log_id", "log_uri", "uri", "message") if column in dataset.schema.names]
-        if "log_id" in columns:
-            where = " AND ".join(f"({gone}) IS NOT TRUE" for gone in where_log(dataset, work))
-            for batch in dataset.scanner(columns=columns, filter=where).to_batches():
-                for column in batch.columns:
-                    yield from filter(None, column.unique().to_pylist())
+        yield from dataset.schema.names
+        # Reports of runs are told above, and pictures by rows of scenes.
+        columns = [field.name for field in dataset.schema if _is_text(field.type) and name not in (RUNS, PICTURES)]
+        where = " AND ".join(f"({gone}) IS NOT TRUE" for gone in where_log(dataset, work)) or None
+        for batch in dataset.scanner(columns=columns, filter=where).to_batches() if columns else ():
+            for column in batch.columns:
+                texts = column.flatten() if pa.types.is_list(column.type) else column
+                yield from texts.filter(pc.match_substring(texts, work.log_id)).slice(0, 1).to_pylist()
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return pa.types.is_string(kind) or (pa.types.is_list(kind) and pa.types.is_string(kind.value_type))
 
 
 def bytes_left(location: StoreLocation, work: ForgetWork, patterns: Sequence[bytes]) -> tuple[int, str]:
@@ -54,7 +70,16 @@ def bytes_left(location: StoreLocation, work: ForgetWork, patterns: Sequence[byt
 
 
 def raw_hits(location: StoreLocation, patterns: Sequence[bytes]) -> dict[bytes, str]:
-    """Patterns that lie in some file, and one such file of each; what is written down to be done does not count."""
+    """Patterns that lie in some file, and one such file of each.
+
+    What is written down to be done does not count, nor who holds the store: a run, which may be called as a night is.
+    """
     fs, root = location.filesystem()
     hits = scan(fs, root, patterns)
-    return {pattern: path for path, found in hits.items() if not path.endswith(f"/{WORK_NAME}") for pattern in found}
+    passed = (f"/{WORK_NAME}", f"/{LEASE_FOLDER}/")
+    return {
+        pattern: path
+        for path, found in hits.items()
+        if not any(part in path[len(root) :] for part in passed)
+        for pattern in found
+    }

@@ -38,6 +38,7 @@ from system.store.lease import Lease
 from system.store.location import StoreLocation
 from system.store.runs import RunRecord, write_run
 from system.store.schema import SCENES, scenes_schema
+from tests.cluster.jobs import call_job
 from tests.mcap_logs import write_ros2
 from tests.plain_logs import write_plain_log
 from tests.unit.test_pixels_on_s3 import bucket  # noqa: F401 - a fixture
@@ -398,3 +399,16 @@ def test_a_night_runs_on_an_object_store_alone(bucket, tmp_path, night: Night): 
     bucket.pipe_file(f"logs/drives/{DAY}/a/ego.csv", (folder / "ego.csv").read_bytes().replace(b"10.0", b"11.0"))
     again = night(**places)
     assert (again.mined.committed, len(again.arrivals("reuploaded")), again.figures.scenes) == (2, 1, 2)
+
+
+def test_a_log_called_as_its_night_is_forgotten_and_nights_go_on(tmp_path, night):
+    folder = write_plain_log(tmp_path / "logs", str(DAY), cameras=())  # lies in the place of the day itself
+    upload(tmp_path, "b", day=NEXT)
+    night(**QUICK)
+    shutil.rmtree(folder)
+    location = StoreLocation.parse(f"{tmp_path}/store")
+    done = call_job("maintain_store", "--store", location.uri, "--forget", str(DAY), "--yes")
+    assert done.code == 0 and done.figures["bytes_found_after"] == 0, done.stderr
+    assert done.figures["patterns"] > 0 and not done.figures["is_id_sought"]
+    assert night(NEXT, **QUICK).mined.committed > 0
+    assert {row["log_id"] for row in scenes(tmp_path)} == {"b"}
