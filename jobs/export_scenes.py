@@ -8,7 +8,7 @@ import typer
 
 from jobs import options
 from system.export.run import ExportConfig, ExportReport, export_scenes
-from system.pipelines.select_scenes import SceneQuery, select_scenes
+from system.pipelines.select_scenes import SceneQuery, rows_of_set, select_scenes
 from system.report.console import ConsoleProgress, exit_with_code, print_figures
 from system.store.detections import Detected
 
@@ -58,23 +58,14 @@ def main(
 ) -> None:
     """Export the scenes of a query (the options of jobs/search_scenes.py) or of a set, with where they come from.
 
-    Without query, filters and set: every scene of the store. The folder appears when all is in it; export.json says
-    what was exported, faults.jsonl what could not be. The last line of stdout is one JSON object: asked = written +
-    faulty, incomplete, pictures, missing_pictures, boxes, faults, seconds, out.
+    Without query, filters and set: every scene of the store. A saved set is of the model and version that it was saved
+    from, unless --version names another; of the newest version where that was removed. The folder appears when all is
+    in it; export.json says what was exported, faults.jsonl what could not be. The last line of stdout is one JSON
+    object: asked = written + faulty, incomplete, pictures, missing_pictures, boxes, faults, seconds, out.
 
     Exit codes: 0 done; 2 a wrong option, no scene, a place that is taken; 3 too many faulty; 4 the store.
     """
     with exit_with_code():
-        config = ExportConfig.parse(
-            {
-                "overwrite": overwrite,
-                "keyframe_hz": keyframe_hz,
-                "max_faulty_share": max_faulty_share,
-                "licence": licence,
-                "version_tag": version,
-            },
-            "options",
-        )
         where = options.scene_filter(tag, any_tag, without_tag, min_risk, max_risk, start, end, source, log)
         query = SceneQuery.parse(
             {
@@ -88,6 +79,17 @@ def main(
                 "top": top,
                 "hardness_weight": hardness_weight,
                 "version": version,
+            },
+            "options",
+        )
+        config = ExportConfig.parse(
+            {
+                "overwrite": overwrite,
+                "keyframe_hz": keyframe_hz,
+                "max_faulty_share": max_faulty_share,
+                "licence": licence,
+                "version_tag": version,
+                **rows_of_set(store, query),
             },
             "options",
         )

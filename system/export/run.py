@@ -43,7 +43,8 @@ class ExportConfig(FrozenConfig):
     overwrite: replace an earlier export. keyframe_hz: at most so many pictures a second and camera; None: as mined.
     max_faulty_share: of scenes that may be left out before the export fails; pictureless ones do not count.
     licence: of the pictures, in the user's words. model_id: whose rows are taken; None: those that a search shows.
-    version_tag: of the table, "run-<run id>" or "night-<date>".
+    version_tag: of the table, "run-<run id>" or "night-<date>". table_version: in its place, the number of a version,
+    of which a saved set is; the newest where it was removed.
     """
 
     overwrite: bool = False
@@ -53,6 +54,7 @@ class ExportConfig(FrozenConfig):
     limits: PictureLimits = PictureLimits()
     model_id: str | None = None
     version_tag: str | None = None
+    table_version: int | None = None
 
 
 @dataclass
@@ -115,7 +117,7 @@ def export_scenes(
     make_writer = writer_named(format_name)
     location = store if isinstance(store, StoreLocation) else StoreLocation.parse(store)
     model = _model(location, config.model_id, config.version_tag)
-    scenes = SceneRows(location, model["model_id"], config.version_tag)
+    scenes = SceneRows(location, model["model_id"], config.version_tag, config.table_version)
     selection = _select(location, scenes, list(dict.fromkeys(scene_ids)))
     started_s = time.monotonic()
     place = ExportPlace(out, config.overwrite)
@@ -182,8 +184,9 @@ def _select(location: StoreLocation, scenes: SceneRows, scene_ids: list[str]) ->
         missing = [scene_id for scene_id in scene_ids if scene_id not in there]
         named = ", ".join(map(repr, missing[:3])) + (", ..." if len(missing) > 3 else "")
         raise ConfigError(
-            f"{location.uri}: {len(missing)} of {len(scene_ids)} scenes are not in this store with the rows of its "
-            f"newest model: {named}. Take them out of the set, or name the --store that they were found in"
+            f"{location.uri}: {len(missing)} of {len(scene_ids)} scenes are not in this store as rows of model "
+            f"{scenes.model_id} at version {scenes.version}: {named}. Take them out of the set, or name the --version "
+            "or the --store that they were found in"
         )
     return _Selection(ordered, sources, sorted(runs))
 

@@ -17,7 +17,7 @@ from system.store.detections import Detected, among_detected
 from system.store.filters import SceneFilter
 from system.store.location import StoreLocation
 from system.store.search import SearchConfig, hardest_scene_ids, searched_model, tag_names
-from system.store.sets import is_set_id, list_sets, read_set
+from system.store.sets import SavedSet, is_set_id, list_sets, read_set
 
 _SCENE_ID = re.compile(r"[0-9a-f]{32}")
 # Of what a search by likeness finds, where nobody says how many: everything is a little alike.
@@ -79,14 +79,34 @@ def saved_or_listed(location: StoreLocation, name: str) -> list[str]:
     Raises:
         ConfigError: neither is there, or as `read_scene_set`.
     """
-    if is_set_id(name) and not Path(name).exists():
-        try:
-            return list(read_set(location, name).scene_ids)
-        except ConfigError as error:
-            known = ", ".join(f"{saved.set_id} ({saved.name})" for saved in list_sets(location)[:_SETS_TOLD])
-            told = f"expected a file, or a set saved in {location.uri}: {known or 'it holds none'}"
-            raise ConfigError(f"--set {name}: {told}") from error
-    return read_scene_set(name)
+    saved = _saved_set(location, name)
+    return read_scene_set(name) if saved is None else list(saved.scene_ids)
+
+
+def rows_of_set(store: str, query: SceneQuery) -> dict[str, Any]:
+    """Whose rows, of which version, a saved set means: `model_id` and `table_version` of an `ExportConfig`.
+
+    Of a search, a file, or where a version is asked for: nothing.
+
+    Raises:
+        ConfigError: there is no such set.
+    """
+    if query.scene_set is None or query.version is not None:
+        return {}
+    saved = _saved_set(StoreLocation.parse(store), query.scene_set)
+    return {} if saved is None else {"model_id": saved.model_id, "table_version": saved.version}
+
+
+def _saved_set(location: StoreLocation, name: str) -> SavedSet | None:
+    """None of what is the name of a file."""
+    if not is_set_id(name) or Path(name).exists():
+        return None
+    try:
+        return read_set(location, name)
+    except ConfigError as error:
+        known = ", ".join(f"{saved.set_id} ({saved.name})" for saved in list_sets(location)[:_SETS_TOLD])
+        told = f"expected a file, or a set saved in {location.uri}: {known or 'it holds none'}"
+        raise ConfigError(f"--set {name}: {told}") from error
 
 
 def read_scene_set(uri: str) -> list[str]:

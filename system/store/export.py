@@ -54,11 +54,7 @@ def set_rows(location: StoreLocation, saved: SavedSet, columns: Sequence[str] = 
     Raises:
         ConfigError: a scene of the set is not in the store any more.
     """
-    try:
-        snapshot = Snapshot.at(location, saved.version)
-    except ConfigError:
-        snapshot = Snapshot.newest(location)
-    rows = snapshot.rows(saved.scene_ids, saved.model_id, columns)
+    rows = Snapshot.kept(location, saved.version).rows(saved.scene_ids, saved.model_id, columns)
     if len(rows) < len(saved.scene_ids):
         gone = len(saved.scene_ids) - len(rows)
         raise ConfigError(f"{gone} of the {len(saved.scene_ids)} scenes of this set are not in the store any more")

@@ -87,6 +87,14 @@ class Snapshot:
             raise ConfigError(f"the store's scenes have no version {version}; it was removed") from error
 
     @classmethod
+    def kept(cls, location: StoreLocation, version: int) -> Snapshot:
+        """As of a version, or of now where that was removed."""
+        try:
+            return cls.at(location, version)
+        except ConfigError:
+            return cls.newest(location)
+
+    @classmethod
     def tagged(cls, location: StoreLocation, tag: str, session: lance.Session | None = None) -> Snapshot:
         """As after an earlier run.
 

@@ -44,7 +44,9 @@ from system.store.maintain import tag_version
 from system.store.runs import NIGHT_OF, RunRecord, write_run
 from system.store.schema import QUARANTINE, SCENES, quarantine_schema
 from system.store.search import SearchConfig, scenes_version
+from system.store.sets import save_set
 from system.store.tables import open_for_writing
+from tests.cluster.jobs import Done, call_job
 from tests.mined_store import MODEL, RUN_ID, mine_without_model
 from tests.plain_logs import write_plain_log
 from tests.unit.test_store import scene_rows
@@ -174,6 +176,32 @@ def test_searches_and_exports_of_an_earlier_night_take_the_model_that_mined_it(t
     assert len(found) == 2 and set(ids) == found and {row["scene_id"] for row in alike} == found - {like}
     config = ExportConfig(version_tag=tag)
     assert export_scenes(location, ids, "parquet", str(tmp_path / "out"), config).written == 2
+
+
+def test_a_saved_set_is_exported_as_it_was_saved_after_another_model_and_another_upload(tmp_path):
+    write_plain_log(tmp_path / "fleet", "a", seconds=8)
+    location = mine_without_model(tmp_path / "fleet", tmp_path / "store")
+    rows = location.dataset(SCENES).to_table(columns=["scene_id", "model_id"]).to_pylist()
+    ids, version = tuple(row["scene_id"] for row in rows), int(location.dataset(SCENES).version)
+    values = {"name": "x", "created_by": "ana", "model_id": rows[0]["model_id"], "scene_ids": ids, "search": None}
+    saved = save_set(location, {**values, "version": version})
+    open_for_writing(location, replace(MODEL, model_id="m2"))
+    append_rows(location, SCENES, scene_rows(1, model_id="m2"))
+    write_run(location, RunRecord("s2", "m2", "finished", 1, 2, None, {"figures": {"committed": 1}}))
+
+    def export(set_id: str, *more: str) -> Done:
+        asked = ("--store", location.uri, "--set", set_id, "--format", "parquet", "--out", str(tmp_path / "out"))
+        return call_job("export_scenes", *asked, "--overwrite", *more)
+
+    newest = export(save_set(location, {**values, "version": 10**6}).set_id)
+    assert (newest.code, newest.figures["written"]) == (0, 2), "its version was removed: its model's rows as of now"
+    drop_mined(location, "m1", "fleet", "a", 0, 10**12)
+    done = export(saved.set_id)
+    assert (done.code, done.figures["written"], done.figures["table_version"]) == (0, 2, version), done.stderr
+    listed = tmp_path / "ids.txt"
+    listed.write_text("\n".join(ids))
+    refused = export(str(listed))
+    assert refused.code == 2 and "2 of 2 scenes are not in this store as rows of model m2" in refused.stderr
 
 
 @pytest.mark.parametrize(("status", "committed"), [("running", 0), ("failed", 0), ("finished", 0), ("failed", 5)])
