@@ -27,6 +27,9 @@ def main(
     orphan_days: Annotated[
         float, typer.Option(help="Files that no version names stay so long, and no less than --keep-days.")
     ] = 1.0,
+    keep_nights: Annotated[
+        int | None, typer.Option(help="Nights whose tagged versions stay, the newest; all, if not given.")
+    ] = None,
     forget: Annotated[str | None, typer.Option(help="Id of a log that is to be erased.")] = None,
     source: Annotated[str | None, typer.Option(help="Of that log, where several sources have one of this id.")] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Erase; without it, only what would go is told.")] = False,
@@ -39,15 +42,17 @@ def main(
 ) -> None:
     """Compact, bring indices up to date, remove old versions and what killed runs left.
 
-    Others may search meanwhile, and one may mine: what it could miss is left alone then. With --forget, a log goes from
+    Others may search meanwhile, and one may mine: what it could miss is left alone then. With
+    --keep-nights, versions of older nights lose their tags, and can be asked for no more; those that a saved set is of,
+    and all while somebody writes, stay. With --forget, a log goes from
     every table and version, index, picture, saved set and report, nobody may write meanwhile, and tags of versions that
     held it go too. Exports and older versions of objects in a bucket that keeps them are not reached. A call that was
     killed, or whose proof failed, is repeated as it was; with --no-prove it ends without a proof. A log that still lies
     where it was mined would be mined again, so that it has to be deleted there first.
 
     The last line of stdout is one JSON object: bytes, fragments and versions before and after, unindexed_share,
-    held_by; with --forget: scenes, rows by table, tags_removed, sets_changed, bytes_found_after, which is 0;
-    is_id_sought: whether the proof looked for the id by itself, which it does not where a text that stays holds it;
+    held_by, tags_removed; with --forget: scenes, rows by table, tags_removed, sets_changed, bytes_found_after, which is
+    0; is_id_sought: whether the proof looked for the id by itself, which it does not where a text that stays holds it;
     sources_left and sources_unknown: where the log still lies, and places that do not answer.
 
     Exit codes: 0 done; 2 a wrong option, an unknown log, or one that still lies at its source; 4 the store, or who
@@ -58,7 +63,9 @@ def main(
         if forget is None:
             if source is not None or yes or keep_source:
                 raise ConfigError("--source, --yes and --keep-source go with --forget")
-            config = MaintainConfig.parse({"keep_days": keep_days, "orphan_days": orphan_days}, "options")
+            config = MaintainConfig.parse(
+                {"keep_days": keep_days, "orphan_days": orphan_days, "keep_nights": keep_nights}, "options"
+            )
             print_figures(maintain_store(location, config, run_id).figures())
             return
         if not yes:

@@ -28,6 +28,9 @@ def main(
     late_days: Annotated[int, typer.Option(help="Before the night, whose logs are looked at again.")] = 3,
     deadline_hours: Annotated[float, typer.Option(help="From the start to the last commit.")] = 6,
     nights: Annotated[int, typer.Option(help="That the store holds in the end.")] = 365,
+    keep_nights: Annotated[
+        int | None, typer.Option(help="Of them, those kept as they were, as of maintain_store.py; all, if not given.")
+    ] = None,
     gpus: Annotated[int, typer.Option(help="Of a node.")] = 1,
     cpus: Annotated[int, typer.Option(help="Of a node.")] = 8,
     decoded_per_s: Annotated[float, typer.Option(help="Pictures that one CPU reads, decodes and shrinks.")] = 60,
@@ -48,7 +51,7 @@ def main(
     own.
 
     The last line of stdout is one JSON object: nodes, hours, money, is_in_time, bound, scenes_per_s, store_gib,
-    driver_gib, parts {name, need, bears, load}, breaks_first, scales, and the assumptions.
+    kept_nights_gib, driver_gib, parts {name, need, bears, load}, breaks_first, scales, and the assumptions.
 
     Exit codes: 0 done, in time or not (`is_in_time`); 2 a wrong option.
     """
@@ -64,6 +67,7 @@ def main(
                 "late_days": late_days,
                 "deadline_hours": deadline_hours,
                 "nights": nights,
+                "keep_nights": keep_nights,
             },
             "options",
         )

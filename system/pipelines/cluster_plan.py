@@ -29,7 +29,7 @@ class Night(_Finite):
 
     scenes: of one night. pictures_per_scene: keyframes of all cameras. picture_kb: an original as it is read;
     thumbnail_kb: one that is kept. embedding_dim: numbers a scene. late_days: before it that are looked at again.
-    nights: that the store holds in the end.
+    nights: that the store holds in the end. keep_nights: of them, those that can be asked for as they were; None: all.
     """
 
     scenes: int = Field(gt=0)
@@ -41,6 +41,7 @@ class Night(_Finite):
     late_days: int = Field(default=3, ge=0)
     deadline_hours: float = Field(default=6, gt=0)
     nights: int = Field(default=365, ge=1)
+    keep_nights: int | None = Field(default=None, ge=1)
 
 
 class Machine(_Finite):
@@ -69,8 +70,9 @@ class Borne(_Finite):
     commits_per_s: transactions of the driver, assumed for an object store. scenes_per_commit: most that one takes
     together; what waits is bounded by SceneCommitter. head_gib: memory of the head node. id_bytes: of a scene in the
     driver's sets; planned_bytes: of one that is still to be mined; log_bytes: of a listed log. listed_per_s: logs,
-    measured on tables of pictures on a disk. rank_bytes: of a scene, while everything is ranked. bucket_gib_per_s: read
-    by all nodes.
+    measured on tables of pictures on a disk. rank_bytes: of a scene, while everything is ranked. kept_bytes: of
+    each scene that the store holds, for every night that is kept: ranks and indices, measured without a vector index.
+    bucket_gib_per_s: read by all nodes.
 
     What the driver asks an object store of each log is waiting, and is assumed: request_s for one request. Of each log
     of every day looked at, listing_requests one after another (a folder a log: what is in it on each day, its two
@@ -92,6 +94,7 @@ class Borne(_Finite):
     fingerprints_at_once: int = Field(default=16, ge=1)
     labelling_requests: float = Field(default=3, ge=0)
     rank_bytes: float = Field(default=80, gt=0)
+    kept_bytes: float = Field(default=76, ge=0)
     bucket_gib_per_s: float = Field(default=50, gt=0)
 
 
@@ -109,7 +112,8 @@ class Part:
 class ClusterPlan:
     """nodes, hours: until the last scene is committed. money: of the nodes. bound: what a node is busy with.
 
-    scales: how many times the night may grow before the first part gives out, with enough nodes.
+    store_gib: with kept_nights_gib, which is of versions of nights. scales: how many times the night may grow before
+    the first part gives out, with enough nodes.
     """
 
     nodes: int
@@ -122,6 +126,7 @@ class ClusterPlan:
     read_gib: float
     store_gib_per_night: float
     store_gib: float
+    kept_nights_gib: float
     driver_gib: float
     rank_gib: float
     parts: tuple[Part, ...]
@@ -152,6 +157,9 @@ def plan_cluster(night: Night, machine: Machine, borne: Borne | None = None) -> 
     mined_s = node_s / nodes
     seconds = before_s + mined_s
     held = night.scenes * night.nights
+    kept = min(night.keep_nights or night.nights, night.nights)
+    # A version names every scene up to its night: an arithmetic series, up to the newest.
+    kept_bytes = borne.kept_bytes * night.scenes * kept * (2 * night.nights - kept + 1) / 2
     scenes_per_s = night.scenes / mined_s
     read_gib = night.scenes * night.pictures_per_scene * night.picture_kb * 1000 / _GIB
     per_scene = 4 * night.embedding_dim + 1000 * night.thumbnail_kb * night.pictures_per_scene + 2000
@@ -181,7 +189,8 @@ def plan_cluster(night: Night, machine: Machine, borne: Borne | None = None) -> 
         scenes_per_s=round(scenes_per_s, 2),
         read_gib=round(read_gib, 1),
         store_gib_per_night=round(night.scenes * per_scene / _GIB, 2),
-        store_gib=round(held * per_scene / _GIB, 1),
+        store_gib=round((held * per_scene + kept_bytes) / _GIB, 1),
+        kept_nights_gib=round(kept_bytes / _GIB, 1),
         driver_gib=round(driver / _GIB, 3),
         rank_gib=round(rank / _GIB, 3),
         parts=parts,

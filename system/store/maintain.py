@@ -16,6 +16,7 @@ from pydantic import Field
 from system.config import FrozenConfig
 from system.errors import LeaseError, StoreError
 from system.store.detections import DETECTIONS
+from system.store.kept_nights import untag_old_nights
 from system.store.lease import Lease, current_holder
 from system.store.location import StoreLocation
 from system.store.nearest import read_vector_index
@@ -68,17 +69,20 @@ def build_indices(location: StoreLocation, vector: VectorIndexConfig | None = No
 
 class MaintainConfig(FrozenConfig):
     """keep_days: versions that are younger stay, as do tagged ones. orphan_days: files that no version names stay so
-    long, and never less than versions do, for a run that is alive may be about to commit them.
+    long, and never less than versions do, for a run that is alive may be about to commit them. keep_nights: of the
+    versions of nights, those of so many newest stay tagged; None: all.
     """
 
     keep_days: float = Field(default=7.0, ge=0)
     orphan_days: float = Field(default=1.0, ge=0)
+    keep_nights: int | None = Field(default=None, ge=1)
 
 
 @dataclass
 class MaintainReport:
     """bytes, fragments, versions: of all tables. unindexed_share: of the scenes, that a search compares one by one.
 
+    tags_removed: of nights that are not kept.
     recall_at_10: of the vector index, as it was measured when it was brought up to date; None where there is none.
     held_by: who writes to the store; what nobody names is left alone then. conflicts: steps that a writer overtook and
     that the next call does.
@@ -91,6 +95,7 @@ class MaintainReport:
     versions_before: int = 0
     versions_after: int = 0
     tags: int = 0
+    tags_removed: list[str] = field(default_factory=list)
     unindexed_share: float = 0.0
     recall_at_10: float | None = None
     held_by: str | None = None
@@ -132,6 +137,8 @@ def maintain_held(
             _attempt(report, f"compact {name}", partial(_compact, location, name))
     if with_indices:
         _attempt(report, "indices", partial(build_indices, location))
+    if config.keep_nights is not None and holder is None:
+        report.tags_removed = untag_old_nights(location, config.keep_nights)
     for name in table_names(location):
         _clean(location, name, config, report)
     report.bytes_after, report.fragments_after, report.versions_after = _sizes(location)

@@ -24,7 +24,13 @@ def test_nodes_hours_and_money_by_hand():
     assert plan.scenes_per_s == pytest.approx(20, abs=0.01)
     per_scene = 4 * 384 + 12_000 * 40 + 2000
     assert plan.store_gib_per_night == pytest.approx(100_000 * per_scene / 1024**3, abs=0.01)
-    assert plan.store_gib == pytest.approx(365 * plan.store_gib_per_night, rel=1e-3)
+    assert plan.store_gib == pytest.approx(365 * plan.store_gib_per_night + plan.kept_nights_gib, rel=1e-3)
+
+
+def test_nights_that_are_kept_as_they_were_by_hand():
+    for kept, nights in ((1, 365), (2, 364 + 365), (None, 365 * 366 / 2), (999, 365 * 366 / 2)):
+        plan = plan_cluster(NIGHT.model_copy(update={"keep_nights": kept}), MACHINE)
+        assert plan.kept_nights_gib == pytest.approx(76 * 100_000 * nights / 1024**3, abs=0.05)
 
 
 def test_requests_of_an_object_store_for_each_log_by_hand():

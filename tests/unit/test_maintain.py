@@ -19,8 +19,10 @@ from system.store.ids import committed_ids
 from system.store.lease import Lease
 from system.store.location import StoreLocation
 from system.store.maintain import MaintainConfig, build_indices, maintain_store, tag_version, unindexed_share
+from system.store.runs import NIGHT_OF, RunRecord, write_run
 from system.store.schema import SCENES
 from system.store.search import SearchConfig, search_scenes
+from system.store.sets import save_set
 from system.store.tables import open_for_writing
 from tests.cluster.jobs import call_job
 from tests.unit.test_store import DIM, MODEL, scene_rows
@@ -74,6 +76,34 @@ def test_fragments_versions_and_orphans_go_and_tags_stay(location):
     assert location.dataset(SCENES).checkout_version("run-r1").count_rows() == 30
     again = maintain_store(location, NOW, "m")
     assert again.fragments_after == again.fragments_before and location.dataset(SCENES).count_rows() == 50
+
+
+def test_versions_of_all_but_the_newest_nights_go_and_others_stay(location):
+    days = ["2026-11-22", "2026-11-23", "2026-11-24", "2026-11-25"]
+    for k, day in enumerate(days):
+        for tag in (f"run-n{k}", f"night-{day}"):
+            append_rows(location, SCENES, scene_rows(5, 100 * (k + 1) + 50 * tag.startswith("run")))
+            version = tag_version(location, tag)
+        if k == 1:
+            values = {"name": "x", "created_by": "ana", "model_id": "m1", "version": version, "scene_ids": ("0" * 32,)}
+            save_set(location, values)
+        write_run(location, RunRecord(f"n{k}", "m1", "finished", 1, 2, None, {NIGHT_OF: day}))
+    tag_version(location, "night-mine")  # somebody's own
+    assert maintain_store(location, NOW, "m").tags_removed == []
+    with Lease(location, "miner"):
+        assert maintain_store(location, NOW.model_copy(update={"keep_nights": 2}), "m").tags_removed == []
+    report = maintain_store(location, NOW.model_copy(update={"keep_nights": 2}), "m")
+    assert report.tags_removed == ["night-2026-11-22", "run-n0", "run-n1"]
+    kept = location.dataset(SCENES).tags.list()
+    assert set(kept) == {
+        "run-r1", "night-mine", "night-2026-11-23",  # a saved set is of its version
+        "run-n2", "night-2026-11-24", "run-n3", "night-2026-11-25",
+    }  # fmt: skip
+    versions = {version["version"] for version in location.dataset(SCENES).versions()}
+    assert versions == {tag["version"] for tag in kept.values()} | {location.dataset(SCENES).version}
+    for wrong in ("0", "-1"):
+        done = call_job("maintain_store", "--store", location.uri, "--keep-nights", wrong)
+        assert done.code == 2 and "keep_nights" in done.stderr
 
 
 def test_what_a_miner_is_about_to_commit_stays_while_it_holds_the_store(location):

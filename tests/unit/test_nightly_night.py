@@ -401,6 +401,14 @@ def test_a_night_runs_on_an_object_store_alone(bucket, tmp_path, night: Night): 
     assert (again.mined.committed, len(again.arrivals("reuploaded")), again.figures.scenes) == (2, 1, 2)
 
 
+def test_a_night_keeps_as_many_nights_as_it_is_told(tmp_path, night: Night):
+    for day in (DAY, NEXT):
+        upload(tmp_path, f"log-of-{day}", day=day)
+        night(day, maintenance={"keep_nights": 1})
+    location = StoreLocation.parse(f"{tmp_path}/store")
+    assert location.dataset(SCENES).tags.list().keys() == {f"night-{NEXT}"}
+
+
 def test_a_log_called_as_its_night_is_forgotten_and_nights_go_on(tmp_path, night):
     folder = write_plain_log(tmp_path / "logs", str(DAY), cameras=())  # lies in the place of the day itself
     upload(tmp_path, "b", day=NEXT)

@@ -58,7 +58,7 @@ class MaintenanceConfig(MaintainConfig):
 
     @property
     def steps(self) -> MaintainConfig:
-        return MaintainConfig(keep_days=self.keep_days, orphan_days=self.orphan_days)
+        return MaintainConfig(keep_days=self.keep_days, orphan_days=self.orphan_days, keep_nights=self.keep_nights)
 
 
 class CompareConfig(FrozenConfig):
