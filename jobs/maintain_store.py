@@ -42,13 +42,15 @@ def main(
 ) -> None:
     """Compact, bring indices up to date, remove old versions and what killed runs left.
 
-    Others may search meanwhile, and one may mine: what it could miss is left alone then. With
-    --keep-nights, versions of older nights lose their tags, and can be asked for no more; those that a saved set is of,
-    and all while somebody writes, stay. With --forget, a log goes from
-    every table and version, index, picture, saved set and report, nobody may write meanwhile, and tags of versions that
-    held it go too. Exports and older versions of objects in a bucket that keeps them are not reached. A call that was
-    killed, or whose proof failed, is repeated as it was; with --no-prove it ends without a proof. A log that still lies
-    where it was mined would be mined again, so that it has to be deleted there first.
+    Others may search meanwhile, and one may mine: what it could miss is left alone then. With --keep-nights, versions
+    of older nights lose their tags and can be asked for no more; those that a saved set is of stay, and all of them
+    while somebody writes.
+
+    With --forget, a log goes from every table and version, index, picture, saved set and report, nobody may write
+    meanwhile, and tags of versions that held it go too. Exports and older versions of objects in a bucket that keeps
+    them are not reached. A call that was killed, or whose proof failed, is repeated as it was; with --no-prove it ends
+    without a proof. A log that still lies where it was mined would be mined again, so that it has to be deleted there
+    first.
 
     The last line of stdout is one JSON object: bytes, fragments and versions before and after, unindexed_share,
     held_by, tags_removed; with --forget: scenes, rows by table, tags_removed, sets_changed, bytes_found_after, which is

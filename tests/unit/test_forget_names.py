@@ -11,6 +11,7 @@ import pytest
 
 from system.pipelines.nightly.figures import NightFigures
 from system.pipelines.nightly.records import NIGHT_LOGS, read_nights, write_night
+from system.store.lease import Lease
 from system.store.location import StoreLocation
 from system.store.runs import NIGHT_OF, RunRecord, read_run, read_runs, write_run
 from system.store.tables import open_for_writing
@@ -84,6 +85,14 @@ def test_an_id_that_nothing_else_is_called_by_is_sought_by_itself(location):
     report = erase(location, "drive-0007")
     assert report.is_id_sought and report.bytes_found_after == 0
     assert "drive-0007" not in json.dumps([run.report for run in read_runs(location)])
+
+
+def test_a_night_that_held_the_lease_and_died_is_no_trace_of_a_log(location):
+    add_log(location, "2026-11-21")
+    with Lease(location, "night-2026-11-21"):
+        pass
+    report = erase(location, "2026-11-21")
+    assert report.is_id_sought and report.bytes_found_after == 0
 
 
 def test_a_models_configuration_may_hold_the_id(location):
