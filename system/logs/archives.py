@@ -113,6 +113,7 @@ def read_streamed(frames: Sequence[Frame], max_bytes: int) -> list[bytes | DataE
             stream.seek(offset)
             found[k] = stream.read(size)
         except DataError as error:
+            _LAST_STREAM.close()
             found[k] = error
         except _DAMAGED as error:
             _LAST_STREAM.close()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import os
 import posixpath
 import time
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import fsspec
 from fsspec.core import url_to_fs
@@ -134,16 +136,60 @@ def walk_files(uri: str) -> Iterator[str]:
 
 
 def open_binary(uri: str) -> IO[Any]:
-    """Open for reading.
+    """Open for reading. What the storage refuses later is raised as it is here, and again where a `with` block ends.
 
     Raises:
         DataError: `missing_file`, `unreadable_file`.
     """
     fs, path = filesystem(uri)
     try:
-        return fs.open(path, "rb")
+        return cast(IO[Any], _Stream(uri, fs.open(path, "rb")))
     except storage_errors() as error:
         raise _unread(uri, error) from error
+
+
+class _Stream(io.BufferedIOBase):
+    """An open file whose parser cannot take an outage for damage, or for the end of the file."""
+
+    def __init__(self, uri: str, raw: IO[Any]) -> None:
+        self._uri, self._raw = uri, raw
+        self._fault: DataError | None = None
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+        if self._fault is not None:
+            raise self._fault
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return self._raw.seekable()
+
+    def tell(self) -> int:
+        return self._raw.tell()
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
+        try:
+            return self._raw.seek(offset, whence)
+        except storage_errors() as error:
+            if isinstance(error, OSError) and error.errno == errno.EINVAL:
+                raise  # a place that is in no file, as damaged ones name
+            raise self._failed(error) from error
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        try:
+            return self._raw.read(-1 if size is None else size)
+        except storage_errors() as error:
+            raise self._failed(error) from error
+
+    def close(self) -> None:
+        self._raw.close()
+        super().close()
+
+    def _failed(self, error: Exception) -> DataError:
+        self._fault = _unread(self._uri, error)
+        return self._fault
 
 
 def read_bytes(uri: str, offset: int = 0, size: int | None = None) -> bytes:

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import io
+import tarfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import av
+import numpy as np
 import pytest
 from fsspec.implementations.local import LocalFileSystem
+from PIL import Image
 
+from system.errors import OUTAGE_CODES
 from system.pipelines.committing import SceneCommitter
 from system.pipelines.config import MineConfig
 from system.pipelines.mine import describe_model, plan_only
@@ -20,7 +27,9 @@ from system.store.lease import Lease
 from system.store.location import StoreLocation
 from system.store.schema import QUARANTINE
 from system.store.tables import open_for_writing
+from tests.mcap_logs import write_ros2
 from tests.plain_logs import write_plain_log
+from tests.unit.test_ros_mcap import drive
 
 
 @pytest.fixture
@@ -43,11 +52,82 @@ def keep_back(monkeypatch: pytest.MonkeyPatch, camera: str) -> None:
     monkeypatch.setattr(LocalFileSystem, "cat_ranges", cat_ranges)
 
 
-def run(config: MineConfig, run_id: str) -> MiningResult:
-    """Read what is to do, and take down the scenes that could not be read."""
+class Ending:
+    """An open file whose storage refuses all after so many bytes."""
+
+    def __init__(self, file: Any, size: int) -> None:
+        self._file, self._left = file, size
+
+    def read(self, size: int = -1) -> bytes:
+        data = self._file.read(size)
+        self._left -= len(data)
+        if self._left < 0:
+            raise PermissionError("the token has expired")
+        return data
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+
+def end_after(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+    """Recordings end in an outage after so many bytes, from now on."""
+    answer = LocalFileSystem.open
+
+    def opened(self: Any, path: str, mode: str = "rb", **options: Any) -> Any:
+        file = answer(self, path, mode, **options)
+        return Ending(file, size) if "/recordings/" in path else file
+
+    monkeypatch.setattr(LocalFileSystem, "open", opened)
+
+
+def write_recording(folder: Path, suffix: str) -> Path:
+    folder.mkdir()
+    path, rng = folder / f"drive{suffix}", np.random.default_rng(0)
+    pictures = [rng.integers(0, 255, (48, 64, 3), dtype=np.uint8) for _ in range(30)]
+    if suffix == ".mcap":
+        write_ros2(path, drive(30))
+    elif suffix == ".mp4":
+        with av.open(str(path), "w") as video:
+            stream = video.add_stream("mpeg4", rate=10)
+            stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+            for picture in pictures:
+                video.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+            video.mux(stream.encode())
+    else:
+        with tarfile.open(path, "w:gz") as archive:
+            for k, picture in enumerate(pictures):
+                file = io.BytesIO()
+                Image.fromarray(picture).save(file, "JPEG")
+                member = tarfile.TarInfo(f"cam/img_{k:03d}.jpg")
+                member.size = file.tell()
+                archive.addfile(member, io.BytesIO(file.getvalue()))
+    return path
+
+
+def recording(tmp_path: Path, suffix: str) -> tuple[Path, MineConfig]:
+    path = write_recording(tmp_path / "recordings", suffix)
+    config = MineConfig(logs=(str(path.parent),), store=str(tmp_path / "store"))
+    open_for_writing(StoreLocation.parse(config.store), describe_model(config))
+    return path, config
+
+
+def settings_of(config: MineConfig) -> ReadSettings:
+    return ReadSettings((64, 64), config.windows, config.limits, config.thumbnails, config.risk, config.kinematics)
+
+
+def faults_of(config: MineConfig) -> list[str]:
+    """Codes of all that cannot be listed or read."""
+    plan, settings = plan_only(config), settings_of(config)
+    rows = [row for chunk in plan.chunks for row in _faults(read_chunk(chunk, settings, None))]
+    return [bad.code for bad in plan.bad_logs] + [row["code"] for row in rows]
+
+
+def run(config: MineConfig, run_id: str, planned: Callable[[], None] = lambda: None) -> MiningResult:
+    """Read what is to do, and take down the scenes that could not be read. planned: called before any is read."""
     location, model_id = StoreLocation.parse(config.store), describe_model(config).model_id
-    settings = ReadSettings((64, 64), config.windows, config.limits, config.thumbnails, config.risk, config.kinematics)
+    settings = settings_of(config)
     plan = plan_only(config)
+    planned()
     result = MiningResult(run_id, model_id, found=plan.found, quarantined=plan.quarantined_before, remaining=plan.todo)
     with Lease(location, run_id) as lease:
         quarantine, held = QuarantineWriter(location, model_id, run_id), committed_ids(location, model_id)
@@ -85,3 +165,24 @@ def test_a_log_whose_tables_storage_keeps_back_is_left_and_a_damaged_one_is_not(
     for path in Path(config.logs[0]).rglob("*.jpg"):
         path.write_bytes(b"\xff\xd8no picture")
     assert (run(config, "r2").quarantined, plan_only(config).todo) == (2, 0)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5])
+@pytest.mark.parametrize("suffix", [".mp4", ".tar.gz", ".mcap"])
+def test_a_recording_that_storage_keeps_back_is_left_for_the_next_run(tmp_path, monkeypatch, suffix, share: float):
+    path, config = recording(tmp_path, suffix)
+    todo = plan_only(config).todo
+    first = run(config, "r1", lambda: end_after(monkeypatch, int(share * path.stat().st_size)))
+    assert (first.unread, first.quarantined, first.unaccounted, todo > 0) == (todo, 0, 0, True)
+    monkeypatch.undo()
+    assert (plan_only(config).todo, run(config, "r2").unread) == (todo, 0)
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".tar.gz", ".mcap"])
+def test_a_damaged_recording_is_no_outage(tmp_path, suffix: str):
+    path, config = recording(tmp_path, suffix)
+    whole = path.read_bytes()
+    for damaged in (b"", whole[:5], whole[: len(whole) // 2], whole[:200] + b"\xff" * 200 + whole[400:],
+                    whole[:-40] + b"\xff" * 40):  # fmt: skip
+        path.write_bytes(damaged)
+        assert not set(codes := faults_of(config)) & set(OUTAGE_CODES), codes
