@@ -65,7 +65,8 @@ def main(
     once none has come for two minutes.
 
     The last line of stdout is one JSON object: found = committed + already + quarantined + remaining. Scenes remain
-    where the run was stopped, and where the storage did not answer (`unread`); the next run mines them.
+    where the run was stopped, and where the storage did not answer (`unread`: scenes, and logs to be listed); the next
+    run mines them.
 
     Exit codes: 0 done; 2 a wrong option; 3 unreadable input; 4 the store; 5 the model; 6 the counts do not add up,
     too much is in quarantine, or the storage did not answer.

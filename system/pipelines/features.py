@@ -63,7 +63,7 @@ def cache_features(
         progress.note(damaged)
     plan = plan_mining(MineConfig(logs=logs, store="unused", windows=windows), IdSet(held.where), IdSet())
     done.scene_ids, done.already = plan.scene_ids, plan.already
-    done.faults += [f"{bad.uri}: {bad.code}: {bad.message}" for bad in plan.bad_logs]
+    done.faults += [f"{bad.uri}: {bad.code}: {bad.message}" for bad in plan.unlisted]
     progress.expect(plan.todo)
     if not plan.chunks:
         return done

@@ -57,7 +57,7 @@ def label_planned(
 ) -> LabelledLogs:
     """Label the scenes that a plan has to do. Arguments and errors as of `label_logs`."""
     done, tags = LabelledLogs(plan=plan), frozenset(taxonomy.names)
-    done.faults += [(bad.uri, f"{bad.code}: {bad.message}") for bad in plan.bad_logs]
+    done.faults += [(bad.uri, f"{bad.code}: {bad.message}") for bad in plan.unlisted]
     unused = set(given)
     if progress is not None:
         for found in plan.recognised:

@@ -183,9 +183,10 @@ class _Run:
         self._progress.planned(self._plan)
         result.found, result.already, result.deferred = self._plan.found, self._plan.already, self._plan.deferred
         result.quarantined = self._plan.quarantined_before + len(self._plan.bad_logs)
-        result.remaining = self._plan.todo
+        result.unread = len(self._plan.unread_logs)
+        result.remaining = self._plan.todo + result.unread
         self._write_record("running")
-        self._quarantine.add_bad_logs(self._plan.bad_logs)
+        self._quarantine.add_bad_logs(self._plan.unlisted)
         if not self._plan.chunks:
             return
         self._progress.phase("starting Ray and the model")
@@ -215,10 +216,10 @@ class _Run:
                     first_s = max(0.0, batch["forward_began_s"] - began_s)
                     result.stages.first_forward = min(result.stages.first_forward, first_s)
                 # Asked at every tick, since a budget counts whenever it is asked.
-                is_to_stop = result.remaining > 0 and self._should_stop()
+                is_to_stop = result.remaining > result.unread and self._should_stop()
                 if is_to_stop and (batch is not None or time.monotonic() - came_s >= _PATIENCE_S):
                     committer.flush()
-                    result.stopped = result.remaining > 0
+                    result.stopped = result.remaining > result.unread
                     result.stalled = result.stopped and batch is None
                     return
         finally:
@@ -272,8 +273,9 @@ class _Run:
             )
         if result.unread:
             return (
-                f"the storage did not answer for {result.unread} of {result.found} scenes, which are not mined; repeat "
-                f"the command when it does. jobs/show_run.py --store {self._location.uri} names each fault"
+                f"the storage did not answer for {result.unread} of {result.found} scenes and logs, which are "
+                "not mined; repeat the command when it does. "
+                f"jobs/show_run.py --store {self._location.uri} names each fault"
             )
         return None
 

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import astuple, dataclass, field
 from typing import Any
 
-from system.errors import ConfigError
+from system.errors import OUTAGE_CODES, ConfigError
 from system.logs.reader import BadLog
 from system.logs.registry import Found, Skipped, discover, list_logs
 from system.logs.windows import list_windows
@@ -59,6 +59,7 @@ class MiningPlan:
 
     scene_ids: every scene of the logs, settled or not. found: every scene and every log that could not be listed.
     already, quarantined_before: what earlier runs settled.
+    bad_logs, unread_logs: logs that could not be listed; the storage did not answer for the second.
     deferred: left out by `limit`.
     """
 
@@ -70,18 +71,24 @@ class MiningPlan:
     todo: int = 0
     chunks: list[Chunk] = field(default_factory=list)
     bad_logs: list[BadLog] = field(default_factory=list)
+    unread_logs: list[BadLog] = field(default_factory=list)
     recognised: list[Found] = field(default_factory=list)
     skipped: list[Skipped] = field(default_factory=list)
     repeated_logs: list[str] = field(default_factory=list)
     logs_by_source: Counter[str] = field(default_factory=Counter)
 
+    @property
+    def unlisted(self) -> list[BadLog]:
+        return self.bad_logs + self.unread_logs
+
     def figures(self) -> dict[str, Any]:
-        """The counts of a dry run."""
+        """The counts of a dry run. found = already + quarantined + todo + unread."""
         return {
             "found": self.found,
             "already": self.already,
             "quarantined": self.quarantined_before + len(self.bad_logs),
             "todo": self.todo,
+            "unread": len(self.unread_logs),
             "deferred": self.deferred,
             "logs": dict(self.logs_by_source),
         }
@@ -119,7 +126,7 @@ def plan_mining(config: MineConfig, committed: IdSet, quarantined: IdSet, listin
     for log in listing.logs:
         if isinstance(log, BadLog):
             plan.found += 1
-            plan.bad_logs.append(log)
+            (plan.unread_logs if log.code in OUTAGE_CODES else plan.bad_logs).append(log)
             continue
         plan.logs_by_source[log.source] += 1
         is_repeated = False

@@ -27,7 +27,8 @@ class StageSeconds:
 @dataclass
 class MiningResult:
     """Counts of scenes. found = committed + already + quarantined + remaining; remaining is 0 unless it was stopped
-    or scenes are `unread`: the storage did not answer for them, and the next run tries them again.
+    or scenes, or logs that are to be listed, are `unread`: the storage did not answer for them, and the next run tries
+    them again.
 
     stalled: it was stopped after no batch had come for two minutes; Ray may still be waiting for nodes or actors.
     deferred: scenes beyond `limit`, not in `found`. images: pictures of the committed scenes.

@@ -18,10 +18,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from system.errors import ConfigError, StoreError
+from system.errors import ConfigError, DataError, StoreError
+from system.logs.fingerprint import Fingerprint
 from system.pipelines.config import MineConfig
 from system.pipelines.mine import describe_model
 from system.pipelines.mining_progress import MiningProgress
+from system.pipelines.nightly import finding
 from system.pipelines.nightly import night as night_module
 from system.pipelines.nightly import report_night as report_module
 from system.pipelines.nightly.config import NightlyConfig
@@ -30,6 +32,7 @@ from system.pipelines.nightly.outcome import NightResult
 from system.pipelines.nightly.report_night import report_and_tell
 from system.pipelines.plan import plan_mining
 from system.pipelines.result import MiningResult
+from system.records import LogRef
 from system.store.commits import append_rows
 from system.store.forget import forget_log
 from system.store.forget_plan import plan_forgetting
@@ -62,7 +65,8 @@ class Miner:
         settled = committed_ids(location, model.model_id), quarantined_ids(location, model.model_id)
         plan = plan_mining(config, *settled, listing)
         result = MiningResult(run_id, model.model_id, plan.found, 0, plan.already)
-        result.quarantined, result.deferred, result.remaining = len(plan.bad_logs), plan.deferred, plan.todo
+        result.quarantined, result.deferred, result.unread = len(plan.bad_logs), plan.deferred, len(plan.unread_logs)
+        result.remaining = plan.todo + result.unread
         record = RunRecord(result.run_id, model.model_id, "running", 1, None, None, dict(remarks))
         write_run(location, record)
         for window in (window for chunk in plan.chunks for window in chunk.windows):
@@ -254,6 +258,24 @@ def test_a_budget_that_is_used_up_while_no_node_comes_ends_the_night_with_its_re
     assert (result.mined.committed, result.left, result.labels) == (1, 1, None) and not result.maintained
     assert [alert.code for alert in result.alerts] == ["left_for_next_night"] and Path(result.report).exists()
     assert result.alerts[0].message.endswith("the budget of 1e-09 hours is used up")
+
+
+def test_a_log_that_storage_keeps_back_is_looked_at_again_however_late(tmp_path, night: Night, monkeypatch):
+    upload(tmp_path, "a")
+    upload(tmp_path, "kept")
+    fingerprint = finding.log_fingerprint
+
+    def refuse(ref: LogRef, shares_files: bool) -> Fingerprint:
+        if ref.log_id == "kept":
+            raise DataError("unreachable", f"{ref.uri}: cannot be listed: no answer")
+        return fingerprint(ref, shares_files)
+
+    with monkeypatch.context() as outage:
+        outage.setattr(finding, "log_fingerprint", refuse)
+        first = night(late_days=0, **QUICK)
+    assert (first.mined.committed, first.mined.quarantined, first.left, first.figures.quarantined) == (2, 0, 1, 0)
+    second = night(TODAY, late_days=0, **QUICK)
+    assert (second.days[0], second.mined.committed, second.left) == (DAY, 2, 0)
 
 
 def test_each_failed_night_is_a_message_of_its_own(tmp_path, night: Night, miner: Miner, monkeypatch):

@@ -17,7 +17,8 @@ from PIL import Image
 from system.errors import OUTAGE_CODES
 from system.pipelines.committing import SceneCommitter
 from system.pipelines.config import MineConfig
-from system.pipelines.mine import describe_model, plan_only
+from system.pipelines.mine import describe_model, mine_fleet, plan_only
+from system.pipelines.mining_progress import MiningProgress
 from system.pipelines.quarantine import QuarantineWriter
 from system.pipelines.reading import ReadSettings, read_chunk
 from system.pipelines.result import MiningResult
@@ -119,7 +120,7 @@ def faults_of(config: MineConfig) -> list[str]:
     """Codes of all that cannot be listed or read."""
     plan, settings = plan_only(config), settings_of(config)
     rows = [row for chunk in plan.chunks for row in _faults(read_chunk(chunk, settings, None))]
-    return [bad.code for bad in plan.bad_logs] + [row["code"] for row in rows]
+    return [bad.code for bad in plan.unlisted] + [row["code"] for row in rows]
 
 
 def run(config: MineConfig, run_id: str, planned: Callable[[], None] = lambda: None) -> MiningResult:
@@ -186,3 +187,18 @@ def test_a_damaged_recording_is_no_outage(tmp_path, suffix: str):
                     whole[:-40] + b"\xff" * 40):  # fmt: skip
         path.write_bytes(damaged)
         assert not set(codes := faults_of(config)) & set(OUTAGE_CODES), codes
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".tar.gz", ".mcap"])
+def test_a_log_that_cannot_be_listed_in_an_outage_is_left_for_the_next_run(tmp_path, monkeypatch, suffix: str):
+    _, config = recording(tmp_path, suffix)
+    end_after(monkeypatch, 0)
+    assert plan_only(config).figures() | {"logs": 0} == {
+        "found": 1, "already": 0, "quarantined": 0, "todo": 0, "unread": 1, "deferred": 0, "logs": 0
+    }  # fmt: skip
+    with MiningProgress() as progress:
+        result = mine_fleet(config, progress)
+    assert (result.found, result.remaining, result.unread, result.quarantined, result.unaccounted) == (1, 1, 1, 0, 0)
+    assert not result.stopped and result.problem is not None and "did not answer for 1 of 1" in result.problem
+    monkeypatch.undo()
+    assert plan_only(config).todo > 0

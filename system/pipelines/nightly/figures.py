@@ -95,7 +95,7 @@ def _units(column: pa.Array) -> NDArray[np.float64]:
 
 def _quarantined(location: StoreLocation, of_runs: str) -> tuple[int, dict[str, int]]:
     """(scenes and logs, faults by code); single pictures cost no scene, and an outage none for good."""
-    where = f"{of_runs} AND (level = 'log' OR level = 'scene' AND code NOT IN ({literals(OUTAGE_CODES)}))"
+    where = f"{of_runs} AND level IN ('log', 'scene') AND code NOT IN ({literals(OUTAGE_CODES)})"
     rows = location.dataset(QUARANTINE).to_table(columns=["scene_id", "uri", "code"], filter=where).to_pylist()
     return len({row["scene_id"] or row["uri"] for row in rows}), dict(
         Counter(row["code"] for row in rows).most_common()
