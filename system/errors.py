@@ -107,6 +107,9 @@ class StoppedError(NightminerError):
 
 # Codes of a `DataError` that say no more than that the storage did not answer just now; the file may be there.
 OUTAGE_CODES = ("unreadable_file", "unreachable")
+# That of a scene or log for which the storage did not answer on so many days. Days and not runs: a night that fails is
+# started again at once, and so twice within one short outage.
+LASTING_OUTAGE, OUTAGE_DAYS = "lasting_outage", 3
 
 
 def storage_errors() -> tuple[type[Exception], ...]:

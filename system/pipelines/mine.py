@@ -24,11 +24,11 @@ from system.pipelines.result import MiningResult
 from system.pipelines.run_report import write_report
 from system.pipelines.ticking import with_ticks
 from system.report.log_lines import LOGGER, bind_log_ids
-from system.store.ids import IdSet, committed_ids, quarantined_ids
+from system.store.ids import IdSet, committed_ids, lasting_outages, quarantined_ids
 from system.store.lease import Lease
 from system.store.location import StoreLocation
 from system.store.maintain import MaintainConfig, remove_orphans, tag_version
-from system.store.runs import RunRecord, git_commit, new_run_id, write_run
+from system.store.runs import RunRecord, git_commit, new_run_id, run_day, write_run
 from system.store.tables import ModelRow, check_model, open_for_writing
 from system.store.vector_index import vector_index_of
 
@@ -83,7 +83,8 @@ def plan_only(config: MineConfig, listing: Listing | None = None) -> MiningPlan:
     location, model = StoreLocation.parse(config.store), describe_model(config)
     check_model(location, model)
     settled = committed_ids(location, model.model_id), quarantined_ids(location, model.model_id)
-    return plan_mining(config, *settled, listing)
+    outages = lasting_outages(location, model.model_id, run_day(new_run_id()))
+    return plan_mining(config, *settled, listing, outages)
 
 
 def mine_fleet(
@@ -178,7 +179,8 @@ class _Run:
         result, started_s = self.result, time.perf_counter()
         self._progress.phase("listing logs")
         quarantined = quarantined_ids(self._location, self._model.model_id)
-        self._plan = plan_mining(self._config, self._committed, quarantined, self._listing)
+        outages = lasting_outages(self._location, self._model.model_id, run_day(result.run_id))
+        self._plan = plan_mining(self._config, self._committed, quarantined, self._listing, outages)
         result.stages.plan = time.perf_counter() - started_s
         self._progress.planned(self._plan)
         result.found, result.already, result.deferred = self._plan.found, self._plan.already, self._plan.deferred

@@ -6,16 +6,16 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import astuple, dataclass, field
+from dataclasses import astuple, dataclass, field, replace
 from typing import Any
 
-from system.errors import OUTAGE_CODES, ConfigError
+from system.errors import LASTING_OUTAGE, OUTAGE_CODES, ConfigError
 from system.logs.reader import BadLog
 from system.logs.registry import Found, Skipped, discover, list_logs
 from system.logs.windows import list_windows
 from system.pipelines.config import MineConfig
 from system.records import LogRef, WindowRef
-from system.store.ids import IdSet
+from system.store.ids import IdSet, Outages
 
 # Listing is waiting for a disk or an object store, so that more threads than CPUs help.
 _LISTING_THREADS = 16
@@ -26,22 +26,28 @@ _WINDOW_WEIGHT = 8
 
 @dataclass(frozen=True)
 class Chunk:
-    """Windows that one read task takes, neighbours of the same log together so that a log is read once."""
+    """Windows that one read task takes, neighbours of the same log together so that a log is read once.
+
+    last_tries: scenes that are not left for another run if the storage keeps back something of them.
+    """
 
     windows: tuple[WindowRef, ...]
+    last_tries: frozenset[str] = frozenset()
 
     def to_json(self) -> str:
         """How a chunk travels to its task: plain data, each log once."""
         logs = {window.log: None for window in self.windows}
         number = {log: k for k, log in enumerate(logs)}
         windows = [[w.scene_id, number[w.log], w.t_start_ns, w.t_end_ns] for w in self.windows]
-        return json.dumps({"logs": [astuple(log) for log in logs], "windows": windows})
+        last = sorted(self.last_tries)
+        return json.dumps({"logs": [astuple(log) for log in logs], "windows": windows, "last_tries": last})
 
     @classmethod
     def from_json(cls, text: str) -> Chunk:
         values = json.loads(text)
         logs = [LogRef(*log) for log in values["logs"]]
-        return cls(tuple(WindowRef(i, logs[log], start, end) for i, log, start, end in values["windows"]))
+        windows = tuple(WindowRef(i, logs[log], start, end) for i, log, start, end in values["windows"])
+        return cls(windows, frozenset(values["last_tries"]))
 
 
 @dataclass(frozen=True)
@@ -111,14 +117,23 @@ def list_fleet(config: MineConfig) -> Listing:
     return Listing(recognised, skipped, (log for logs in list_each(recognised) for log in logs))
 
 
-def plan_mining(config: MineConfig, committed: IdSet, quarantined: IdSet, listing: Listing | None = None) -> MiningPlan:
+def plan_mining(
+    config: MineConfig,
+    committed: IdSet,
+    quarantined: IdSet,
+    listing: Listing | None = None,
+    outages: Outages | None = None,
+) -> MiningPlan:
     """List every scene below `config.logs`, or of a listing that was made before, and drop those that are settled.
 
+    Args:
+        outages: what is tried for the last time.
     Raises:
         ConfigError, FormatError: as `list_fleet`.
     """
     if listing is None:
         listing = list_fleet(config)
+    outages = outages or Outages()
     plan = MiningPlan(recognised=list(listing.recognised), skipped=list(listing.skipped))
     seen = plan.scene_ids
     pending: list[WindowRef] = []
@@ -126,7 +141,12 @@ def plan_mining(config: MineConfig, committed: IdSet, quarantined: IdSet, listin
     for log in listing.logs:
         if isinstance(log, BadLog):
             plan.found += 1
-            (plan.unread_logs if log.code in OUTAGE_CODES else plan.bad_logs).append(log)
+            if log.code not in OUTAGE_CODES:
+                plan.bad_logs.append(log)
+            elif log.uri in outages.log_uris:
+                plan.bad_logs.append(replace(log, code=LASTING_OUTAGE))
+            else:
+                plan.unread_logs.append(log)
             continue
         plan.logs_by_source[log.source] += 1
         is_repeated = False
@@ -148,13 +168,17 @@ def plan_mining(config: MineConfig, committed: IdSet, quarantined: IdSet, listin
                 pending.append(window)
                 weight += 1 if log.t_end_ns == log.t_start_ns else _WINDOW_WEIGHT
                 if weight >= _CHUNK_WEIGHT:
-                    plan.chunks.append(Chunk(tuple(pending)))
+                    plan.chunks.append(_chunk(pending, outages))
                     pending, weight = [], 0
         if is_repeated:
             plan.repeated_logs.append(f"{log.source}/{log.log_id} at {log.uri}")
     if pending:
-        plan.chunks.append(Chunk(tuple(pending)))
+        plan.chunks.append(_chunk(pending, outages))
     return plan
+
+
+def _chunk(windows: list[WindowRef], outages: Outages) -> Chunk:
+    return Chunk(tuple(windows), frozenset(w.scene_id for w in windows if w.scene_id in outages.scene_ids))
 
 
 def list_each(recognised: list[Found]) -> Iterator[list[LogRef | BadLog]]:

@@ -8,12 +8,14 @@ from typing import Any
 
 import pyarrow as pa
 
+from system.errors import OUTAGE_CODES
 from system.logs.reader import BadLog
 from system.pipelines import metrics
 from system.report.log_lines import LOGGER
 from system.store.commits import append_rows
 from system.store.ids import quarantine_keys
 from system.store.location import StoreLocation
+from system.store.runs import run_day
 from system.store.schema import QUARANTINE, quarantine_schema
 
 # A fleet of broken logs must not drown the log of its night; jobs/show_run.py names every fault.
@@ -21,7 +23,10 @@ _MAX_LINES = 100
 
 
 class QuarantineWriter:
-    """Appends faults to the store's quarantine; one that an earlier, perhaps killed, run wrote down is not repeated."""
+    """Appends faults to the store's quarantine; one that an earlier, perhaps killed, run wrote down is not repeated.
+
+    That the storage did not answer for a scene or log is written down once a day, so that the days can be counted.
+    """
 
     def __init__(self, location: StoreLocation, model_id: str, run_id: str) -> None:
         self._location = location
@@ -41,7 +46,7 @@ class QuarantineWriter:
         """
         rows = []
         for fault in faults:
-            key = _key(self._model_id, fault)
+            key = _key(self._model_id, self._run_id, fault)
             if key not in self._known:
                 self._known.add(key)
                 rows.append({**fault, "quarantine_id": key, "model_id": self._model_id, "run_id": self._run_id})
@@ -63,6 +68,8 @@ class QuarantineWriter:
         LOGGER.warning("log %s: quarantined (%s: %s)", log_id, code, row["message"], extra={"ids": ids})
 
 
-def _key(model_id: str, fault: Mapping[str, Any]) -> str:
-    parts = (model_id, fault["level"], fault.get("scene_id") or "", fault["uri"] or "", fault["code"])
+def _key(model_id: str, run_id: str, fault: Mapping[str, Any]) -> str:
+    is_outage = fault["level"] != "frame" and fault["code"] in OUTAGE_CODES
+    what = f"outage on {run_day(run_id)}" if is_outage else fault["code"]
+    parts = (model_id, fault["level"], fault.get("scene_id") or "", fault["uri"] or "", what)
     return hashlib.blake2b("\x1f".join(parts).encode(), digest_size=16).hexdigest()

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from system.backbones.preprocess import resize_for_tower
-from system.errors import OUTAGE_CODES, DataError, storage_errors
+from system.errors import LASTING_OUTAGE, OUTAGE_CODES, DataError, storage_errors
 from system.logs.pixels import Picture, PictureLimits, read_window_pictures
 from system.logs.registry import read_log
 from system.logs.windows import WindowConfig, cut_window
@@ -59,7 +59,7 @@ def read_chunk(chunk: Chunk, settings: ReadSettings, ledger: ray.actor.ActorHand
             message = f"{window.log.uri}: {attempts - 1} workers died reading scene {window.scene_id}; not tried again"
             rows.append(_bad_row(window, DataError("worker_crash", message)))
         else:
-            rows.append(_read_or_explain(window, settings))
+            rows.append(_read_or_explain(window, settings, window.scene_id in chunk.last_tries))
             metrics.worked("read", 1, rows[-1]["num_pictures"], rows[-1]["read_s"])
         finished = window.scene_id
     if ledger is not None and finished is not None:
@@ -67,14 +67,15 @@ def read_chunk(chunk: Chunk, settings: ReadSettings, ledger: ray.actor.ActorHand
     return pa.Table.from_pylist(rows, schema=READ_SCHEMA)
 
 
-def _read_or_explain(window: WindowRef, settings: ReadSettings) -> dict[str, Any]:
+def _read_or_explain(window: WindowRef, settings: ReadSettings, is_last_try: bool) -> dict[str, Any]:
     """The row of a scene, or the row that says why there is none."""
     try:
-        return _read_scene(window, settings)
+        return _read_scene(window, settings, is_last_try)
     except DataError as error:
-        return _bad_row(window, error)
+        return _bad_row(window, _lasting(error) if is_last_try else error)
     except storage_errors() as error:
-        return _bad_row(window, DataError("unreadable_file", f"{window.log.uri}: {type(error).__name__}: {error}"))
+        away = DataError("unreadable_file", f"{window.log.uri}: {type(error).__name__}: {error}")
+        return _bad_row(window, _lasting(away) if is_last_try else away)
     except Exception as error:  # noqa: BLE001 - one scene that we did not foresee must not end a fleet's night
         where = traceback.extract_tb(error.__traceback__)[-1]
         message = (
@@ -83,7 +84,7 @@ def _read_or_explain(window: WindowRef, settings: ReadSettings) -> dict[str, Any
         return _bad_row(window, DataError("internal_error", message))
 
 
-def _read_scene(window: WindowRef, settings: ReadSettings) -> dict[str, Any]:
+def _read_scene(window: WindowRef, settings: ReadSettings, is_last_try: bool) -> dict[str, Any]:
     started_s = time.perf_counter()
     scene = cut_window(_cached_log(window.log), window, settings.windows)
     risk = score_scene(scene, settings.risk, settings.kinematics)
@@ -94,7 +95,8 @@ def _read_scene(window: WindowRef, settings: ReadSettings) -> dict[str, Any]:
     good = [(f, p) for f, p in zip(scene.frames, pictures, strict=True) if not isinstance(p, DataError)]
     bad = [(f, p) for f, p in zip(scene.frames, pictures, strict=True) if isinstance(p, DataError)]
     faults = [_fault("frame", f"{frame.uri}#{frame.locator}".rstrip("#"), error) for frame, error in bad]
-    if away := [error for _, error in bad if error.code in OUTAGE_CODES]:
+    away = [error for _, error in bad if error.code in OUTAGE_CODES]
+    if away and not is_last_try:
         # Whole at the next run rather than committed without what the storage kept back.
         message = f"{window.log.uri}: {len(away)} pictures of scene {window.scene_id} were not given: {away[0]}"
         return _bad_row(window, DataError(away[0].code, message), faults)
@@ -103,7 +105,8 @@ def _read_scene(window: WindowRef, settings: ReadSettings) -> dict[str, Any]:
         message = (
             f"{window.log.uri}: none of the {len(bad)} pictures of scene {window.scene_id} is readable: {bad[0][1]}"
         )
-        return _bad_row(window, DataError(codes[0] if len(codes) == 1 else "no_readable_picture", message), faults)
+        lost = DataError(codes[0] if len(codes) == 1 else "no_readable_picture", message)
+        return _bad_row(window, _lasting(lost), faults)
     return _identity(window) | {
         "cameras": sorted({frame.camera for frame, _ in good}),
         "num_pictures": len(good),
@@ -156,6 +159,11 @@ def _bad_row(window: WindowRef, error: DataError, faults: Sequence[dict[str, str
         "num_bad_pictures": len(faults),
         "read_s": 0.0,
     }
+
+
+def _lasting(error: DataError) -> DataError:
+    """What the last try of a scene met: an outage is then a fault like any other."""
+    return DataError(LASTING_OUTAGE, error.message) if error.code in OUTAGE_CODES else error
 
 
 def _fault(level: str, uri: str, error: DataError) -> dict[str, str]:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from system.errors import OUTAGE_CODES, StoreError
-from system.store.filters import literals
+from system.errors import OUTAGE_CODES, OUTAGE_DAYS, StoreError
+from system.store.filters import literal, literals
 from system.store.location import StoreLocation
 from system.store.schema import QUARANTINE, SCENES
 
@@ -112,6 +114,35 @@ def quarantined_ids(location: StoreLocation, model_id: str) -> IdSet:
     return ids_of(
         location, QUARANTINE, f"model_id = '{model_id}' AND level = 'scene' AND code NOT IN ({literals(OUTAGE_CODES)})"
     )
+
+
+@dataclass(frozen=True)
+class Outages:
+    """What the storage has kept back for so long that this is the last try.
+
+    scene_ids: read once more, and then without what is still kept back.
+    log_uris: in quarantine where they still cannot be listed.
+    """
+
+    scene_ids: IdSet = field(default_factory=IdSet)
+    log_uris: frozenset[str] = frozenset()
+
+
+def lasting_outages(location: StoreLocation, model_id: str, day: str) -> Outages:
+    """Scenes and logs for which the storage did not answer on enough days before `day` (as of `run_day`)."""
+    if location.marker() is None:
+        return Outages()
+    met = f"model_id = {literal(model_id)} AND code IN ({literals(OUTAGE_CODES)}) AND run_id < {literal(day)}"
+    return Outages(
+        IdSet.of_batches([_often(location, "scene_id", f"{met} AND level = 'scene'")]),
+        frozenset(_often(location, "uri", f"{met} AND level = 'log'").to_pylist()),
+    )
+
+
+def _often(location: StoreLocation, column: str, where: str) -> pa.Array:
+    """Values of the quarantine that stand in it for enough days; it has a row a day."""
+    counted = pc.value_counts(pa.chunked_array(_column(location, QUARANTINE, column, where), pa.string()))
+    return counted.field("values").filter(pc.greater_equal(counted.field("counts"), OUTAGE_DAYS - 1))
 
 
 def quarantine_keys(location: StoreLocation) -> set[str]:

@@ -41,6 +41,11 @@ def new_run_id() -> str:
     return time.strftime("%Y%m%dT%H%M%SZ", time.gmtime()) + "-" + uuid.uuid4().hex[:6]
 
 
+def run_day(run_id: str) -> str:
+    """The day (UTC) on which a run began: YYYYMMDD."""
+    return run_id[:8]
+
+
 def write_run(location: StoreLocation, run: RunRecord) -> None:
     """Add the run, or replace what was written of it before.
 

@@ -20,6 +20,7 @@ import pytest
 
 from system.errors import ConfigError, DataError, StoreError
 from system.logs.fingerprint import Fingerprint
+from system.pipelines import mine
 from system.pipelines.config import MineConfig
 from system.pipelines.mine import describe_model
 from system.pipelines.mining_progress import MiningProgress
@@ -276,6 +277,20 @@ def test_a_log_that_storage_keeps_back_is_looked_at_again_however_late(tmp_path,
     assert (first.mined.committed, first.mined.quarantined, first.left, first.figures.quarantined) == (2, 0, 1, 0)
     second = night(TODAY, late_days=0, **QUICK)
     assert (second.days[0], second.mined.committed, second.left) == (DAY, 2, 0)
+
+
+def test_a_log_that_can_never_be_read_holds_up_two_nights_and_no_more(tmp_path, night: Night, monkeypatch):
+    upload(tmp_path, "kept")
+    refused = DataError("unreachable", "cannot be listed: forbidden")
+    monkeypatch.setattr(finding, "log_fingerprint", Mock(side_effect=refused))
+    monkeypatch.setattr(night_module, "mine_fleet", mine.mine_fleet)  # starts no Ray where there is no scene
+    left = []
+    for day in (DAY, NEXT, TODAY):
+        monkeypatch.setattr(mine, "new_run_id", lambda day=day: f"{day:%Y%m%d}T010000Z-night")
+        result = night(day, late_days=0, **QUICK)
+        left.append((result.left, result.mined.quarantined, result.days[0]))
+    assert left == [(1, 0, DAY), (1, 0, DAY), (0, 1, DAY)]
+    assert night(TODAY, late_days=0, **QUICK).left == 0
 
 
 def test_each_failed_night_is_a_message_of_its_own(tmp_path, night: Night, miner: Miner, monkeypatch):

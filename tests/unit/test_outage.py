@@ -14,11 +14,12 @@ import pytest
 from fsspec.implementations.local import LocalFileSystem
 from PIL import Image
 
-from system.errors import OUTAGE_CODES
+from system.errors import LASTING_OUTAGE, OUTAGE_CODES
 from system.pipelines.committing import SceneCommitter
 from system.pipelines.config import MineConfig
 from system.pipelines.mine import describe_model, mine_fleet, plan_only
 from system.pipelines.mining_progress import MiningProgress
+from system.pipelines.plan import Chunk
 from system.pipelines.quarantine import QuarantineWriter
 from system.pipelines.reading import ReadSettings, read_chunk
 from system.pipelines.result import MiningResult
@@ -31,6 +32,9 @@ from system.store.tables import open_for_writing
 from tests.mcap_logs import write_ros2
 from tests.plain_logs import write_plain_log
 from tests.unit.test_ros_mcap import drive
+
+# Ids of runs of two earlier days.
+DAYS = ("20260101T010000Z-a", "20260102T010000Z-b")
 
 
 @pytest.fixture
@@ -147,10 +151,12 @@ def run(config: MineConfig, run_id: str, planned: Callable[[], None] = lambda: N
 def test_scenes_of_an_outage_are_left_for_the_next_run(config, monkeypatch, camera: str):
     quarantine = StoreLocation.parse(config.store)
     keep_back(monkeypatch, camera)
-    first = run(config, "r1")
+    first = run(config, f"{DAYS[0]}1")
     assert (first.unread, first.remaining, first.quarantined, first.unaccounted) == (2, 2, 0, 0)
     rows = quarantine.dataset(QUARANTINE).count_rows()
-    assert run(config, "r2").unread == 2 and quarantine.dataset(QUARANTINE).count_rows() == rows, "told once"
+    assert run(config, f"{DAYS[0]}2").unread == 2 and quarantine.dataset(QUARANTINE).count_rows() == rows, (
+        "told once a day"
+    )
     monkeypatch.undo()
     assert (plan_only(config).todo, plan_only(config).quarantined_before) == (2, 0)
     assert run(config, "r3").unread == 0
@@ -202,3 +208,57 @@ def test_a_log_that_cannot_be_listed_in_an_outage_is_left_for_the_next_run(tmp_p
     assert not result.stopped and result.problem is not None and "did not answer for 1 of 1" in result.problem
     monkeypatch.undo()
     assert plan_only(config).todo > 0
+
+
+def test_a_picture_that_is_kept_back_on_a_third_day_costs_its_scene_no_more_than_itself(config, monkeypatch):
+    keep_back(monkeypatch, "CAM_BACK")
+    for run_id in (DAYS[0], DAYS[0] + "-again", DAYS[0] + "-and-again", DAYS[1]):
+        assert (run(config, run_id).unread, plan_only(config).todo) == (2, 2)
+    (chunk,) = plan_only(config).chunks
+    assert chunk.last_tries == {window.scene_id for window in chunk.windows} and len(chunk.last_tries) == 2
+    assert Chunk.from_json(chunk.to_json()) == chunk
+    rows = read_chunk(chunk, settings_of(config), None).to_pylist()
+    assert [row["is_bad"] for row in rows] == [False, False]
+    assert all(row["num_bad_pictures"] > 0 and row["cameras"] == ["CAM_FRONT"] for row in rows)
+    assert {(fault["level"], fault["code"]) for row in rows for fault in row["faults"]} == {
+        ("frame", "unreadable_file")
+    }
+
+
+def test_runs_of_one_day_are_one_outage_however_many(config, monkeypatch):
+    keep_back(monkeypatch, "CAM_")
+    rows = [run(config, f"{DAYS[0]}{k}").unread for k in range(4)]
+    assert rows == [2] * 4 and not plan_only(config).chunks[0].last_tries
+
+
+def test_a_scene_of_which_nothing_is_given_on_a_third_day_is_in_quarantine_and_may_be_retried(config, monkeypatch):
+    def refuse(*_: Any, **__: Any) -> None:
+        raise TimeoutError("no answer")
+
+    keep_back(monkeypatch, "CAM_")
+    run(config, DAYS[0])
+    run(config, DAYS[1])
+    codes = faults_of(config)
+    assert codes.count(LASTING_OUTAGE) == 2 and "unreachable" not in codes
+    with monkeypatch.context() as away:
+        away.setattr("system.pipelines.reading.read_log", refuse)
+        third = run(config, "20260103T010000Z-c")
+    assert (third.quarantined, third.unread, third.remaining, third.unaccounted) == (2, 0, 0, 0)
+    assert (plan_only(config).todo, plan_only(config).quarantined_before) == (0, 2)
+    assert plan_only(config.model_copy(update={"retry_quarantined": True})).todo == 2
+
+
+def test_a_log_that_cannot_be_listed_on_a_third_day_is_in_quarantine_and_leaves_nothing(tmp_path, monkeypatch):
+    _, config = recording(tmp_path, ".mp4")
+    location, model_id = StoreLocation.parse(config.store), describe_model(config).model_id
+    end_after(monkeypatch, 0)
+    for run_id in DAYS:
+        assert len(plan_only(config).unread_logs) == 1
+        QuarantineWriter(location, model_id, run_id).add_bad_logs(plan_only(config).unlisted)
+    with MiningProgress() as progress:
+        result = mine_fleet(config, progress)
+    assert (result.found, result.quarantined, result.unread, result.remaining) == (1, 1, 0, 0)
+    codes = location.dataset(QUARANTINE).to_table()["code"].to_pylist()
+    assert codes == ["unreadable_file"] * 2 + [LASTING_OUTAGE]
+    monkeypatch.undo()
+    assert plan_only(config).todo > 0, "mined once it can be read"
