@@ -20,9 +20,9 @@ from ray.serve.schema import LoggingConfig
 
 from serve.auth import SCOPES, TokenBook, add_token
 from serve.deployments import build
+from serve.detector_model import DetectorModel
 from serve.settings import LaunchConfig
 from system.errors import ConfigError
-from system.infrared.detector import detector_id
 from system.pipelines.resources import connect_to_ray
 from system.store.location import StoreLocation
 
@@ -43,7 +43,7 @@ def launched(config: LaunchConfig) -> Iterator[tuple[str, str | None]]:
     Raises:
         ConfigError: without tokens on an address that others reach; a port that is taken; a Ray that serves already;
             a store that is neither a folder nor a URI; a token file or an audit log that cannot be opened.
-        ModelError: there is no detector in its folder.
+        ModelError: there is no detector in its folder, or it is damaged.
     """
     config.check()
     _check_files(config)
@@ -91,7 +91,7 @@ def _check_files(config: LaunchConfig) -> None:
     if config.token_file is not None:
         TokenBook(config.token_file).records()
     if config.detector is not None:
-        detector_id(config.detector)
+        DetectorModel(config.detector)
     if config.audit_log is not None:
         try:
             open(config.audit_log, "ab").close()

@@ -5,11 +5,13 @@ from __future__ import annotations
 import importlib
 import warnings
 from types import ModuleType, SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 
 from serve.settings import LaunchConfig
 from system.errors import ConfigError, NightminerError
+from tests.benchmarks.serving import make_detector
 
 
 @pytest.fixture(scope="module")
@@ -70,4 +72,14 @@ def test_a_mistyped_file_is_told_before_ray_starts(tmp_path, monkeypatch, launch
     mistyped = tmp_path / "nowhere" / "name"
     config = LaunchConfig(store=str(tmp_path / "store"), tower="packaged", **{option: str(mistyped)})
     with pytest.raises(NightminerError, match=f"{mistyped}.*{told}"), launch.launched(config):
+        pass
+
+
+def test_a_damaged_detector_is_told_before_ray_starts(tmp_path, monkeypatch, launch):
+    monkeypatch.setattr(launch, "connect_to_ray", Mock(side_effect=AssertionError("Ray starts")))
+    folder = make_detector(tmp_path / "detector", "test_vit")
+    weights = next(folder.glob("*.safetensors"))
+    weights.write_bytes(weights.read_bytes()[:-100])
+    config = LaunchConfig(store=str(tmp_path / "store"), tower="packaged", detector=str(folder))
+    with pytest.raises(NightminerError, match=str(weights)), launch.launched(config):
         pass
