@@ -138,7 +138,7 @@ def measure(
     second = watched.mine(corpus, store, ["--gpu", "--actors", "1"])
     started_in_second = cluster.nodes()[num_before:]
     idle_gpu_nodes = sum(node.kind == GPU_NODE for node in cluster.nodes())
-    counts = judge([corpus], StoreLocation.parse(str(store)))
+    counts = judge([str(corpus)], StoreLocation.parse(str(store)))
     figures = {
         "nodes_at_start": at_start,
         "nodes_at_peak": peak,
