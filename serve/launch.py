@@ -20,9 +20,9 @@ from ray.serve.schema import LoggingConfig
 
 from serve.auth import SCOPES, TokenBook, add_token
 from serve.deployments import build
-from serve.detector_model import DetectorModel
 from serve.settings import LaunchConfig
 from system.errors import ConfigError
+from system.infrared.detector import Detector
 from system.pipelines.resources import connect_to_ray
 from system.store.location import StoreLocation
 
@@ -91,7 +91,7 @@ def _check_files(config: LaunchConfig) -> None:
     if config.token_file is not None:
         TokenBook(config.token_file).records()
     if config.detector is not None:
-        DetectorModel(config.detector)
+        Detector.load(config.detector)
     if config.audit_log is not None:
         try:
             open(config.audit_log, "ab").close()

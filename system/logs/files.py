@@ -148,17 +148,23 @@ def open_binary(uri: str) -> IO[Any]:
         raise _unread(uri, error) from error
 
 
+def told(stream: IO[Any]) -> None:
+    """What the storage refused of an open file has been told by whoever read it: a `with` block ends without it."""
+    if isinstance(stream, _Stream):
+        stream.fault = None
+
+
 class _Stream(io.BufferedIOBase):
     """An open file whose parser cannot take an outage for damage, or for the end of the file."""
 
     def __init__(self, uri: str, raw: IO[Any]) -> None:
         self._uri, self._raw = uri, raw
-        self._fault: DataError | None = None
+        self.fault: DataError | None = None
 
     def __exit__(self, *_: object) -> None:
         self.close()
-        if self._fault is not None:
-            raise self._fault
+        if self.fault is not None:
+            raise self.fault
 
     def readable(self) -> bool:
         return True
@@ -188,8 +194,8 @@ class _Stream(io.BufferedIOBase):
         super().close()
 
     def _failed(self, error: Exception) -> DataError:
-        self._fault = _unread(self._uri, error)
-        return self._fault
+        self.fault = _unread(self._uri, error)
+        return self.fault
 
 
 def read_bytes(uri: str, offset: int = 0, size: int | None = None) -> bytes:

@@ -87,7 +87,7 @@ class McapFile:
     def batches(
         self, is_wanted: Callable[[int], bool], spans_ns: Sequence[int] | None = None
     ) -> Iterator[list[Message] | DataError]:
-        """Messages chunk by chunk, in the file's order; a damaged chunk as what is wrong with it.
+        """Messages chunk by chunk, in the file's order; a chunk that is damaged or kept back as what is wrong with it.
 
         Args:
             is_wanted: by channel; asked anew for each chunk.
@@ -104,6 +104,9 @@ class McapFile:
             except _DAMAGED as error:
                 place = f"{self.uri} chunk at byte {chunk.chunk_start_offset}"
                 yield DataError("damaged_mcap", f"{place}: {type(error).__name__}: {error}")
+            except DataError as error:
+                files.told(self._stream)
+                yield error
         if not self.summary.chunk_indexes:
             yield [message for message in self._all_messages() if is_wanted(message.channel_id)]
 
@@ -162,7 +165,7 @@ def read_pictures(frames: Sequence[Frame], limits: PictureLimits) -> list[bytes 
         frames: pictures that share one uri; locators "topic@log_time_ns".
     Returns:
         For each frame, in order, its bytes or what is wrong: bad_locator, missing_message, damaged_message,
-        damaged_mcap, unsupported_encoding, too_large.
+        damaged_mcap, unreadable_file, unsupported_encoding, too_large.
     Raises:
         DataError: the file as a whole cannot be read.
     """

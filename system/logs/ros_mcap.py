@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from system.errors import DataError
+from system.errors import OUTAGE_CODES, DataError
 from system.logs import files, mcap_schema
 from system.logs.mcap_messages import McapFile, open_mcap
 from system.logs.mcap_schema import CameraModel, Decode, Pose, Role
@@ -132,6 +132,8 @@ def _read_messages(file: McapFile, roles: dict[int, Role]) -> _Found:
             decoders[channel_id] = decode
     for batch in file.batches(wanted.__contains__):
         if isinstance(batch, DataError):
+            if batch.code in OUTAGE_CODES:
+                raise batch
             found.is_damaged = True
             continue
         for message in batch:

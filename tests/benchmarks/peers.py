@@ -3,10 +3,12 @@
     ours         jobs/mine_fleet.py: scenes, tags, risk, small pictures, ranking and a report beside the vectors
     dataloader   PyTorch's DataLoader and a loop, vectors into LanceDB
     daft         Daft: download, decoding, resizing and a class over batches, vectors into Lance
+    curator      NeMo Curator: stages of a pipeline on its Ray Data executor, vectors into LanceDB
 
 Each is a process of its own with the CPUs of `--cpus`, from its start to a store that answers a query; in turns, and
-the medians count. `pip install nightminer[peers]` installs Daft; one that is missing is left out and said so. Prints
-one JSON object as its last line. `ratio_to_best_peer` is our pictures a second over those of the best of the others,
+the medians count. `pip install nightminer[peers]` installs the others; one that is missing is left out and said so.
+FiftyOne is not among them: its database is downloaded at its first start, and not from a package registry. Prints one
+JSON object as its last line. `ratio_to_best_peer` is our pictures a second over those of the best of the others,
 `steady_ratio` the same without what each takes for an eighth of the pictures, most of which is its start.
 """
 
@@ -28,15 +30,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 
 from system.backbones.loading import load_tower
 from system.backbones.runtime import choose_runtime
 from tests.benchmarks.jobs_under_test import ROOT
+from tests.benchmarks.peer_pictures import BATCH, decoded
 from tests.benchmarks.real_corpus import real_pictures
 
-_BATCH = 16
 _IMAGES = "images"
+_MODULES = {"daft": "daft", "curator": "nemo_curator"}
 _SUFFIXES = (".jpg", ".jpeg", ".png")
 
 
@@ -49,7 +51,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--cpus", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--workers", type=int, default=1, help="processes of DataLoader that decode")
-    parser.add_argument("--peers", default="ours,dataloader,daft")
+    parser.add_argument("--peers", default="ours,dataloader,daft,curator")
     parser.add_argument("--run", choices=sorted(_PEERS), help=argparse.SUPPRESS)
     parser.add_argument("--store", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -58,7 +60,7 @@ def main() -> None:
         print(json.dumps({"pictures": found}))
         return
     names = arguments.peers.split(",")
-    missing = [name for name in names if name == "daft" and importlib.util.find_spec("daft") is None]
+    missing = [name for name in names if name in _MODULES and importlib.util.find_spec(_MODULES[name]) is None]
     names = [name for name in names if name not in missing]
     seconds: dict[str, list[float]] = {name: [] for name in names}
     short: dict[str, list[float]] = {name: [] for name in names}
@@ -140,10 +142,7 @@ class Pictures(torch.utils.data.Dataset[tuple[str, torch.Tensor]]):
         return len(self._paths)
 
     def __getitem__(self, k: int) -> tuple[str, torch.Tensor]:
-        with Image.open(self._paths[k]) as picture:
-            picture.draft("RGB", self._size[::-1])
-            pixels = np.asarray(picture.convert("RGB").resize(self._size[::-1], Image.Resampling.BICUBIC))
-        return str(self._paths[k]), torch.from_numpy(pixels.copy())
+        return str(self._paths[k]), torch.from_numpy(decoded(self._paths[k], self._size))
 
 
 def _dataloader(pictures: Path, store: Path, arguments: argparse.Namespace) -> int:
@@ -153,7 +152,7 @@ def _dataloader(pictures: Path, store: Path, arguments: argparse.Namespace) -> i
     torch.set_num_threads(threads)
     tower = load_tower("packaged", choose_runtime(threads, False))
     loader = torch.utils.data.DataLoader(
-        Pictures(pictures, tower.input_size), batch_size=_BATCH, num_workers=arguments.workers
+        Pictures(pictures, tower.input_size), batch_size=BATCH, num_workers=arguments.workers
     )
 
     def rows() -> Iterator[list[dict[str, Any]]]:
@@ -187,7 +186,7 @@ def _daft(pictures: Path, store: Path, arguments: argparse.Namespace) -> int:
             torch.set_num_threads(threads)
             self._tower = load_tower("packaged", choose_runtime(threads, False))
 
-        @daft.method.batch(return_dtype=DataType.embedding(DataType.float32(), info.embedding_dim), batch_size=_BATCH)
+        @daft.method.batch(return_dtype=DataType.embedding(DataType.float32(), info.embedding_dim), batch_size=BATCH)
         def __call__(self, images: Series) -> np.ndarray:
             stacked = np.stack([np.asarray(image) for image in images.to_pylist()])
             return self._tower.encode_images(torch.from_numpy(stacked)).pooled_NE.numpy()
@@ -202,10 +201,17 @@ def _daft(pictures: Path, store: Path, arguments: argparse.Namespace) -> int:
     return int(found.count_rows())
 
 
+def _curator(pictures: Path, store: Path, arguments: argparse.Namespace) -> int:
+    from tests.benchmarks.peer_curator import curate
+
+    return curate(sorted((pictures / _IMAGES).iterdir()), store, max(1, arguments.cpus - arguments.workers))
+
+
 _PEERS: dict[str, Callable[[Path, Path, argparse.Namespace], int]] = {
     "ours": _ours,
     "dataloader": _dataloader,
     "daft": _daft,
+    "curator": _curator,
 }
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import pytest
 
 from system.errors import ConfigError
 from system.pipelines.nightly.config import NightlyConfig, load_nightly
-from system.pipelines.nightly.partitions import days_to_look_at, fixed_part, missed_nights, partition
+from system.pipelines.nightly.partitions import MOST_DAYS, days_to_look_at, fixed_part, missed_nights, partition
 
 ROOT = Path(__file__).parents[2]
 DAY = date(2026, 11, 26)
@@ -102,6 +102,8 @@ def test_a_night_looks_back_to_the_last_complete_one_and_as_far_as_logs_come_lat
     assert days_to_look_at(DAY, date(2026, 11, 23), date(2026, 11, 22), 2)[0] == date(2026, 11, 22)
     assert days_to_look_at(DAY, None, None, 1) == [date(2026, 11, 25), DAY]
     assert days_to_look_at(DAY, None, date(2026, 11, 1), 0)[0] == date(2026, 11, 1)
+    # What was left longer ago than any night may look back holds up none.
+    assert len(days_to_look_at(DAY, date(2026, 11, 23), None, 2, left_from=date(2020, 1, 1))) == MOST_DAYS
 
 
 def test_days_that_make_no_sense_are_refused():

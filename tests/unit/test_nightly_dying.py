@@ -109,8 +109,9 @@ def test_a_night_that_mined_all_and_labelled_nothing_has_its_old_days_looked_at_
     upload(tmp_path, "a", old, seconds=4)
     stopped = night(stop=True, since=old, **QUICK)
     assert (stopped.mined.committed, stopped.left, stopped.labels) == (1, 0, None)
-    result = night(NEXT, **QUICK)
-    assert result.days[0] == old and pq.read_table(result.labels)["log_id"].to_pylist() == ["a"]
+    for _ in range(2):  # a second run of the night writes the same again
+        result = night(NEXT, **QUICK)
+        assert result.days[0] == old and pq.read_table(result.labels)["log_id"].to_pylist() == ["a"]
     assert night(TODAY, labels={"enabled": False}, **QUICK).days[0] > old
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import tarfile
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,9 +14,12 @@ import av
 import numpy as np
 import pytest
 from fsspec.implementations.local import LocalFileSystem
+from mcap.reader import make_reader
 from PIL import Image
 
-from system.errors import LASTING_OUTAGE, OUTAGE_CODES
+from system.errors import LASTING_OUTAGE, OUTAGE_CODES, DataError
+from system.logs.pixels import PictureLimits, read_window_pictures
+from system.logs.registry import discover, list_logs, read_log
 from system.pipelines.committing import SceneCommitter
 from system.pipelines.config import MineConfig
 from system.pipelines.mine import describe_model, mine_fleet, plan_only
@@ -183,6 +188,38 @@ def test_a_recording_that_storage_keeps_back_is_left_for_the_next_run(tmp_path, 
     assert (first.unread, first.quarantined, first.unaccounted, todo > 0) == (todo, 0, 0, True)
     monkeypatch.undo()
     assert (plan_only(config).todo, run(config, "r2").unread) == (todo, 0)
+
+
+class Holed:
+    """An open file of which the storage does not give what begins at one byte."""
+
+    def __init__(self, file: Any, hole: int) -> None:
+        self._file, self._hole = file, hole
+
+    def read(self, size: int = -1) -> bytes:
+        if self._file.tell() == self._hole:
+            raise OSError(errno.EIO, "Input/output error")
+        return self._file.read(size)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+
+def test_a_part_of_a_recording_that_is_kept_back_costs_its_pictures_alone(tmp_path, monkeypatch):
+    path = write_ros2(tmp_path / "a.mcap", drive(), chunk_size=1024)
+    (found,), _ = discover(str(path))
+    (ref,) = list_logs(found)
+    frames = list(read_log(ref).frames)
+    with path.open("rb") as file:
+        chunks = make_reader(file).get_summary().chunk_indexes
+    answer, hole = LocalFileSystem.open, chunks[len(chunks) // 2].chunk_start_offset
+    monkeypatch.setattr(LocalFileSystem, "open", lambda self, *a, **options: Holed(answer(self, *a, **options), hole))
+    codes = Counter(getattr(each, "code", "") for each in read_window_pictures(frames, PictureLimits()))
+    assert codes == {"": len(frames) - 1, "unreadable_file": 1}
+    hole = chunks[0].chunk_start_offset  # of what is no picture: the log is whole or it is for the next run
+    with pytest.raises(DataError) as raised:
+        read_log(ref)
+    assert raised.value.code == "unreadable_file"
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".tar.gz", ".mcap"])

@@ -82,7 +82,7 @@ def due(config: NightlyConfig, night: date | None, since: date | None, now_ns: i
 def _days(config: NightlyConfig, day: date, runs: list[RunRecord]) -> list[date]:
     """The days of which these nights may have left something; a second run of a night stands where the first stood."""
     complete = max((record.day for record in past_nights(runs) if record.day < day and not record.left), default=None)
-    return days_to_look_at(day, complete, config.since, config.late_days, left_from(runs))
+    return days_to_look_at(day, complete, config.since, config.late_days, left_from(runs, day))
 
 
 def _check_clock(location: StoreLocation, runs: list[RunRecord], now_ns: int) -> None:

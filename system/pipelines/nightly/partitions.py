@@ -78,7 +78,8 @@ def days_to_look_at(
         first = since or tonight - late_days * _ONE_DAY
     else:
         first = max(min(last_complete, tonight) - late_days * _ONE_DAY, since or date.min)
-    first = min(first, left_from or first)
+    if left_from is not None:  # no night looks back further than it may, or none would after that
+        first = min(first, max(left_from, tonight - (MOST_DAYS - 1) * _ONE_DAY))
     count = (tonight - first).days + 1
     if count > MOST_DAYS:
         raise ConfigError(

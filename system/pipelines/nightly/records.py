@@ -90,13 +90,13 @@ def read_nights(location: StoreLocation) -> tuple[list[RunRecord], list[NightRec
     return runs, past_nights(runs)
 
 
-def left_from(runs: Sequence[RunRecord]) -> date | None:
+def left_from(runs: Sequence[RunRecord], tonight: date) -> date | None:
     """The first day of which nights have left something that no later night has made up for, or None.
 
     One that died may have dropped scenes of any log that it looked at, to mine them again.
 
     Args:
-        runs: newest first.
+        runs: newest first. tonight: what an earlier run of this night has made up for, the next one does again.
     """
     pending: str | None = None
     for run in reversed(runs):
@@ -106,7 +106,7 @@ def left_from(runs: Sequence[RunRecord]) -> date | None:
             continue
         if night is None or night["left"] or not _is_labelled(run):
             pending = min(pending or first, first)
-        elif pending is not None and first <= pending:
+        elif pending is not None and first <= pending and run.report.get(NIGHT_OF) != tonight.isoformat():
             pending = None
     return None if pending is None else date.fromisoformat(pending)
 
