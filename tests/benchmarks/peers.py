@@ -87,7 +87,7 @@ def main() -> None:
             "steady_pictures_per_s": round(steady[name], 2),
             "seconds": [round(s, 1) for s in seconds[name]],
         }
-    if others := [name for name in names if name != "ours"]:
+    if "ours" in names and (others := [name for name in names if name != "ours"]):
         told["best_peer"] = max(others, key=lambda name: rates[name])
         told["ratio_to_best_peer"] = round(rates["ours"] / max(rates[name] for name in others), 3)
         told["steady_ratio"] = round(steady["ours"] / max(steady[name] for name in others), 3)
