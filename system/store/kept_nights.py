@@ -21,8 +21,7 @@ def untag_old_nights(location: StoreLocation, keep_nights: int) -> list[str]:
     Raises:
         StoreError: the store cannot be read or written.
     """
-    tags = location.dataset(SCENES).tags
-    known = {name: int(tag["version"]) for name, tag in tags.list().items()}
+    known = location.tags(SCENES)
     days = {name: found[1] for name in known if (found := _NIGHT.fullmatch(name))}
     for run in read_runs(location):
         # Each run of a night leaves a version of its own, from before it was ranked.
@@ -31,6 +30,7 @@ def untag_old_nights(location: StoreLocation, keep_nights: int) -> list[str]:
     kept = sorted(set(days.values()))[-keep_nights:]
     pinned = {saved.version for saved in list_sets(location)}
     gone = sorted(name for name, day in days.items() if day not in kept and known[name] not in pinned)
+    tags = location.dataset(SCENES).tags
     try:
         for name in gone:
             tags.delete(name)

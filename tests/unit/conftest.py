@@ -14,6 +14,7 @@ from system.pipelines.nightly import night as night_module
 from system.pipelines.nightly.outcome import NightResult
 from system.pipelines.nightly.report_night import report_and_tell
 from tests.nights import DAY, Miner, Night, settings
+from tests.serving import Server, make_server
 
 
 @pytest.fixture
@@ -32,3 +33,9 @@ def night(tmp_path: Path, miner: Miner) -> Night:
             return report_and_tell(settings(tmp_path, **more), progress, lambda: stop, day, since)
 
     return run
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Server:
+    """Only read by the tests that share it."""
+    return make_server(tmp_path_factory.mktemp("server"))

@@ -43,12 +43,6 @@ from tests.serving import (
 )
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Server:
-    """Only read by the tests that share it."""
-    return make_server(tmp_path_factory.mktemp("search"))
-
-
 @pytest.mark.parametrize("query", [None, TEXT, {"kind": "scene", "scene_id": SCENE}])
 @pytest.mark.parametrize("weights", [{"similarity": 1}, {"similarity": 0.4, "hardness": 0.6}])
 def test_pages_neither_repeat_nor_miss_while_rows_arrive(tmp_path, query, weights):

@@ -34,12 +34,6 @@ from tests.serving import (
 )
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Server:
-    """Only read by the tests that share it."""
-    return make_server(tmp_path_factory.mktemp("search"))
-
-
 def test_a_scene_tells_all_that_is_known_and_no_path(server):
     answer = ask(server, "GET", f"/v1/scenes/{SCENE}")
     told = answer.json()

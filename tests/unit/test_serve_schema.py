@@ -14,8 +14,6 @@ from schemathesis.specs.openapi.checks import (
     unsupported_method,
 )
 
-from tests.serving import Server, make_server
-
 # More of them: `schemathesis run http://127.0.0.1:8000/openapi.json -H "Authorization: Bearer TOKEN"`.
 EXAMPLES = 8
 CHECKS = [
@@ -27,11 +25,6 @@ CHECKS = [
     ignored_auth,
     unsupported_method,
 ]
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Server:
-    return make_server(tmp_path_factory.mktemp("schema"))
 
 
 @pytest.mark.parametrize("mode", list(schemathesis.GenerationMode))

@@ -23,7 +23,6 @@ from tests.serving import (
     BARE,
     SCENE,
     TEXT,
-    Server,
     all_pages,
     ask,
     ids,
@@ -31,12 +30,6 @@ from tests.serving import (
     make_server,
     search,
 )
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Server:
-    """Only read by the tests that share it."""
-    return make_server(tmp_path_factory.mktemp("search"))
 
 
 def test_a_score_is_the_sum_of_its_parts_and_orders_the_results(server):
