@@ -57,13 +57,14 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.run:
         found = _PEERS[arguments.run](arguments.pictures, arguments.store, arguments)
-        print(json.dumps({"pictures": found}))
+        print(json.dumps(found if isinstance(found, dict) else {"pictures": found}))
         return
     names = arguments.peers.split(",")
     missing = [name for name in names if name in _MODULES and importlib.util.find_spec(_MODULES[name]) is None]
     names = [name for name in names if name not in missing]
     seconds: dict[str, list[float]] = {name: [] for name in names}
     short: dict[str, list[float]] = {name: [] for name in names}
+    stages: list[dict[str, float]] = []
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         whole, eighth = root / "whole", root / "eighth"
@@ -74,8 +75,12 @@ def main() -> None:
         _gather(found, eighth, arguments.count // 8)
         for turn in range(arguments.rounds):
             for name in names:
-                short[name].append(_timed(name, eighth, root / f"{name}-{turn}-short", arguments))
-                seconds[name].append(_timed(name, whole, root / f"{name}-{turn}", arguments))
+                took_s, few = _timed(name, eighth, root / f"{name}-{turn}-short", arguments)
+                short[name].append(took_s)
+                took_s, all_ = _timed(name, whole, root / f"{name}-{turn}", arguments)
+                seconds[name].append(took_s)
+                if "stages" in all_:
+                    stages.append({stage: s - few["stages"][stage] for stage, s in all_["stages"].items()})
     told: dict[str, Any] = {"pictures": arguments.count, "cpus": arguments.cpus, "not_installed": missing}
     rates, steady = {}, {}
     for name in names:
@@ -86,6 +91,10 @@ def main() -> None:
             "pictures_per_s": round(rates[name], 2),
             "steady_pictures_per_s": round(steady[name], 2),
             "seconds": [round(s, 1) for s in seconds[name]],
+        }
+    if stages:  # seconds of the job's own for the seven eighths; `forward` lies within `stream`
+        told["ours"]["steady_stages_s"] = {
+            stage: round(statistics.median(each[stage] for each in stages), 2) for stage in stages[0]
         }
     if "ours" in names and (others := [name for name in names if name != "ours"]):
         told["best_peer"] = max(others, key=lambda name: rates[name])
@@ -107,7 +116,8 @@ def _gather(found: list[Path], folder: Path, count: int) -> None:
     (folder / "frames.csv").write_text("path\n" + "".join(f"{name}\n" for name in names), "utf-8")
 
 
-def _timed(name: str, pictures: Path, store: Path, arguments: argparse.Namespace) -> float:
+def _timed(name: str, pictures: Path, store: Path, arguments: argparse.Namespace) -> tuple[float, dict[str, Any]]:
+    """Seconds of the whole process, and what it told last."""
     command = [sys.executable, "-m", "tests.benchmarks.peers", "--run", name, "--pictures", str(pictures)]
     command += ["--store", str(store), "--cpus", str(arguments.cpus), "--workers", str(arguments.workers)]
     began_s = time.perf_counter()
@@ -116,20 +126,18 @@ def _timed(name: str, pictures: Path, store: Path, arguments: argparse.Namespace
     if done.returncode:
         sys.stderr.write(done.stderr)
         raise SystemExit(f"{name} failed")
-    count, expected = (
-        json.loads(done.stdout.strip().splitlines()[-1])["pictures"],
-        len(list((pictures / _IMAGES).iterdir())),
-    )
+    told = json.loads(done.stdout.strip().splitlines()[-1])
+    count, expected = told["pictures"], len(list((pictures / _IMAGES).iterdir()))
     if count != expected:
         raise SystemExit(f"{name}: {count} of {expected} pictures are in its store")
-    return took_s
+    return took_s, told
 
 
-def _ours(pictures: Path, store: Path, arguments: argparse.Namespace) -> int:
+def _ours(pictures: Path, store: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     from tests.benchmarks.jobs_under_test import run_job
 
     mined = run_job("mine_fleet", "--logs", str(pictures), "--store", str(store))
-    return int(mined["images"])
+    return {"pictures": mined["images"], "stages": mined["stages"]}
 
 
 class Pictures(torch.utils.data.Dataset[tuple[str, torch.Tensor]]):
@@ -207,7 +215,7 @@ def _curator(pictures: Path, store: Path, arguments: argparse.Namespace) -> int:
     return curate(sorted((pictures / _IMAGES).iterdir()), store, max(1, arguments.cpus - arguments.workers))
 
 
-_PEERS: dict[str, Callable[[Path, Path, argparse.Namespace], int]] = {
+_PEERS: dict[str, Callable[[Path, Path, argparse.Namespace], int | dict[str, Any]]] = {
     "ours": _ours,
     "dataloader": _dataloader,
     "daft": _daft,
