@@ -37,11 +37,13 @@ class _Part:
 
 @dataclass
 class _Boxes:
-    """By thermal URI, over all parts. sizes: (width, height). damaged: folder of thermal pictures -> why."""
+    """By thermal URI, over all parts. sizes: (width, height). labelled: those that somebody looked at, with boxes or
+    without. damaged: folder of thermal pictures -> why."""
 
     categories: list[str] = field(default_factory=list)
     given: dict[str, list[GivenBox]] = field(default_factory=dict)
     sizes: dict[str, tuple[int | None, int | None]] = field(default_factory=dict)
+    labelled: set[str] = field(default_factory=set)
     faults: list[PairFault] = field(default_factory=list)
     damaged: dict[str, str] = field(default_factory=dict)
 
@@ -81,7 +83,7 @@ class FlirReader:
                     is_ignored=checked.is_ignored,
                     width=width,
                     height=height,
-                    is_labelled=thermal_uri in boxes.sizes,
+                    is_labelled=thermal_uri in boxes.labelled,
                     crop_rgb=True,
                     split=split_of(pair_id) or pair_id.rpartition("/")[0],
                 )
@@ -162,6 +164,8 @@ def _boxes(parts: Sequence[_Part]) -> _Boxes:
             # Written as data/NAME or thermal_8_bit/NAME; only the name is used, so that no path can leave the folder.
             uri = f"{part.thermal}/{files.name(image.file_name.replace(chr(92), '/'))}"
             found.sizes[uri] = image.width, image.height
+            if coco.is_labelled and image.is_labelled:
+                found.labelled.add(uri)
             found.given[uri] = [
                 replace(box, label=place[coco.categories[box.label]]) for box in coco.boxes.get(image.number, ())
             ]

@@ -171,6 +171,20 @@ def test_flir_of_2018_takes_the_middle_of_the_wider_view(tmp_path: Path):
     assert read_pair(found).rgb_HWC.shape == (32, 40, 3)
 
 
+def test_flir_pictures_that_nobody_labelled_are_not_without_objects(tmp_path: Path):
+    names = ["given", "marked", "unlisted"]
+    for name in names:
+        pair(tmp_path, f"train/RGB/{name}.jpg", f"train/thermal_8_bit/{name}.jpeg")
+    listed = [(f"thermal_8_bit/{name}.jpeg", "") for name in names[:2]]
+    file = coco(tmp_path / "train/thermal_annotations.json", listed, [BOX])
+    content = json.loads(file.read_text())
+    content["images"][1]["has_boxes"] = False
+    file.write_text(json.dumps(content))
+    assert [found.is_labelled for found in open_pairs(str(tmp_path)).pairs] == [True, False, False]
+    file.write_text(json.dumps({key: value for key, value in content.items() if key != "annotations"}))
+    assert not any(found.is_labelled for found in open_pairs(str(tmp_path)).pairs)
+
+
 def test_flir_of_2022_follows_the_map_of_names(tmp_path: Path):
     pair(tmp_path, "images_rgb_train/data/x.jpg", "images_thermal_train/data/x.jpg")
     pair(tmp_path, "video_rgb_test/data/v-rgb.jpg", "video_thermal_test/data/v-ir.jpg")
