@@ -55,8 +55,8 @@ def main(
 
     The folder holds detections.parquet, coco.json, quarantine.jsonl and pictures with boxes. The last line of stdout is
     one JSON object: images, detections, classes, quarantined, coloured, windows_without_infrared, seconds,
-    first_result_s, images_per_s, detector_id, out. How that compares with the bare batched model on the same pictures:
-    `python -m tests.benchmarks.infrared_efficiency` (`efficiency`).
+    first_result_s, images_per_s, efficiency (after the first batch, over the detectors' own calls; the bare model at
+    rest beside it: `python -m tests.benchmarks.infrared_efficiency`), detector_id, out.
 
     With --store each scene is looked at once by a detector, with the --min-score and --keyframe-hz of that time; the
     same command again looks at what is new, and `search_scenes --detected person:0.5` asks for what was found. The last

@@ -34,7 +34,10 @@ _DAY_SETS = ("set00", "set01", "set02", "set06", "set07", "set08")
 
 @dataclass(frozen=True)
 class Subset:
-    """Whom a miss rate is about: persons of heights in [low, high) pixels with one of these occlusions."""
+    """Whom a miss rate is about: persons of heights in [low, high] pixels with one of these occlusions.
+
+    Both bounds belong to it, as in the benchmark's own script: a person of 45 pixels is medium and far.
+    """
 
     low_px: float
     high_px: float
@@ -78,7 +81,7 @@ class KaistImage:
         x1, y1, x2, y2 = self.boxes_xyxy.T
         low_x, low_y, high_x, high_y = _INNER_XYXY
         is_inside = (x1 >= low_x) & (y1 >= low_y) & (x2 <= high_x) & (y2 <= high_y)
-        is_meant = (heights >= subset.low_px) & (heights < subset.high_px) & np.isin(self.occlusion, subset.occlusions)
+        is_meant = (heights >= subset.low_px) & (heights <= subset.high_px) & np.isin(self.occlusion, subset.occlusions)
         is_ignored = self.is_other | ~is_inside | ~is_meant
         return Truth(self.boxes_xyxy, np.zeros(len(heights), np.int64), is_ignored)
 

@@ -7,6 +7,7 @@ Legend: H x W pixels, M boxes.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -51,6 +52,7 @@ _BOXES = [
     pa.field("scores", pa.list_(pa.float32())),
     pa.field("labels", pa.list_(pa.int32())),
 ]
+_MODEL_S = pa.field("model_s", pa.float64())
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,8 @@ def detect_settings(model: str, saved: SavedDetector, batch_size: int) -> Detect
 class PictureResult:
     """What is known of one picture after the stream.
 
-    shots: pictures of its window. found: None where it could not be read, and why.
+    shots: pictures of its window. found: None where it could not be read, and why. model_s: its share of the detector's
+    call.
     """
 
     shot: Shot
@@ -82,6 +85,7 @@ class PictureResult:
     is_coloured: bool = False
     code: str = ""
     message: str = ""
+    model_s: float = 0.0
 
     @property
     def uri(self) -> str:
@@ -120,7 +124,7 @@ def _result(row: dict[str, Any]) -> PictureResult:
     if row["code"] is not None:
         return PictureResult(shot, row["shots"], None, code=row["code"], message=row["message"])
     found = Detections.of(row["boxes_xyxy"], row["scores"], row["labels"], (row["height"], row["width"]))
-    return PictureResult(shot, row["shots"], found, row["is_coloured"])
+    return PictureResult(shot, row["shots"], found, row["is_coloured"], model_s=row["model_s"])
 
 
 def _read_part(batch: dict[str, np.ndarray], settings: DetectSettings) -> pa.Table:
@@ -153,7 +157,9 @@ class DetectorActor:
         good = np.flatnonzero([code is None for code in rows["code"].to_pylist()])
         pixels = rows["pixels"]
         pictures = [np.frombuffer(pixels[int(n)].as_buffer(), np.uint8).reshape(self._size) for n in good]
+        started_s = time.perf_counter()
         answers: dict[int, Detections] = dict(zip(good.tolist(), self._detector.detect(pictures), strict=True))
+        model_s = (time.perf_counter() - started_s) / max(1, len(good))
         heights, widths = rows["height"].to_pylist(), rows["width"].to_pylist()
         resized = [answers[n].resized((heights[n], widths[n])) if n in answers else None for n in range(len(rows))]
         table = rows.drop_columns(["pixels"])
@@ -164,4 +170,4 @@ class DetectorActor:
         ]
         for field, values in zip(_BOXES, columns, strict=True):
             table = table.append_column(field, pa.array(values, field.type))
-        return table
+        return table.append_column(_MODEL_S, pa.array([model_s if n in answers else 0.0 for n in range(len(rows))]))

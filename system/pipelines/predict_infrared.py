@@ -118,7 +118,9 @@ def predict_infrared(
         should_stop: asked after every picture; once true, what was done is thrown away.
     Returns:
         Keys of the job's last line: images, detections, per class, quarantined, coloured, windows_without_infrared,
-        seconds, first_result_s (from the start of the stream), images_per_s, out.
+        seconds, first_result_s (from the start of the stream), images_per_s, efficiency, out. efficiency: pictures a
+        second after the first batch / those of the detectors' own calls on them, None where there is but one batch; it
+        is what reading, writing and waiting leave of the bare batched model.
     Raises:
         ConfigError: `out` exists. DataError: nothing to read, or too much that cannot be. ModelError: the detector.
         StoppedError: `should_stop` said so.
@@ -134,7 +136,7 @@ def predict_infrared(
     actors = size_cluster_pool(pool)
     draft = new_draft(out)
     started_s = time.monotonic()
-    first_s = None
+    pace = _Pace(config.batch_size, actors.actors)
     writer = _Writer(draft, saved, identity, config)
     is_stopped = False
     with writer:
@@ -145,7 +147,7 @@ def predict_infrared(
             if is_stopped := should_stop():
                 results.close()
                 break
-            first_s = time.monotonic() - started_s if first_s is None else first_s
+            pace.add(result)
             writer.add(result)
             progress.advanced(int(result.found is not None), int(result.found is None), 1)
     if is_stopped:
@@ -178,11 +180,33 @@ def predict_infrared(
         "coloured": writer.coloured,
         "windows_without_infrared": writer.without_infrared,
         "seconds": round(seconds, 2),
-        "first_result_s": round(first_s or seconds, 2),
+        "first_result_s": round(pace.first_s - started_s if pace.first_s else seconds, 2),
         "images_per_s": round(writer.images / max(seconds, 1e-9), 3),
+        "efficiency": pace.efficiency(),
         "detector_id": identity,
         "out": str(out),
     }
+
+
+class _Pace:
+    """When results came, and how long the detectors' calls on them took."""
+
+    def __init__(self, batch_size: int, actors: int) -> None:
+        self._batch_size, self._actors = batch_size, actors
+        self._pictures, self._model_s, self._last_s = 0, 0.0, 0.0
+        self.first_s: float | None = None
+
+    def add(self, result: PictureResult) -> None:
+        self._last_s = time.monotonic()
+        self.first_s = self.first_s or self._last_s
+        self._pictures += result.found is not None
+        if self._pictures > self._batch_size:  # the first batch waited for the model to load
+            self._model_s += result.model_s
+
+    def efficiency(self) -> float | None:
+        if not self._model_s or self.first_s is None:
+            return None
+        return round(self._model_s / (self._actors * max(1e-9, self._last_s - self.first_s)), 3)
 
 
 def _parts(looked: Looked) -> tuple[list[Part], list[BadLog]]:

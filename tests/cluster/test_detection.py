@@ -148,6 +148,7 @@ def test_pictures_become_boxes_in_every_form_and_a_broken_one_is_written_down(ho
     assert done.code == 0, done.stderr
     figures = done.figures
     assert figures["images"] == PICTURES - 1 and figures["quarantined"] == 1 and figures["detections"] > 0
+    assert 0 < figures["efficiency"] < 1.5
     rows = pq.read_table(house / "boxes" / "detections.parquet").to_pylist()
     coco = json.loads((house / "boxes" / "coco.json").read_text())
     assert len(rows) == len(coco["images"]) == PICTURES - 1

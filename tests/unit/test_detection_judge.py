@@ -193,6 +193,13 @@ def test_a_miss_rate_by_hand():
     assert np.isnan(log_average_miss_rate(match([found()], [truth()], 0, [0.5])))
 
 
+# Of the tables of both papers: near, medium, far; no, partial, heavy occlusion. Boxes of exactly 45 and 115 px count.
+_PUBLISHED_SUBSETS = {
+    "MLPD": (0.00, 12.10, 52.79, 25.18, 29.84, 55.05),
+    "MBNet": (0.00, 16.07, 55.99, 27.74, 35.43, 59.14),
+}
+
+
 @pytest.mark.parametrize("method", ["MLPD", "MBNet"])
 def test_published_miss_rates_are_met(data_root: Path, method: str):
     folder = data_root / "pairs" / "KAIST_eval"
@@ -205,7 +212,18 @@ def test_published_miss_rates_are_met(data_root: Path, method: str):
         assert told[f"mr_{name}"] == pytest.approx(published, abs=0.02)
         assert told["counts"][name]["persons"] == persons
         assert told["intervals"][f"mr_{name}"]["low"] < published < told["intervals"][f"mr_{name}"]["high"]
+    subsets = ("near", "medium", "far", "no_occlusion", "partial_occlusion", "heavy_occlusion")
+    assert [told[f"mr_{name}"] for name in subsets] == pytest.approx(_PUBLISHED_SUBSETS[method], abs=0.02)
     assert {f"mr_{name}" for name in SUBSETS} <= told.keys()
+
+
+@pytest.mark.parametrize(("height", "subsets"), [(44, {"far"}), (45, {"far", "medium"}), (115, {"medium", "near"})])
+def test_a_person_as_tall_as_a_bound_belongs_to_both_sides(height: int, subsets: set[str]):
+    image = KaistImage(
+        "set06/V000/I00019", (512, 640), np.float32([[50, 50, 70, 50 + height]]), np.int64([0]), np.array([False])
+    )
+    sizes = ("near", "medium", "far")
+    assert {name for name in sizes if not image.truth(SUBSETS[name]).is_ignored[0]} == subsets
 
 
 @pytest.mark.parametrize(

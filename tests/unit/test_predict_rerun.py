@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -35,7 +36,10 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(predicting, "read_detector", lambda _: (SimpleNamespace(config=config), None))
     monkeypatch.setattr(predicting, "detector_id", lambda _: "d")
     monkeypatch.setattr(predicting, "connect_to_ray", lambda: None)
-    monkeypatch.setattr(predicting, "size_cluster_pool", lambda _: None)
+    monkeypatch.setattr(predicting, "size_cluster_pool", lambda _: SimpleNamespace(actors=1))
+
+    clock = count()
+    monkeypatch.setattr(predicting, "time", SimpleNamespace(monotonic=lambda: float(next(clock))))
 
     def of(killed_at: int | None = None, stopped_at: int = 99, score: float = 0.9) -> dict[str, Any]:
         seen = 0
@@ -46,7 +50,8 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
                 if seen == killed_at:
                     raise KeyboardInterrupt
                 seen += 1
-                yield PictureResult(Shot(uri), 1, Detections.of([[1, 2, 5, 9]], [score], [0], (20, 30)))
+                found = Detections.of([[1, 2, 5, 9]], [score], [0], (20, 30))
+                yield PictureResult(Shot(uri), 1, found, model_s=0.75)
 
         monkeypatch.setattr(predicting, "stream_detections", stream)
         looked = Looked(images=(str(folder),))
@@ -78,3 +83,13 @@ def test_a_run_that_is_stopped_says_so_with_an_exit_code_and_leaves_nothing(run:
         run(stopped_at=2)
     assert raised.value.exit_code == 143
     assert not (tmp_path / "boxes").exists() and not (tmp_path / ".boxes.unfinished").exists()
+
+
+@pytest.mark.parametrize(("actors", "efficiency"), [(1, 0.3), (2, 0.15)])
+def test_efficiency_leaves_the_first_batch_out_and_is_of_all_detectors_at_once(
+    run: Any, monkeypatch: pytest.MonkeyPatch, actors: int, efficiency: float
+):
+    monkeypatch.setattr(predicting, "size_cluster_pool", lambda _: SimpleNamespace(actors=actors))
+    # Batches of 4: two pictures of 0.75 s of a detector in the 5 s between the first and the last.
+    done = run()
+    assert (done["efficiency"], done["first_result_s"]) == (efficiency, 1)
