@@ -2,7 +2,8 @@
 
 Input `infrared`: uint8 [N, H, W], one channel, at the detector's size. Outputs: `boxes` float32 [N, A, 4], corners in
 pixels of that size, and `scores` float32 [N, A, K]. Nothing is chosen: for fcos suppress what overlaps by class
-(torchvision.ops.batched_nms at 0.6, or ONNX's NonMaxSuppression); a DETR needs none.
+(torchvision.ops.batched_nms at 0.6, or ONNX's NonMaxSuppression); a DETR needs none. The file's properties: classes and
+mapping (how infrared of more than 8 bits becomes 8) as JSON, architecture.
 Legend: N pictures, H x W pixels, A places or queries, K classes.
 """
 
@@ -62,7 +63,11 @@ def export_onnx(detector: Detector, file: Path) -> None:
     assert program is not None
     found = program.model_proto
     config = detector.config
-    facts = {"classes": json.dumps(list(config.classes)), "architecture": config.architecture}
+    facts = {
+        "classes": json.dumps(list(config.classes)),
+        "architecture": config.architecture,
+        "mapping": config.mapping.model_dump_json(),
+    }
     onnx.helper.set_model_props(found, facts)
     try:
         onnx.save(found, str(file))

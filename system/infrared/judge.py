@@ -72,7 +72,7 @@ class Judged:
 def coco_figures(judged: Judged) -> dict[str, float | None]:
     """AP, AP50, AP75, AR, and AP and AR by object size (areas under 32^2, 96^2, beyond), in points of 100.
 
-    None where no such object is there.
+    Areas are those of boxes, also where annotations state those of outlines. None where no such object is there.
     """
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []

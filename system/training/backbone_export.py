@@ -1,4 +1,4 @@
-"""A detector's or segmenter's backbone that learnt with it, as timm loads it; a frozen one lies where it came from."""
+"""A detector's or segmenter's backbone as timm loads it, where it learnt with it or was merged for it alone."""
 
 from __future__ import annotations
 

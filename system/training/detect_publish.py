@@ -62,11 +62,16 @@ def write_model(
     try:
         (folder / DETECT_NAME).write_text(record.model_dump_json(indent=1) + "\n", "utf-8")
         _write_history(folder, history)
-        if not record.detector.is_frozen:
+        if _is_backbone_its_own(record.detector):
             write_backbone(folder, model.backbone)
         (folder / CARD_NAME).write_text(_card(task, model, record), "utf-8")
     except OSError as error:
         raise ModelError(f"{folder}: cannot be written: {error.strerror or error}") from error
+
+
+def _is_backbone_its_own(config: InfraredModelConfig) -> bool:
+    """Whether its weights lie nowhere else: it learnt too, or was merged at another factor than its distillation's."""
+    return not config.is_frozen or config.merge is not None
 
 
 def _write_history(folder: Path, history: Sequence[Mapping[str, float]]) -> None:
@@ -97,7 +102,9 @@ def _card(task: InfraredTask, model: InfraredModel, record: DetectRecord) -> str
     if record.masks.startswith(PSEUDO):
         masks += "Figures tell how well the model agrees with these, not with what is there. "
     unit = "pixels of " if record.masks else ""
-    alone = [f"The backbone alone, which learnt too (`{BACKBONE_WEIGHTS_NAME}`):", ""]
+    merged = "" if detector.merge is None else f", merged at {detector.merge:g}"
+    learnt = "" if detector.is_frozen else ", which learnt too"
+    alone = [f"The backbone alone{merged}{learnt} (`{BACKBONE_WEIGHTS_NAME}`):", ""]
     alone += [*loading_lines(model.backbone), ""]
     return "\n".join(
         [
@@ -112,7 +119,7 @@ def _card(task: InfraredTask, model: InfraredModel, record: DetectRecord) -> str
             "",
             f"`{task.model.config_name}` and `{task.model.weights_name}` (safetensors) are all that it needs.",
             "",
-            *([] if detector.is_frozen else alone),
+            *(alone if _is_backbone_its_own(detector) else []),
             "## Data",
             "",
             f"{record.pictures} pictures of {', '.join(f'`{Path(uri).name}`' for uri in record.train)}: "

@@ -24,7 +24,11 @@ from system.infrared.detector_trainer import DetectorTrainConfig, DetectorTraine
 from system.infrared.export import export_onnx, largest_difference
 from system.infrared.faster_rcnn import FasterRcnnHead
 from system.infrared.targets import Target
+from system.pairs.pixels import InfraredMapping
 from system.training.backbone_export import BACKBONE_WEIGHTS_NAME, loading_lines, write_backbone
+from system.training.detect_publish import DetectRecord, write_model
+from system.training.infrared_task import DetectionTask
+from system.training.publish import CARD_NAME
 
 SIZE = (64, 96)
 
@@ -178,6 +182,22 @@ def test_a_network_that_learns_keeps_its_batch_norms_and_is_held_back():
     assert norms
     for name, tensor in detector.backbone.network.state_dict().items():
         assert torch.equal(tensor, before[name]) == (name.rpartition(".")[0] in norms), name
+
+
+@pytest.mark.parametrize(
+    ("values", "is_left"), [({}, False), ({"is_frozen": False}, True), ({"merge": 0.25}, True)], ids=str
+)
+def test_a_backbone_is_left_where_it_lies_nowhere_else(tmp_path: Path, values: dict, is_left: bool):
+    made = config(**values)
+    record = DetectRecord(
+        detector=made, config=DetectorTrainConfig(), train=("pictures.json",), val=None, licence="CC0",
+        objects={"person": 3}, pictures=2, data_sha256="0" * 64, trained_parameters=1, figures={"loss": 1.0},
+        skipped=(), left_out=0, seconds=1.0, created="2026-01-01", commit="", libraries={},
+    )  # fmt: skip
+    model = Detector.untrained(made, tiny_vit(), 0)
+    write_model(tmp_path, DetectionTask(), model, record, [{"epoch": 1.0, "loss": 1.0}])
+    assert (tmp_path / BACKBONE_WEIGHTS_NAME).is_file() == is_left
+    assert (BACKBONE_WEIGHTS_NAME in (tmp_path / CARD_NAME).read_text()) == is_left
 
 
 @pytest.mark.parametrize("kind", ["vit", "cnn"])
@@ -411,3 +431,5 @@ def test_onnx_answers_as_torch_for_any_number_of_pictures(tmp_path: Path, archit
     session = onnxruntime.InferenceSession(str(tmp_path / "d.onnx"), providers=["CPUExecutionProvider"])
     together = session.run(None, {"infrared": pictures})
     assert together[0].shape[0] == together[1].shape[0] == 3 and together[1].shape[2] == 2
+    facts = session.get_modelmeta().custom_metadata_map
+    assert InfraredMapping.model_validate_json(facts["mapping"]) == detector.config.mapping
