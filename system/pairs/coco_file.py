@@ -64,14 +64,17 @@ def coco_and_images(uri: str, images: str | None = None) -> tuple[str, str | Non
 def read_coco(uri: str) -> CocoFile:
     """Read a COCO file; `iscrowd` or `ignore` of 1 marks boxes to be ignored.
 
+    HIT-UAV's own files say `filename` in place of `file_name`, and `annotation` in place of `annotations`.
+
     Raises:
         DataError: it is not of that form as a whole. What is wrong with a single box is among the faults.
     """
     content = files.read_json(uri)
     if not isinstance(content, dict) or not isinstance(content.get("images"), list):
         raise DataError("not_coco", f"{uri}: expected a COCO object with the list 'images', found other JSON")
-    annotations, categories = content.get("annotations") or [], content.get("categories") or []
-    for key, value in (("annotations", annotations), ("categories", categories)):
+    listed = "annotation" if "annotation" in content and "annotations" not in content else "annotations"
+    annotations, categories = content.get(listed) or [], content.get("categories") or []
+    for key, value in ((listed, annotations), ("categories", categories)):
         if not isinstance(value, list) or not all(isinstance(row, dict) for row in value):
             raise DataError("not_coco", f"{uri}: expected {key!r} to be a list of objects")
     try:
@@ -130,7 +133,7 @@ def read_coco(uri: str) -> CocoFile:
         categories=tuple(name for _, name in ordered),
         boxes={number: tuple(found) for number, found in boxes.items()},
         faults=tuple(faults),
-        is_labelled="annotations" in content,
+        is_labelled=listed in content,
         outlines={number: tuple(found) for number, found in outlines.items()},
     )
 
@@ -157,12 +160,13 @@ def _some(numbers: Iterable[int]) -> str:
 
 
 def _image(row: Any, uri: str) -> CocoImage:
-    if not isinstance(row, dict) or not isinstance(row.get("id"), int | str) or not row.get("file_name"):
+    file_name = (row.get("file_name") or row.get("filename")) if isinstance(row, dict) else None
+    if not file_name or not isinstance(row.get("id"), int | str):
         raise DataError("not_coco", f"{uri}: each of 'images' needs id and file_name, found {str(row)[:80]}")
     light = str(row.get("daynight") or row.get("light") or "").lower()
     return CocoImage(
         number=row["id"],
-        file_name=str(row["file_name"]),
+        file_name=str(file_name),
         file_name2=str(row.get("file_name2") or ""),
         width=_side(row.get("width")),
         height=_side(row.get("height")),

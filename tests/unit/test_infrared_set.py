@@ -185,6 +185,22 @@ def test_a_set_without_pictures_or_labels_is_refused(tmp_path: Path, content: di
     assert raised.value.code == code
 
 
+def test_the_spellings_of_hit_uav_are_read_too(tmp_path: Path):
+    """Its own files say `filename` and `annotation`."""
+    picture(tmp_path / "a.png")
+    uri = coco(tmp_path / "x.json", [{"id": 1, "file_name": "a.png"}], [(1, 0, [1, 1, 5, 5], 0)], ["Person"])
+    content = json.loads(Path(uri).read_text())
+    content["annotation"] = content.pop("annotations")
+    content["images"][0]["filename"] = content["images"][0].pop("file_name")
+    Path(uri).write_text(json.dumps(content))
+    found = read_infrared_set(uri)
+    assert found.counts() == {"person": 1} and [p.picture_id for p in found.pictures] == ["a.png"]
+    content["annotation"] = {"id": 1}
+    Path(uri).write_text(json.dumps(content))
+    with pytest.raises(DataError, match=r"x\.json: expected 'annotation' to be a list of objects"):
+        read_infrared_set(uri)
+
+
 def test_a_relative_path_is_one_from_where_it_was_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     picture(tmp_path / "a.png")
     coco(tmp_path / "x.json", [{"id": 1, "file_name": "a.png"}], [], ["person"])
