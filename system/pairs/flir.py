@@ -4,13 +4,15 @@
     2022   {images,video}_{rgb,thermal}_{train,val,test}/{data/NAME.jpg, coco.json},
            rgb_to_thermal*.json {RGB name: thermal name}
 
-Boxes are those of the thermal pictures. Of the RGB pictures the middle in the thermal ones' shape is taken; registered
+Boxes are those of the thermal pictures, by their names without suffixes: 2018's annotations name 8-bit pictures where
+the 16-bit ones may be all there is. Of the RGB pictures the middle in the thermal ones' shape is taken; registered
 copies of the corpus are two plain folders. Pictures that the map does not name are matched by their own names.
 """
 
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -37,13 +39,15 @@ class _Part:
 
 @dataclass
 class _Boxes:
-    """By thermal URI, over all parts. sizes: (width, height). labelled: those that somebody looked at, with boxes or
-    without. damaged: folder of thermal pictures -> why."""
+    """By thermal URI without its suffix, over all parts. sizes: (width, height). labelled: those that somebody looked
+    at, with boxes or without. twice: why, of those that are listed more than once. damaged: folder of thermal pictures
+    -> why."""
 
     categories: list[str] = field(default_factory=list)
     given: dict[str, list[GivenBox]] = field(default_factory=dict)
     sizes: dict[str, tuple[int | None, int | None]] = field(default_factory=dict)
     labelled: set[str] = field(default_factory=set)
+    twice: dict[str, str] = field(default_factory=dict)
     faults: list[PairFault] = field(default_factory=list)
     damaged: dict[str, str] = field(default_factory=dict)
 
@@ -69,8 +73,12 @@ class FlirReader:
         for pair_id, (rgb_uri, thermal_uri) in matched.names.items():
             if (why := boxes.damaged.get(files.parent(thermal_uri))) is not None:
                 faults.append(PairFault(pair_id, "bad_annotation", why, is_skipped=False))
-            width, height = boxes.sizes.get(thermal_uri, (None, None))
-            checked = check_boxes(boxes.given.get(thermal_uri, ()), width, height, pair_id)
+            picture = _without_suffix(thermal_uri)
+            if picture in boxes.twice:  # each entry may hold a part of the boxes
+                faults.append(PairFault(pair_id, "listed_twice", boxes.twice[picture]))
+                continue
+            width, height = boxes.sizes.get(picture, (None, None))
+            checked = check_boxes(boxes.given.get(picture, ()), width, height, pair_id)
             faults += checked.faults
             pairs.append(
                 Pair(
@@ -83,9 +91,9 @@ class FlirReader:
                     is_ignored=checked.is_ignored,
                     width=width,
                     height=height,
-                    is_labelled=thermal_uri in boxes.labelled,
+                    is_labelled=picture in boxes.labelled,
                     crop_rgb=True,
-                    split=split_of(pair_id) or pair_id.rpartition("/")[0],
+                    split=split_of(pair_id),
                 )
             )
         return PairCorpus(
@@ -144,6 +152,10 @@ def _match(parts: Sequence[_Part], thermal_names: Mapping[str, str]) -> Matched:
     return match_names(rgb, thermal)
 
 
+def _without_suffix(uri: str) -> str:
+    return f"{files.parent(uri)}/{files.stem(uri)}"
+
+
 def _boxes(parts: Sequence[_Part]) -> _Boxes:
     """Boxes of all parts; a COCO file that cannot be read is a fault of each of its pairs, which have none."""
     found = _Boxes()
@@ -160,13 +172,17 @@ def _boxes(parts: Sequence[_Part]) -> _Boxes:
     found.categories = [name for name in dict.fromkeys(n for _, coco in cocos for n in coco.categories) if name in used]
     place = {name: k for k, name in enumerate(found.categories)}
     for part, coco in cocos:
-        for image in coco.images:
-            # Written as data/NAME or thermal_8_bit/NAME; only the name is used, so that no path can leave the folder.
-            uri = f"{part.thermal}/{files.name(image.file_name.replace(chr(92), '/'))}"
-            found.sizes[uri] = image.width, image.height
+        # Written as data/NAME or thermal_8_bit/NAME; only the name is used, so that no path can leave the folder.
+        stems = [files.stem(image.file_name.replace("\\", "/")) for image in coco.images]
+        for stem, count in Counter(stems).items():
+            if count > 1:
+                found.twice[f"{part.thermal}/{stem}"] = f"{part.coco}: {stem} is listed {count} times"
+        for stem, image in zip(stems, coco.images, strict=True):
+            picture = f"{part.thermal}/{stem}"
+            found.sizes[picture] = image.width, image.height
             if coco.is_labelled and image.is_labelled:
-                found.labelled.add(uri)
-            found.given[uri] = [
+                found.labelled.add(picture)
+            found.given[picture] = [
                 replace(box, label=place[coco.categories[box.label]]) for box in coco.boxes.get(image.number, ())
             ]
         found.faults += [

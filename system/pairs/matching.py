@@ -21,6 +21,9 @@ _SPLITS = {
     "validation": "val",
     "test": "test",
     "video": "video",
+    "video_train": "train",
+    "video_val": "val",
+    "video_test": "test",
 }
 
 

@@ -185,6 +185,27 @@ def test_flir_pictures_that_nobody_labelled_are_not_without_objects(tmp_path: Pa
     assert not any(found.is_labelled for found in open_pairs(str(tmp_path)).pairs)
 
 
+def test_flir_pictures_that_are_listed_twice_are_left_out_because_boxes_may_be_on_either_entry(tmp_path: Path):
+    for name in ("a", "b"):
+        pair(tmp_path, f"val/RGB/{name}.jpg", f"val/thermal_8_bit/{name}.jpeg")
+    listed = ["thermal_8_bit/a.jpeg", "thermal_8_bit/b.jpeg", "a.jpeg"]
+    coco(tmp_path / "val/thermal_annotations.json", [(name, "") for name in listed], [BOX])
+    corpus = open_pairs(str(tmp_path))
+    assert [p.pair_id for p in corpus.pairs] == ["val/b"]
+    assert [(f.pair_id, f.code, f.is_skipped) for f in corpus.faults] == [("val/a", "listed_twice", True)]
+    assert "thermal_annotations.json: a is listed 2 times" in corpus.faults[0].message
+
+
+def test_flir_boxes_of_8_bit_names_are_those_of_16_bit_pictures(tmp_path: Path):
+    for part in ("train", "val"):
+        pair(tmp_path, f"{part}/RGB/a.jpg", f"{part}/thermal_16_bit/a.tiff")
+    coco(tmp_path / "train/thermal_annotations.json", [("thermal_8_bit/a.jpeg", "")], [BOX])
+    corpus = open_pairs(str(tmp_path))
+    assert [(p.pair_id, p.is_labelled, len(p.labels)) for p in corpus.pairs] == [
+        ("train/a", True, 1), ("val/a", False, 0),
+    ]  # fmt: skip
+
+
 def test_flir_of_2022_follows_the_map_of_names(tmp_path: Path):
     pair(tmp_path, "images_rgb_train/data/x.jpg", "images_thermal_train/data/x.jpg")
     pair(tmp_path, "video_rgb_test/data/v-rgb.jpg", "video_thermal_test/data/v-ir.jpg")
@@ -192,7 +213,8 @@ def test_flir_of_2022_follows_the_map_of_names(tmp_path: Path):
     coco(tmp_path / "images_thermal_train/coco.json", [("data/x.jpg", "")], [BOX])
     (tmp_path / "rgb_to_thermal_vid_map.json").write_text(json.dumps({"v-rgb.jpg": "v-ir.jpg"}))
     corpus = open_pairs(str(tmp_path))
-    assert [p.pair_id for p in corpus.pairs] == ["train/x", "video_test/v-ir"]
+    # Videos are learnt from and judged as the pictures of their part are.
+    assert {p.pair_id: p.split for p in corpus.pairs} == {"train/x": "train", "video_test/v-ir": "test"}
     assert [len(p.boxes_xyxy) for p in corpus.pairs] == [1, 0]
     assert [Path(name).name for name in corpus.unmatched] == ["alone.jpg"]
 
