@@ -29,7 +29,7 @@ _THERMAL_FOLDERS = ("thermal_8_bit", "thermal_16_bit")
 
 @dataclass(frozen=True)
 class _Part:
-    """A split: its two folders of pictures and the COCO file of the thermal ones, or ""."""
+    """A part: its folders of RGB pictures, or "", and of thermal ones, and where the COCO file of these would lie."""
 
     split: str
     rgb: str
@@ -59,10 +59,8 @@ class FlirReader:
     looks_for = "RGB beside thermal_8_bit or thermal_16_bit; or images_rgb_train/data beside images_thermal_train/data"
 
     def recognise(self, uri: str) -> str | None:
-        parts = _parts(uri)
-        return (
-            f"{files.name(files.parent(parts[0].thermal))}/{files.name(parts[0].thermal)} is there" if parts else None
-        )
+        thermal = next((part.thermal for part in _parts(uri) if part.rgb), None)
+        return f"{files.name(files.parent(thermal))}/{files.name(thermal)} is there" if thermal else None
 
     def read(self, uri: str) -> PairCorpus:
         parts = _parts(uri)
@@ -70,7 +68,7 @@ class FlirReader:
         boxes = _boxes(parts)
         pairs = []
         faults = [*matched.faults, *boxes.faults]
-        for pair_id, (rgb_uri, thermal_uri) in matched.names.items():
+        for pair_id, (rgb_uri, thermal_uri) in {**matched.names, **matched.infrared_alone}.items():
             if (why := boxes.damaged.get(files.parent(thermal_uri))) is not None:
                 faults.append(PairFault(pair_id, "bad_annotation", why, is_skipped=False))
             picture = _without_suffix(thermal_uri)
@@ -97,31 +95,43 @@ class FlirReader:
                 )
             )
         return PairCorpus(
-            files.name(uri), self.name, tuple(pairs), tuple(boxes.categories), matched.unmatched, tuple(faults)
+            name=files.name(uri),
+            reader=self.name,
+            pairs=tuple(pair for pair in pairs if pair.rgb_uri),
+            categories=tuple(boxes.categories),
+            unmatched=matched.unmatched,
+            infrared_alone=tuple(pair for pair in pairs if not pair.rgb_uri),
+            faults=tuple(faults),
         )
 
 
 def _parts(uri: str) -> list[_Part]:
-    if not files.is_folder(uri):
-        return []
+    """Parts with thermal pictures; none, if no part has an RGB folder beside them."""
+    parts = _all_parts(uri) if files.is_folder(uri) else []
+    return parts if any(part.rgb for part in parts) else []
+
+
+def _all_parts(uri: str) -> list[_Part]:
     below = files.folders_in(uri)
     new = {found.groups(): folder for name, folder in sorted(below.items()) if (found := _NEW_FOLDER.match(name))}
     parts = []
     for (kind, side, split), folder in new.items():
-        rgb = new.get((kind, "rgb", split))
-        if side == "thermal" and rgb is not None:
+        if side == "thermal" and files.is_folder(f"{folder}/data"):
+            rgb = f"{new[kind, 'rgb', split]}/data" if (kind, "rgb", split) in new else ""
             name = split if kind == "images" else f"{kind}_{split}"
-            parts.append(_Part(name, f"{rgb}/data", f"{folder}/data", f"{folder}/coco.json"))
+            parts.append(
+                _Part(name, rgb if rgb and files.is_folder(rgb) else "", f"{folder}/data", f"{folder}/coco.json")
+            )
     if parts:
-        return [part for part in parts if files.is_folder(part.rgb) and files.is_folder(part.thermal)]
+        return parts
     old = [("", uri, below)] if "RGB" in below else []
     if not old:
         splits = {name: folder for name, folder in sorted(below.items()) if split_of(f"{name}/")}
         old = [(name, folder, files.folders_in(folder)) for name, folder in splits.items()]
     for split, folder, held in old:
         thermal = next((held[name] for name in _THERMAL_FOLDERS if name in held), None)
-        if "RGB" in held and thermal is not None:
-            parts.append(_Part(split, held["RGB"], thermal, f"{folder}/thermal_annotations.json"))
+        if thermal is not None:
+            parts.append(_Part(split, held.get("RGB", ""), thermal, f"{folder}/thermal_annotations.json"))
     return parts
 
 
@@ -147,7 +157,8 @@ def _match(parts: Sequence[_Part], thermal_names: Mapping[str, str]) -> Matched:
     thermal: list[tuple[str, str]] = []
     for part in parts:
         prefix = f"{part.split}/" if part.split else ""
-        rgb += [(prefix + thermal_names.get(stem, stem), uri) for stem, uri in names_below(part.rgb, is_deep=False)]
+        if part.rgb:
+            rgb += [(prefix + thermal_names.get(stem, stem), uri) for stem, uri in names_below(part.rgb, is_deep=False)]
         thermal += [(prefix + stem, uri) for stem, uri in names_below(part.thermal, is_deep=False)]
     return match_names(rgb, thermal)
 

@@ -108,8 +108,9 @@ def read_infrared_set(
             none is always taken.
         images: folder of a COCO file's pictures; the file's own, its parent or grandparent, if not given.
         needs_boxes: else a COCO file's pictures that it marks as not labelled are taken too.
-    Faults beside those of readers: names of a list without a pair, and pairs whose labels cannot be read, are skipped;
-        pairs and pictures without labels are counted.
+    Infrared pictures of a corpus of pairs need no partner, where the layout may have labels for them.
+    Faults beside those of readers: names of a list that are not found, and pictures whose labels cannot be read, are
+        skipped; pictures without labels are counted.
     Raises:
         DataError: nobody drew boxes there, or none of its pictures can be found. FormatError: no reader knows it.
     """
@@ -175,15 +176,15 @@ def read_infrared_set(
 
 
 def _of_pairs(uri: str, splits: Sequence[str] | None) -> InfraredSet:
-    corpus = open_pairs(uri)
+    corpus = open_pairs(uri, needs_rgb=False)
     taken, told = of_splits(corpus, uri, splits)
     if not taken:
-        held = ", ".join(sorted({pair.split for pair in corpus.pairs}))
+        held = ", ".join(sorted({pair.split for pair in (*corpus.pairs, *corpus.infrared_alone)}))
         raise DataError("no_pairs", f"{uri}: expected pairs of {', '.join(splits or ())}, found those of {held}")
     labelled = [pair for pair in taken if pair.is_labelled]
     if not labelled:
         why = f"; the first fault: {told[0]}" if told else ""
-        raise DataError("not_labelled", f"{uri}: expected boxes, found {len(taken)} pairs without{why}")
+        raise DataError("not_labelled", f"{uri}: expected boxes, found {len(taken)} pictures without{why}")
     stated = [(pair.height, pair.width) for pair in labelled]
     sizes = _sizes([pair.infrared_uri for pair in labelled], stated, [len(pair.boxes_xyxy) for pair in labelled])
     pictures, faults = [], _of_lost_labels(corpus.name, taken, told)
@@ -211,9 +212,9 @@ def _of_pairs(uri: str, splits: Sequence[str] | None) -> InfraredSet:
 
 
 def _of_lost_labels(name: str, taken: Sequence[Pair], faults: Sequence[PairFault]) -> list[PairFault]:
-    """The same faults, where a pair that lost its labels to one is left out and told once.
+    """The same faults, where a picture that lost its labels to one is left out and told once.
 
-    Pairs that nobody labelled are normal, and are told by one line for all.
+    Pictures that nobody labelled are normal, and are told by one line for all.
     """
     bare = {pair.pair_id for pair in taken if not pair.is_labelled}
     lost: dict[str, PairFault] = {}
@@ -222,7 +223,7 @@ def _of_lost_labels(name: str, taken: Sequence[Pair], faults: Sequence[PairFault
             lost.setdefault(fault.pair_id, replace(fault, is_skipped=True))
     found = [*lost.values(), *(fault for fault in faults if fault.pair_id not in bare)]
     if unlabelled := len(bare) - len(lost):
-        found.append(_not_labelled(name, f"{unlabelled} of {len(taken)} pairs"))
+        found.append(_not_labelled(name, f"{unlabelled} of {len(taken)} pictures"))
     return found
 
 

@@ -49,8 +49,8 @@ class KaistReader:
             unmatched += matched.unmatched
             faults += matched.faults
             texts = _texts(annotations, video)
-            for pair_id, (rgb_uri, infrared_uri) in matched.names.items():
-                text_uri = texts.get(files.stem(rgb_uri))
+            for pair_id, (rgb_uri, infrared_uri) in {**matched.names, **matched.infrared_alone}.items():
+                text_uri = texts.get(files.stem(infrared_uri))
                 given, wrong = _read_boxes(text_uri, pair_id) if text_uri else ([], [])
                 checked = check_boxes(given, WIDTH, HEIGHT, pair_id)
                 faults += [*wrong, *checked.faults]
@@ -71,7 +71,15 @@ class KaistReader:
                         split="train" if int(video[3:5]) < 6 else "test",
                     )
                 )
-        return PairCorpus(name, self.name, tuple(pairs), CATEGORIES, tuple(unmatched), tuple(faults))
+        return PairCorpus(
+            name=name,
+            reader=self.name,
+            pairs=tuple(pair for pair in pairs if pair.rgb_uri),
+            categories=CATEGORIES,
+            unmatched=tuple(unmatched),
+            infrared_alone=tuple(pair for pair in pairs if not pair.rgb_uri),
+            faults=tuple(faults),
+        )
 
 
 def _videos(uri: str, only_first: bool = False) -> dict[str, str]:

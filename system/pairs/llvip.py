@@ -48,7 +48,8 @@ class LlvipReader:
             texts = {files.stem(entry): entry for entry in files.list_folder(below["Annotations"])}
         found: dict[str, VocFile] = {}
         faults = list(matched.faults)
-        for pair_id in matched.names:
+        pictures = {**matched.names, **matched.infrared_alone}
+        for pair_id in pictures:
             text_uri = texts.get(pair_id.rsplit("/", 1)[-1], "")
             if not text_uri.endswith(".xml"):
                 continue
@@ -58,7 +59,7 @@ class LlvipReader:
                 faults.append(PairFault(pair_id, "bad_annotation", error.message, is_skipped=False))
         categories = sorted({row[0] for voc in found.values() for row in voc.objects})
         pairs = []
-        for pair_id, (rgb_uri, infrared_uri) in matched.names.items():
+        for pair_id, (rgb_uri, infrared_uri) in pictures.items():
             voc = found.get(pair_id, VocFile(None, None, ()))
             given = [GivenBox(*row[1:5], categories.index(row[0]), row[5]) for row in voc.objects]
             checked = check_boxes(given, voc.width, voc.height, pair_id)
@@ -79,7 +80,15 @@ class LlvipReader:
                     split=split_of(pair_id),
                 )
             )
-        return PairCorpus(files.name(uri), self.name, tuple(pairs), tuple(categories), matched.unmatched, tuple(faults))
+        return PairCorpus(
+            name=files.name(uri),
+            reader=self.name,
+            pairs=tuple(pair for pair in pairs if pair.rgb_uri),
+            categories=tuple(categories),
+            unmatched=matched.unmatched,
+            infrared_alone=tuple(pair for pair in pairs if not pair.rgb_uri),
+            faults=tuple(faults),
+        )
 
 
 def read_voc(uri: str) -> VocFile:

@@ -230,10 +230,10 @@ def _listed(
         return [(p.picture_id, p.uri) for p in found.pictures], [], list(found.faults)
     if files.is_folder(uri) and files.pictures_in(uri):
         return [(files.stem(p), p) for p in files.pictures_in(uri)], [], []
-    corpus = open_pairs(uri)
+    corpus = open_pairs(uri, needs_rgb=False)
     taken, faults = of_splits(corpus, uri, splits)
     ids = {pair.pair_id for pair in taken}
-    others = [pair.infrared_uri for pair in corpus.pairs if pair.pair_id not in ids]
+    others = [pair.infrared_uri for pair in (*corpus.pairs, *corpus.infrared_alone) if pair.pair_id not in ids]
     return [(pair.pair_id, pair.infrared_uri) for pair in taken], others, faults
 
 

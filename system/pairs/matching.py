@@ -29,9 +29,11 @@ _SPLITS = {
 
 @dataclass(frozen=True)
 class Matched:
-    """names: {name: (rgb URI, infrared URI)} in sorted order."""
+    """names: {name: (rgb URI, infrared URI)} in sorted order. infrared_alone: {name: ("", infrared URI)}, likewise; of
+    pictures without a partner, whose URIs are among `unmatched`."""
 
     names: Mapping[str, tuple[str, str]]
+    infrared_alone: Mapping[str, tuple[str, str]]
     unmatched: tuple[str, ...]
     faults: tuple[PairFault, ...]
 
@@ -56,8 +58,17 @@ def match_names(rgb: Iterable[tuple[str, str]], infrared: Iterable[tuple[str, st
         else:
             told = f"expected one RGB and one infrared picture of this name, found {', '.join(found)}"
             faults.append(PairFault(name, "ambiguous_name", told))
-    alone = [uri for side in sides for name, found in side.items() if name not in both for uri in found]
-    return Matched(names, tuple(sorted(alone)), tuple(faults))
+    unmatched = [uri for name, found in sides[0].items() if name not in both for uri in found]
+    infrared_alone = {}
+    for name in sorted(sides[1].keys() - both):
+        found = sides[1][name]
+        if len(found) == 1:
+            infrared_alone[name] = ("", found[0])
+            unmatched += found
+        else:
+            told = f"expected one infrared picture of this name, found {', '.join(found)}"
+            faults.append(PairFault(name, "ambiguous_name", told))
+    return Matched(names, infrared_alone, tuple(sorted(unmatched)), tuple(faults))
 
 
 def names_below(folder: str, is_deep: bool = True) -> list[tuple[str, str]]:

@@ -35,7 +35,8 @@ class Pair:
 
     Attributes:
         pair_id: unique in its corpus.
-        rgb_uri, infrared_uri: the same file where one picture holds four channels (MFNet).
+        rgb_uri, infrared_uri: the same file where one picture holds four channels (MFNet). No rgb_uri ("") where the
+            infrared picture has no partner; such are never among a corpus's pairs.
         boxes_xyxy: float32 [N, 4], in pixels of the infrared picture, inside of it where its size is stated.
         labels: int64 [N], places in the corpus's categories.
         is_ignored: bool [N], neither an object nor background (crowds, people too far off).
@@ -86,6 +87,8 @@ class PairCorpus:
         mask_classes: by their number in masks; empty where there are none.
         why: by what the reader recognised the path.
         unmatched: names of pictures without a partner.
+        infrared_alone: infrared pictures among these, where the layout may have labels for them: a detector needs no
+            RGB.
         faults: pairs that were left out, and boxes that were dropped or cut.
     """
 
@@ -94,6 +97,7 @@ class PairCorpus:
     pairs: tuple[Pair, ...]
     categories: tuple[str, ...] = ()
     unmatched: tuple[str, ...] = ()
+    infrared_alone: tuple[Pair, ...] = ()
     faults: tuple[PairFault, ...] = ()
     why: str = ""
     mask_classes: tuple[str, ...] = ()

@@ -44,16 +44,17 @@ def reader_named(name: str) -> PairReader:
     raise ConfigError(f"--reader {name!r} is unknown; expected one of: {known}")
 
 
-def open_pairs(uri: str, reader: str = "auto") -> PairCorpus:
+def open_pairs(uri: str, reader: str = "auto", needs_rgb: bool = True) -> PairCorpus:
     """List the pairs at a path.
 
     Args:
         uri: a folder of one of the known layouts; a COCO file (one split); a text file of names in a corpus's folder or
             one below (imageSets/train.txt); or RGB_FOLDER::INFRARED_FOLDER.
         reader: its name: only it is asked; "auto": all are, in the order of READERS.
+        needs_rgb: else infrared pictures without a partner are enough.
     Raises:
         ConfigError: unknown reader. FormatError: an empty folder, or no reader fits. DataError: nothing is at the path,
-        or it holds no pair.
+        or it holds no pair (nor, without `needs_rgb`, an infrared picture that may have labels).
     """
     readers = READERS if reader == "auto" else (reader_named(reader),)
     parts = [uri] if files.is_folder(uri) else uri.split("::")
@@ -73,7 +74,7 @@ def open_pairs(uri: str, reader: str = "auto") -> PairCorpus:
         if recognised is not None:
             found, why = recognised
             corpus = replace(found.read(root), why=why)
-            return _checked(corpus if names is None else only_named(corpus, names, uri), uri)
+            return _checked(corpus if names is None else only_named(corpus, names, uri), uri, needs_rgb)
     looked_for = "; ".join(f"{candidate.name}: {candidate.looks_for}" for candidate in readers)
     raise FormatError("unknown_format", f"{', '.join(roots)}: no reader recognises this. Looked for: {looked_for}")
 
@@ -87,8 +88,8 @@ def recognise(uri: str, readers: tuple[PairReader, ...] = READERS) -> tuple[Pair
     return None
 
 
-def _checked(corpus: PairCorpus, uri: str) -> PairCorpus:
-    if corpus.pairs:
+def _checked(corpus: PairCorpus, uri: str, needs_rgb: bool) -> PairCorpus:
+    if corpus.pairs or (corpus.infrared_alone and not needs_rgb):
         return corpus
     skipped = [fault for fault in corpus.faults if fault.is_skipped]
     first = f"; the first fault: {skipped[0]}" if skipped else ""

@@ -47,36 +47,58 @@ _SPLITS = ("train", "val", "test")
 
 
 def only_named(corpus: PairCorpus, names: list[str], uri: str) -> PairCorpus:
-    """The pairs that a list names, by id or its last part; names without a pair are unmatched."""
-    by_id = {pair.pair_id: pair for pair in corpus.pairs}
-    stems = Counter(pair_id.rsplit("/", 1)[-1] for pair_id in by_id)
-    by_stem = {pair_id.rsplit("/", 1)[-1]: pair for pair_id, pair in by_id.items()}
+    """The pairs that a list names, by id or its last part; names without a pair are unmatched.
+
+    Where infrared pictures without a partner are named, they are among the unmatched by their ids.
+    """
+    pairs, others = _Named(corpus.pairs), _Named(corpus.infrared_alone)
     # Of a list that is called otherwise, whoever names it means its pairs.
     split = next((word for word in _SPLITS if files.stem(uri).lower().startswith(word)), "")
-    pairs, alone = [], []
+    taken, alone, unmatched = [], [], []
     for name in dict.fromkeys(names):
-        pair = by_id.get(name) or (by_stem.get(name) if stems[name] == 1 else None)
-        if pair is None:
-            alone.append(name)
-        else:
-            pairs.append(replace(pair, split=split))
-    chosen = {pair.pair_id for pair in pairs}
-    faults = tuple(fault for fault in corpus.faults if fault.pair_id in chosen)
+        if (pair := pairs.get(name)) is not None:
+            taken.append(replace(pair, split=split))
+            continue
+        if (pair := others.get(name)) is not None:
+            alone.append(replace(pair, split=split))
+        unmatched.append(name if pair is None else pair.pair_id)
+    chosen = {pair.pair_id for pair in (*taken, *alone)}
     return replace(
-        corpus, name=f"{corpus.name}/{files.stem(uri)}", pairs=tuple(pairs), unmatched=tuple(alone), faults=faults
+        corpus,
+        name=f"{corpus.name}/{files.stem(uri)}",
+        pairs=tuple(taken),
+        unmatched=tuple(unmatched),
+        infrared_alone=tuple(alone),
+        faults=tuple(fault for fault in corpus.faults if fault.pair_id in chosen),
     )
 
 
+class _Named:
+    """Pairs by their id, or its last part where only one has it."""
+
+    def __init__(self, pairs: Sequence[Pair]) -> None:
+        self._by_id = {pair.pair_id: pair for pair in pairs}
+        self._stems = Counter(pair_id.rsplit("/", 1)[-1] for pair_id in self._by_id)
+        self._by_stem = {pair_id.rsplit("/", 1)[-1]: pair for pair_id, pair in self._by_id.items()}
+
+    def get(self, name: str) -> Pair | None:
+        return self._by_id.get(name) or (self._by_stem.get(name) if self._stems[name] == 1 else None)
+
+
 def of_splits(corpus: PairCorpus, uri: str, splits: Sequence[str] | None) -> tuple[list[Pair], list[PairFault]]:
-    """Pairs of the parts that are taken, of all if None, and faults: those of no other part, and names without a pair.
+    """Infrared pictures of the parts that are taken, of all if None, and faults: those of no other part, and names of a
+    list without an infrared picture.
 
     Args:
         uri: what the corpus was opened by. splits: as the layout names them; a pair that is in none is always taken.
-    Faults: `missing_file`: a list at `uri` names it, and there is no such pair.
+    Returns:
+        Pairs, then infrared pictures without a partner. Faults: `missing_file`: a list at `uri` names it, and there is
+        no such picture.
     """
-    taken = [pair for pair in corpus.pairs if splits is None or pair.split in ("", *splits)]
+    everything = (*corpus.pairs, *corpus.infrared_alone)
+    taken = [pair for pair in everything if splits is None or pair.split in ("", *splits)]
     ids = {pair.pair_id for pair in taken}
-    others = {pair.pair_id for pair in corpus.pairs} - ids
+    others = {pair.pair_id for pair in everything} - ids
     faults = [
         fault
         for fault in corpus.faults
@@ -84,6 +106,6 @@ def of_splits(corpus: PairCorpus, uri: str, splits: Sequence[str] | None) -> tup
         or (fault.pair_id not in others and (splits is None or split_of(fault.pair_id) in ("", *splits)))
     ]
     if is_list(uri):
-        told = f"named by {files.name(uri)}, expected a pair of this name, found none"
-        faults += [PairFault(name, "missing_file", told) for name in corpus.unmatched]
+        told = f"named by {files.name(uri)}, expected an infrared picture of this name, found none"
+        faults += [PairFault(name, "missing_file", told) for name in corpus.unmatched if name not in ids | others]
     return taken, faults

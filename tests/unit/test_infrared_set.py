@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,12 +11,19 @@ import pytest
 from PIL import Image
 
 from system.errors import ConfigError, DataError
+from system.pairs import files
 from system.pairs.coco_file import read_coco
 from system.pairs.infrared_set import InfraredSet, read_infrared_set
 from system.pairs.pixels import InfraredMapping, picture_size, read_infrared
+from system.pairs.registry import open_pairs
 from system.training import detection_study
 from system.training.detect import gather_labelled, refuse_left_out
 from system.training.detection_study import DetectionStudyConfig, study_sets
+
+VOC = (
+    "<annotation><size><width>40</width><height>32</height></size><object><name>person</name><bndbox><xmin>2</xmin>"
+    "<ymin>2</ymin><xmax>9</xmax><ymax>20</ymax></bndbox></object></annotation>"
+)
 
 
 def picture(path: Path, seed: int = 0) -> None:
@@ -301,7 +309,7 @@ def test_a_pair_whose_labels_are_damaged_is_left_out_and_one_without_labels_is_t
         ("I00002", "bad_annotation"), ("I00003", "bad_annotation"),
     ]  # fmt: skip
     (bare,) = [fault for fault in found.faults if not fault.is_skipped]
-    assert bare.code == "not_labelled" and "1 of 4 pairs" in bare.message
+    assert bare.code == "not_labelled" and "1 of 4 pictures" in bare.message
     everywhere = [fault.pair_id for fault in read_infrared_set(str(tmp_path)).faults if fault.is_skipped]
     assert everywhere == ["set00/V000/I00002", "set00/V000/I00003", "set06/V000/I1"]
 
@@ -334,8 +342,6 @@ def test_a_damaged_file_of_a_part_of_flir_leaves_its_pairs_out(tmp_path: Path):
 
 
 def test_parts_of_a_corpus_are_taken_as_they_are_named(tmp_path: Path):
-    box = "<annotation><size><width>40</width><height>32</height></size><object><name>person</name><bndbox>"
-    box += "<xmin>2</xmin><ymin>2</ymin><xmax>9</xmax><ymax>20</ymax></bndbox></object></annotation>"
     (tmp_path / "Annotations").mkdir()
     for n, part in enumerate(("train", "train", "test")):
         for kind in ("visible", "infrared"):
@@ -343,11 +349,99 @@ def test_parts_of_a_corpus_are_taken_as_they_are_named(tmp_path: Path):
             folder.mkdir(parents=True, exist_ok=True)
             shape = (32, 40, 3) if kind == "visible" else (32, 40)
             Image.fromarray(np.full(shape, 10 * n, np.uint8)).save(folder / f"{n:06d}.jpg")
-        (tmp_path / "Annotations" / f"{n:06d}.xml").write_text(box)
+        (tmp_path / "Annotations" / f"{n:06d}.xml").write_text(VOC)
     counts = {part: len(read_infrared_set(str(tmp_path), splits=(part,)).pictures) for part in ("train", "test")}
     assert counts == {"train": 2, "test": 1} and len(read_infrared_set(str(tmp_path)).pictures) == 3
     with pytest.raises(DataError, match="expected pairs of val, found those of test, train"):
         read_infrared_set(str(tmp_path), splits=("val",))
+
+
+def alone(root: Path, layout: str) -> None:
+    """Three labelled infrared pictures to learn from and three to judge on; one of each has an RGB partner."""
+    for part in ("train", "test"):
+        names = [f"{part}{n}" for n in range(3)]
+        rgb, infrared = {
+            "flir 2018": (f"{part}/RGB", f"{part}/thermal_8_bit"),
+            "flir 2022": (f"images_rgb_{part}/data", f"images_thermal_{part}/data"),
+            "llvip": (f"visible/{part}", f"infrared/{part}"),
+            "kaist": (
+                f"images/set0{6 * (part == 'test')}/V000/visible",
+                f"images/set0{6 * (part == 'test')}/V000/lwir",
+            ),
+        }[layout]
+        picture(root / rgb / f"{names[0]}.jpg")
+        for name in names:
+            picture(root / infrared / f"{name}.jpg")
+            if layout == "llvip":
+                (root / "Annotations").mkdir(exist_ok=True)
+                (root / "Annotations" / f"{name}.xml").write_text(VOC)
+            elif layout == "kaist":
+                text = root / "annotations" / infrared.removeprefix("images/").removesuffix("/lwir") / f"{name}.txt"
+                text.parent.mkdir(parents=True, exist_ok=True)
+                text.write_text("person 2 2 7 18\n")
+        if layout.startswith("flir"):
+            place = f"{part}/thermal_annotations.json" if layout == "flir 2018" else f"images_thermal_{part}/coco.json"
+            images = [{"id": n, "file_name": f"data/{name}.jpg"} for n, name in enumerate(names)]
+            coco(root / place, images, [(n, 0, [2, 2, 7, 18], 0) for n in range(3)], ["person"])
+
+
+@pytest.mark.parametrize("layout", ["flir 2018", "flir 2022", "llvip", "kaist"])
+def test_labelled_infrared_pictures_need_no_rgb_partner(tmp_path: Path, layout: str):
+    alone(tmp_path, layout)
+    for part in ("train", "test"):
+        found = read_infrared_set(str(tmp_path), splits=(part,))
+        assert [files.stem(p.picture_id) for p in found.pictures] == [f"{part}{n}" for n in range(3)]
+        assert found.counts()["person"] == 3 and not found.faults
+    # Whoever needs pairs is told of them as before.
+    pairs = open_pairs(str(tmp_path))
+    assert [files.stem(pair.pair_id) for pair in pairs.pairs] == ["test0", "train0"][:: -1 if layout == "kaist" else 1]
+    assert sorted(map(files.stem, pairs.unmatched)) == ["test1", "test2", "train1", "train2"]
+    assert not pairs.faults
+
+
+@pytest.mark.parametrize("layout", ["flir 2018", "flir 2022", "llvip"])
+def test_a_part_of_which_no_rgb_is_there_is_read(tmp_path: Path, layout: str):
+    alone(tmp_path, layout)
+    gone = {"flir 2018": "test/RGB", "flir 2022": "images_rgb_test", "llvip": "visible/test"}[layout]
+    shutil.rmtree(tmp_path / gone)
+    assert len(read_infrared_set(str(tmp_path), splits=("test",)).pictures) == 3
+    for rgb in tmp_path.rglob("train0.jpg"):
+        if not {"RGB", "images_rgb_train", "visible"}.isdisjoint(rgb.parts):
+            rgb.unlink()
+    assert len(read_infrared_set(str(tmp_path)).pictures) == 6
+    with pytest.raises(DataError, match="6 pictures have no partner") as raised:
+        open_pairs(str(tmp_path))
+    assert raised.value.code == "no_pairs"
+
+
+def test_infrared_pictures_without_a_partner_are_left_out_where_their_labels_are_damaged_or_their_name_is_not_theirs(
+    tmp_path: Path,
+):
+    alone(tmp_path, "llvip")
+    (tmp_path / "Annotations" / "train1.xml").write_text("<annotation>")
+    (tmp_path / "Annotations" / "test1.xml").unlink()
+    picture(tmp_path / "infrared" / "train" / "train2.png")
+    found = read_infrared_set(str(tmp_path))
+    assert [p.picture_id for p in found.pictures] == ["test/test0", "train/train0", "test/test2"]
+    assert sorted((f.pair_id, f.code) for f in found.faults if f.is_skipped) == [
+        ("train/train1", "bad_annotation"), ("train/train2", "ambiguous_name"),
+    ]  # fmt: skip
+    (bare,) = [fault for fault in found.faults if not fault.is_skipped]
+    assert bare.code == "not_labelled" and "1 of 5 pictures" in bare.message
+    assert not [f for f in read_infrared_set(str(tmp_path), splits=("test",)).faults if f.is_skipped]
+
+
+def test_a_list_names_infrared_pictures_without_a_partner_too(tmp_path: Path):
+    alone(tmp_path, "llvip")
+    names = tmp_path / "val.txt"
+    names.write_text("train0\ntrain/train1\ntest2\ngone\n")
+    found = read_infrared_set(str(names), splits=("val",))
+    assert [p.picture_id for p in found.pictures] == ["train/train0", "train/train1", "test/test2"]
+    assert [(f.pair_id, f.code, f.is_skipped) for f in found.faults] == [("gone", "missing_file", True)]
+    corpus = open_pairs(str(names))
+    assert ([p.pair_id for p in corpus.pairs], corpus.unmatched) == (
+        ["train/train0"], ("train/train1", "test/test2", "gone"),
+    )  # fmt: skip
 
 
 def test_colours_are_told_from_grey(tmp_path: Path):
