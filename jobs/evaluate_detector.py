@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from jobs import options
 from system.errors import ConfigError
 from system.pipelines.ray_environment import leave_ray, set_ray_environment
 from system.report.console import ConsoleProgress, exit_with_code, print_figures
@@ -24,6 +25,12 @@ def main(
         typer.Option(help="Folder of the COCO file's pictures, if not beside it; with --kaist-out, of KAIST's sets."),
     ] = None,
     model: Annotated[str | None, typer.Option(help="Folder of jobs/train_detector.py.")] = None,
+    ignore: Annotated[
+        str | None,
+        typer.Option(
+            help="Comma-separated classes of --coco in whose boxes nothing is right or wrong: people,cyclist."
+        ),
+    ] = None,
     kaist_annotations: Annotated[Path | None, typer.Option(help="KAIST's annotation file (JSON).")] = None,
     kaist_results: Annotated[Path | None, typer.Option(help="Result file: image,x,y,w,h,score a line.")] = None,
     kaist_out: Annotated[
@@ -41,7 +48,8 @@ def main(
 
     The last line of stdout is one JSON object. With --coco: ap50 and ap {value, low, high}, classes, coco (AP, AP50,
     AP75, AR, by size), parity (the same on pictures with objects only, as FreqKD's paper does), calibration, counts,
-    seen_in_training (pictures that it or its backbone learnt from as copies or without labels; null: not known).
+    seen_in_training (pictures that it or its backbone learnt from as copies or without labels; null: not known),
+    ignored (classes of --ignore).
     With --kaist-results: mr_all, mr_day, mr_night and other subsets, ap50, intervals, counts, parity. In points of 100.
     With --kaist-out the detector's persons are first written as such a file, which other tools take too.
 
@@ -55,7 +63,13 @@ def main(
         from system.training.evaluate_kaist import judge_kaist, judge_on_kaist
 
         config = JudgeConfig.parse(
-            {"rounds": rounds, "sure_score": sure_score, "max_bad_share": max_bad_share}, "options"
+            {
+                "rounds": rounds,
+                "sure_score": sure_score,
+                "max_bad_share": max_bad_share,
+                "ignored": options.names(ignore, lower=True),
+            },
+            "options",
         )
         asked = [option for option in (coco, kaist_results, kaist_out) if option is not None]
         if len(asked) != 1 or (kaist_annotations is None) != (coco is not None):
@@ -63,6 +77,8 @@ def main(
                 "give --coco and --model, or --kaist-annotations and --kaist-results, or --kaist-annotations, "
                 "--images, --model and --kaist-out"
             )
+        if ignore is not None and coco is None:
+            raise ConfigError(f"--ignore {ignore} goes with --coco; KAIST's annotations say themselves what is ignored")
         if kaist_annotations is not None and kaist_results is not None:
             if model is not None or images is not None:
                 raise ConfigError("--kaist-results takes no --model and no --images; with them, name --kaist-out")

@@ -42,6 +42,10 @@ Start = Annotated[
         "RF-DETR, whose head is taken."
     ),
 ]
+Ignore = Annotated[
+    str | None,
+    typer.Option(help="Comma-separated classes, none of --classes, in whose boxes nothing is right or wrong."),
+]
 Threads = Annotated[int, typer.Option("--worker-threads", min=1, help="CPUs of each of them.")]
 Gpu = Annotated[bool, typer.Option("--gpu", help="Give every worker a GPU.")]
 

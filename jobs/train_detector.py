@@ -24,6 +24,7 @@ def main(
     split: trainer_options.Split = "train",
     images: trainer_options.Images = None,
     classes: Annotated[str | None, typer.Option(help="Comma-separated; all of the first set, if not given.")] = None,
+    ignore: options.Ignore = None,
     start: options.Start = None,
     architecture: Annotated[
         str | None, typer.Option(help="`fcos`, which trains on CPUs, `faster_rcnn`, or `rf_detr`; fcos, if not given.")
@@ -109,7 +110,7 @@ def main(
             "options",
         )
         run = trainer_options.run_of(workers, threads, gpu, cache, cache_gb, max_bad_share)
-        source = trainer_options.source_of(train, val, images, split, classes, licence, start)
+        source = trainer_options.source_of(train, val, images, split, classes, licence, start, ignore)
         with ConsoleProgress("training", "steps") as progress:
             result = train_detector(source, values, config, run, out, progress)
         leave_ray()

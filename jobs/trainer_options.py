@@ -72,6 +72,7 @@ def source_of(
     classes: str | None,
     licence: str,
     start: str | None,
+    ignore: str | None = None,
 ) -> DetectSource:
     """What is learnt from."""
     from system.training.detect import DetectSource
@@ -82,6 +83,7 @@ def source_of(
         images=images,
         splits=options.names(split),
         classes=options.names(classes, lower=True),
+        ignored=options.names(ignore, lower=True),
         licence=licence,
         start=options.absolute_place(start),
     )

@@ -7,7 +7,7 @@ Legend: N boxes of a picture.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
@@ -25,7 +25,7 @@ from system.pairs.registry import open_pairs
 from system.pairs.subset import of_splits
 
 # What corpora call regions in which nothing is to be found nor missed.
-NOBODYS = ("dontcare", "don't care", "ignore", "__ignore__")
+NOBODYS = ("dontcare", "don't care", "ignore", "__ignore__", "ignored regions", "ignored region")
 _UP = 3
 _READ_AT_ONCE = 8
 # (height, width), or None where nobody says.
@@ -76,10 +76,10 @@ class InfraredSet:
         """Classes that there is an object of; names of nobody's regions are none."""
         return tuple(name for name, objects in self.counts().items() if objects and name not in NOBODYS)
 
-    def of_classes(self, classes: Sequence[str]) -> InfraredSet:
+    def of_classes(self, classes: Sequence[str], ignored: Sequence[str] = ()) -> InfraredSet:
         """The same pictures with labels that are places in `classes`; boxes of other classes are background.
 
-        Regions of nobody are ignored for every class.
+        Regions of nobody, and boxes of the classes in `ignored`, are ignored for every class.
 
         Raises:
             ConfigError: the set knows none of the classes.
@@ -91,9 +91,21 @@ class InfraredSet:
         place = {name: k for k, name in enumerate(classes)}
         return replace(
             self,
-            pictures=tuple(_relabelled(p, self.classes, place) for p in self.pictures),
+            pictures=tuple(_relabelled(p, self.classes, place, {*NOBODYS, *ignored}) for p in self.pictures),
             classes=tuple(classes),
         )
+
+
+def refuse_ignored(ignored: Sequence[str], classes: Sequence[str], sets: Sequence[InfraredSet]) -> None:
+    """Raises ConfigError: a class of --ignore is one of `classes`, or none of the sets knows it."""
+    known = list(dict.fromkeys(name for found in sets for name in found.classes))
+    for name in ignored:
+        if name in classes:
+            told = f"is one of {', '.join(classes)}, which are to be found; expected a class beside them"
+            raise ConfigError(f"--ignore {name}: {told}")
+        if name not in known:
+            where = ", ".join(found.name for found in sets)
+            raise ConfigError(f"--ignore {name}: not known to {where}, which knows {', '.join(known) or 'no class'}")
 
 
 def read_infrared_set(
@@ -250,14 +262,16 @@ def _classes(coco: CocoFile) -> tuple[str, ...]:
     return names
 
 
-def _relabelled(picture: InfraredPicture, classes: Sequence[str], place: dict[str, int]) -> InfraredPicture:
+def _relabelled(
+    picture: InfraredPicture, classes: Sequence[str], place: dict[str, int], nobodys: Set[str]
+) -> InfraredPicture:
     boxes, labels, ignored = [], [], []
     for box, label, is_ignored in zip(picture.boxes_xyxy, picture.labels, picture.is_ignored, strict=True):
         name = classes[label]
-        meant = list(place.values()) if name in NOBODYS else [place[name]] if name in place else []
+        meant = list(place.values()) if name in nobodys else [place[name]] if name in place else []
         boxes += [box] * len(meant)
         labels += meant
-        ignored += [bool(is_ignored) or name in NOBODYS] * len(meant)
+        ignored += [bool(is_ignored) or name in nobodys] * len(meant)
     return replace(
         picture,
         boxes_xyxy=np.array(boxes, np.float32).reshape(-1, 4),

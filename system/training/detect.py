@@ -20,7 +20,7 @@ from system.infrared.detector_config import InfraredModelConfig, sizes_for
 from system.infrared.detector_trainer import DetectorTrainConfig
 from system.infrared.start import is_folder, read_start
 from system.pairs.coloured import count_coloured
-from system.pairs.infrared_set import InfraredSet, read_infrared_set
+from system.pairs.infrared_set import InfraredSet, read_infrared_set, refuse_ignored
 from system.pairs.records import PairFault
 from system.pipelines.resources import check_workers, connect_to_ray
 from system.report.console import ConsoleProgress
@@ -54,8 +54,9 @@ class DetectSource(FrozenConfig):
     """train, val: COCO files or corpora; val is judged after each epoch and chooses nothing.
 
     splits: parts of a corpus of pairs that are learnt from, as its layout names them. images: folder of a COCO file's
-    pictures. classes: that are learnt; those of the start, or all of `train`, if none are named. licence: of the
-    pictures, as the user says. start: what the training begins with, a name of `system.infrared.start`.
+    pictures. classes: that are learnt; those of the start, or all of `train`, if none are named. ignored: classes in
+    whose boxes nothing is right or wrong. licence: of the pictures, as the user says. start: what the training begins
+    with, a name of `system.infrared.start`.
     """
 
     train: tuple[str, ...]
@@ -63,6 +64,7 @@ class DetectSource(FrozenConfig):
     splits: tuple[str, ...] = ("train",)
     images: str | None = None
     classes: tuple[str, ...] = ()
+    ignored: tuple[str, ...] = ()
     licence: str = "not stated"
     start: str | None = None
 
@@ -91,23 +93,31 @@ def model_values(task: InfraredTask, source: DetectSource, values: Mapping[str, 
 
 
 def gather_labelled(
-    uris: tuple[str, ...], images: str | None, classes: tuple[str, ...], splits: tuple[str, ...] = ("train",)
+    uris: tuple[str, ...],
+    images: str | None,
+    classes: tuple[str, ...],
+    splits: tuple[str, ...] = ("train",),
+    ignored: tuple[str, ...] = (),
+    val: InfraredSet | None = None,
 ) -> InfraredSet:
     """Several sets as one, with the classes that are asked for, or all of the first that show an object.
 
+    Args:
+        ignored: classes in whose boxes nothing is right or wrong. val: which may know them too.
     Raises:
-        DataError: no object of a class. ConfigError: a set that knows none of the classes.
+        DataError: no object of a class. ConfigError: a set that knows none of the classes; of `refuse_ignored`.
     """
     sets = [read_infrared_set(uri, images, splits) for uri in uris]
-    classes = classes or sets[0].shown_classes()
+    refuse_ignored(ignored, classes, [*sets, val] if val else sets)
+    classes = classes or tuple(name for name in sets[0].shown_classes() if name not in ignored)
     if not classes:
         raise DataError("no_positive", f"{sets[0].name}: shows no object to learn from")
-    joined = [found.of_classes(classes) for found in sets]
+    joined = [found.of_classes(classes, ignored) for found in sets]
     whole = InfraredSet(
         ", ".join(found.name for found in joined),
         tuple(picture for found in joined for picture in found.pictures),
         classes,
-        (*_left_to_background(sets, classes), *(fault for found in joined for fault in found.faults)),
+        (*_left_to_background(sets, (*classes, *ignored)), *(fault for found in joined for fault in found.faults)),
     )
     if missing := [name for name, objects in whole.counts().items() if not objects]:
         raise DataError(
@@ -116,11 +126,11 @@ def gather_labelled(
     return whole
 
 
-def _left_to_background(sets: Sequence[InfraredSet], classes: Sequence[str]) -> Iterator[PairFault]:
-    """Objects that a set shows and nobody learns; a class of another name may be one of those that are learnt."""
+def _left_to_background(sets: Sequence[InfraredSet], named: Sequence[str]) -> Iterator[PairFault]:
+    """Objects that a set shows and nobody named; a class of another name may be one of those that are learnt."""
     for found in sets:
         counts = found.counts()
-        if others := [f"{counts[name]} {name}" for name in found.shown_classes() if name not in classes]:
+        if others := [f"{counts[name]} {name}" for name in found.shown_classes() if name not in named]:
             told = f"{', '.join(others)}: not among the classes that are learnt, and background to them"
             yield PairFault(found.name, "other_class", told, is_skipped=False)
 
@@ -159,10 +169,10 @@ def train_detector(
     """
     refuse_existing(out)
     classes = source.classes or start_classes(source, Detector)
-    train = gather_labelled(source.train, source.images, classes, source.splits)
-    val = None
-    if source.val:
-        val = read_infrared_set(source.val, source.images, JUDGED_SPLITS).of_classes(train.classes)
+    val = read_infrared_set(source.val, source.images, JUDGED_SPLITS) if source.val else None
+    train = gather_labelled(source.train, source.images, classes, source.splits, source.ignored, val)
+    if val is not None:
+        val = val.of_classes(train.classes, source.ignored)
     return train_model(DetectionTask(), train, val, train.counts(), source, values, config, run, out, progress)
 
 
@@ -251,6 +261,7 @@ def train_model(
         start=source.start,
         start_id=begun,
         objects=objects,
+        ignored=source.ignored,
         masks=train.masks,
         pictures=len(train.pictures),
         data_sha256=sha256_of(train),

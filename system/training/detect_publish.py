@@ -25,7 +25,8 @@ class DetectRecord(FrozenConfig):
     """Where a detector or a segmenter comes from.
 
     start, start_id: what it began with in place of chance, and its id where it is a model of ours.
-    objects: of each class that it learnt from; pixels, for a segmenter. masks: what its masks are, "" for a detector.
+    objects: of each class that it learnt from; pixels, for a segmenter. ignored: classes in whose boxes nothing was
+    right or wrong. masks: what its masks are, "" for a detector.
     figures: of the last epoch. skipped: why, for each picture.
     """
 
@@ -37,6 +38,7 @@ class DetectRecord(FrozenConfig):
     start: str | None = None
     start_id: str | None = None
     objects: dict[str, int]
+    ignored: tuple[str, ...] = ()
     masks: str = ""
     pictures: int
     data_sha256: str

@@ -16,7 +16,7 @@ from system.infrared.detections import Detections, Truth
 from system.infrared.detector import detector_id, read_detector_config
 from system.infrared.judge import Judged, calibration, figures, worst_errors
 from system.pairs.coloured import tell_coloured
-from system.pairs.infrared_set import InfraredPicture, InfraredSet, read_infrared_set
+from system.pairs.infrared_set import InfraredPicture, InfraredSet, read_infrared_set, refuse_ignored
 from system.pairs.pixels import InfraredMapping, read_infrared
 from system.pipelines.config import PoolConfig
 from system.pipelines.infrared_stream import PictureResult
@@ -34,12 +34,14 @@ FIGURES_NAME, CURVES_NAME, ERRORS_NAME = "figures.json", "curves.png", "worst_er
 
 class JudgeConfig(FrozenConfig):
     """rounds: bootstrap draws of pictures. sure_score: above it a miss counts as one, on the sheet of errors. errors:
-    cells of that sheet. max_bad_share: of the pictures that may be unreadable."""
+    cells of that sheet. max_bad_share: of the pictures that may be unreadable. ignored: classes in whose boxes nothing
+    is right or wrong."""
 
     rounds: int = Field(default=1000, ge=1, le=100_000)
     sure_score: float = Field(default=0.3, ge=0, le=1)
     errors: int = Field(default=12, ge=0, le=120)
     max_bad_share: float = Field(default=0.05, ge=0, le=1)
+    ignored: tuple[str, ...] = ()
 
 
 def judge_detector(
@@ -58,8 +60,8 @@ def judge_detector(
         seen_in_training (how many it or its backbone learnt from as copies or without labels; None where
         that is not known), coloured (as no infrared pictures are).
     Raises:
-        ConfigError: the set and the detector share no class. DataError: pictures that the detector was trained on, or
-            too much that cannot be read. ModelError.
+        ConfigError: the set and the detector share no class; of `refuse_ignored`. DataError: pictures that the detector
+            was trained on, or too much that cannot be read. ModelError.
     """
     if out is not None:
         claim_folder(out, FIGURES_NAME, CURVES_NAME, ERRORS_NAME)
@@ -71,7 +73,8 @@ def judge_detector(
         raise ConfigError(
             f"{uri} knows {', '.join(labelled.classes)}; the detector finds {', '.join(classes)}: no class to judge"
         )
-    judged_set = labelled.of_classes(classes)
+    refuse_ignored(config.ignored, classes, [labelled])
+    judged_set = labelled.of_classes(classes, config.ignored)
     connect_to_ray()
     uris = [picture.uri for picture in judged_set.pictures]
     seen = judge_unseen(Path(model), uri, uris, "detector", progress.note)
@@ -105,6 +108,7 @@ def judge_detector(
     }
     told |= {"seen_in_training": seen, "coloured": coloured}
     told |= {"model": model, "detector_id": detector_id(model), "data": uri, "not_judged": _others(classes, shared)}
+    told["ignored"] = list(config.ignored)
     told["faults"] = [*faults, *map(str, labelled.faults)][:20]
     if out is not None:
         mapping = read_detector_config(Path(model)).config.mapping

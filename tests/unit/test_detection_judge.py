@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from system.bootstrap import draw_pictures
 from system.errors import ConfigError, DataError
@@ -39,7 +40,7 @@ from system.pipelines.config import PoolConfig
 from system.pipelines.infrared_reading import Shot
 from system.pipelines.infrared_stream import PictureResult
 from system.report.console import ConsoleProgress
-from system.training import evaluate_kaist
+from system.training import evaluate_detector, evaluate_kaist
 from system.training.evaluate_detector import JudgeConfig, claim_folder
 
 SIZE = (120, 160)
@@ -327,6 +328,43 @@ def test_a_detectors_persons_on_kaist_are_written_and_judged(
     assert {int(line[0]) for line in lines} == {n for n, image in enumerate(images, 1) if len(image.boxes_xyxy)}
     with pytest.raises(ConfigError, match="never overwritten"):
         judged(0.5, "r.txt")
+
+
+def test_what_lies_in_boxes_of_an_ignored_class_is_neither_right_nor_wrong(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    Image.fromarray(np.zeros((64, 80), np.uint8)).save(tmp_path / "a.png")
+    boxes = [[1.0, 1.0, 20.0, 30.0], [40.0, 1.0, 20.0, 30.0]]
+    annotations = [{"id": k, "image_id": 1, "category_id": k, "bbox": box} for k, box in enumerate(boxes)]
+    content = {
+        "images": [{"id": 1, "file_name": "a.png", "width": 80, "height": 64}],
+        "annotations": annotations,
+        "categories": [{"id": 0, "name": "person"}, {"id": 1, "name": "People"}],
+    }
+    (tmp_path / "x.json").write_text(json.dumps(content))
+
+    def detect_all(uris: list[str], *_: object) -> dict[str, PictureResult]:
+        corners = [[x, y, x + w, y + h] for x, y, w, h in boxes]
+        return {uri: PictureResult(Shot(uri), 1, Detections.of(corners, [0.5, 0.9], [0, 0], (64, 80))) for uri in uris}
+
+    config = SimpleNamespace(config=SimpleNamespace(classes=("person",)))
+    monkeypatch.setattr(evaluate_detector, "detect_all", detect_all)
+    monkeypatch.setattr(evaluate_detector, "read_detector_config", lambda _: config)
+    monkeypatch.setattr(evaluate_detector, "detector_id", lambda _: "d")
+    monkeypatch.setattr(evaluate_detector, "connect_to_ray", lambda: None)
+
+    def judged(*ignored: str) -> dict:
+        config = JudgeConfig(rounds=5, ignored=ignored)
+        uri = str(tmp_path / "x.json")
+        return evaluate_detector.judge_detector(uri, None, str(tmp_path), None, config, PoolConfig(), ConsoleProgress())
+
+    assert judged()["ap50"]["value"] < 60
+    told = judged("people")
+    assert told["ap50"]["value"] == pytest.approx(100) and told["ignored"] == ["people"]
+    with pytest.raises(ConfigError, match="--ignore tram: not known to x, which knows person, people"):
+        judged("tram")
+    with pytest.raises(ConfigError, match="--ignore person: is one of person, which are to be found"):
+        judged("person")
 
 
 def test_real_pictures_are_judged_as_coco_does(data_root: Path):

@@ -177,6 +177,46 @@ def test_objects_that_nobody_learns_are_told(tmp_path: Path):
     assert not gather_labelled((uri,), None, ()).faults
 
 
+def test_ignored_regions_of_visdrone_are_nobodys_in_any_letters(tmp_path: Path):
+    picture(tmp_path / "a.png")
+    names = ["pedestrian", "Ignored Regions", "IGNORED REGION"]
+    boxes = [(1, n, [1 + n, 1, 5, 5], 0) for n in range(3)]
+    uri = coco(tmp_path / "x.json", [{"id": 1, "file_name": "a.png"}], boxes, names)
+    (only,) = read_infrared_set(uri).of_classes(("pedestrian",)).pictures
+    assert only.is_ignored.tolist() == [False, True, True]
+    assert not gather_labelled((uri,), None, ("pedestrian",)).faults
+
+
+def test_classes_may_be_named_in_whose_boxes_nothing_is_right_or_wrong(tmp_path: Path):
+    picture(tmp_path / "a.png")
+    names = ["person", "people", "Person?", "cyclist", "dontcare"]
+    boxes = [(1, n, [1 + n, 1, 5, 5], 0) for n in range(5)]
+    uri = coco(tmp_path / "x.json", [{"id": 1, "file_name": "a.png"}], boxes, names)
+    found = gather_labelled((uri,), None, ("person",), ignored=("people", "person?"))
+    (only,) = found.pictures
+    assert (only.labels.tolist(), only.is_ignored.tolist()) == ([0] * 4, [False, True, True, True])
+    assert found.counts() == {"person": 1}
+    (told,) = found.faults
+    assert "1 cyclist: not among the classes" in told.message
+    everything = gather_labelled((uri,), None, (), ignored=("people", "person?"))
+    assert everything.classes == ("person", "cyclist") and not everything.faults
+
+
+def test_ignored_classes_that_are_unknown_or_learnt_are_refused(tmp_path: Path):
+    picture(tmp_path / "a.png")
+    image, boxes = [{"id": 1, "file_name": "a.png"}], [(1, 0, [1, 1, 5, 5], 0), (1, 1, [9, 1, 5, 5], 0)]
+    uri = coco(tmp_path / "x.json", image, boxes, ["person", "people"])
+    with pytest.raises(ConfigError, match=r"--ignore tram: not known to x, which knows person, people"):
+        gather_labelled((uri,), None, ("person",), ignored=("people", "tram"))
+    with pytest.raises(ConfigError, match=r"--ignore person: .*one of person"):
+        gather_labelled((uri,), None, ("person",), ignored=("person",))
+    # A class of one set alone is known.
+    other = coco(tmp_path / "y.json", image, boxes[:1], ["person"])
+    val = read_infrared_set(uri)
+    assert len(gather_labelled((other, uri), None, ("person",), ignored=("people",)).pictures) == 2
+    assert len(gather_labelled((other,), None, ("person",), ignored=("people",), val=val).pictures) == 1
+
+
 @pytest.mark.parametrize(
     ("content", "code"),
     [
