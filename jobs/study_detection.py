@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,6 +15,8 @@ from system.pipelines.ray_environment import leave_ray, set_ray_environment
 from system.report.console import ConsoleProgress, exit_with_code, print_figures
 
 _TASKS = ("detection", "segmentation")
+# Names that a study's own sets have.
+_OWN_SETS = ("train", "test")
 app = typer.Typer(add_completion=False, rich_markup_mode="markdown", pretty_exceptions_enable=False)
 
 
@@ -40,12 +43,14 @@ def main(
     arms: Annotated[str, typer.Option(help="Arms of the FreqKD study.")] = "none,mse,cosine,reference,registered",
     drifts: Annotated[str, typer.Option(help="Of its pairs, in pixels, comma-separated.")] = "0",
     seeds: Annotated[int, typer.Option(min=1)] = 3,
-    ours: Annotated[str, typer.Option(help="The arm that is compared with every other.")] = "registered",
+    ours: Annotated[
+        str | None, typer.Option(help="The arm that is compared with every other; `registered`, if not given.")
+    ] = None,
     architecture: Annotated[
         str | None, typer.Option(help="Of a detector: `fcos`, if not given, `faster_rcnn` or `rf_detr`.")
     ] = None,
-    height: Annotated[int | None, typer.Option(help="280, or 288 for a CNN, if not given.")] = None,
-    width: Annotated[int | None, typer.Option(help="378, or 384 for a CNN, if not given.")] = None,
+    height: Annotated[int | None, typer.Option(help="280, or 288 for a CNN or a ViT/16, if not given.")] = None,
+    width: Annotated[int | None, typer.Option(help="378, or 384 for a CNN or a ViT/16, if not given.")] = None,
     blocks: Annotated[
         str | None, typer.Option(help="Whose features the head reads; `3,6,9`, or a CNN's stages `0,1,2,3`.")
     ] = None,
@@ -83,16 +88,13 @@ def main(
             raise ConfigError("--architecture goes with --task detection")
         if task == "detection" and (masks != "own" or mask_classes or pseudo):
             raise ConfigError("--masks, --mask-classes and --pseudo go with --task segmentation")
-        named = dict(text.split("=", 1) if "=" in text else ("", text) for text in also or ())
-        if "" in named or "test" in named:
-            raise ConfigError(f"--also {named.get('', 'test')}: expected NAME=SET, with a name other than test")
         study = DetectionStudyConfig.parse(
             {
                 "students": students,
                 "train": train,
                 "test": test,
                 "hold_out": hold_out,
-                "also": named,
+                "also": named_sets(also or ()),
                 "classes": options.names(classes, lower=True),
                 "arms": (arms,),
                 "drifts": options.numbers("--drifts", drifts),
@@ -127,6 +129,23 @@ def main(
                 result = study_segmentation(study, where, values, config, out, progress, tell, dry_run)
         leave_ray()
         print_figures(result)
+
+
+def named_sets(texts: Sequence[str]) -> dict[str, str]:
+    """The sets of --also by name.
+
+    Raises:
+        ConfigError: one without a name, or with one that is taken.
+    """
+    named: dict[str, str] = {}
+    for text in texts:
+        name, equals, uri = text.partition("=")
+        if not name or not equals or name in _OWN_SETS:
+            raise ConfigError(f"--also {text}: expected NAME=SET, with a name other than {' and '.join(_OWN_SETS)}")
+        if name in named:
+            raise ConfigError(f"--also {text}: {name} is {named[name]} already; expected each name once")
+        named[name] = uri
+    return named
 
 
 if __name__ == "__main__":

@@ -59,11 +59,11 @@ class DetectorConfig(InfraredModelConfig):
     architecture: Architecture = "fcos"
 
 
-def sizes_for(is_network: bool, scale: float = 1.0) -> dict[str, Any]:
-    """Height, width and blocks where none are given: of a ViT/14, or of a convolutional network, whose stride is 32.
+def sizes_for(is_network: bool, scale: float = 1.0, patch: int = 14) -> dict[str, Any]:
+    """Height, width and blocks where none are given: of a ViT, or of a convolutional network, whose stride is 32.
 
-    scale: 1 for 336x448, or less.
+    scale: 1 for 336x448, or less. patch: of the ViT, in pixels.
     """
-    side, blocks = (32, (0, 1, 2, 3)) if is_network else (14, (3, 6, 9))
+    side, blocks = (32, (0, 1, 2, 3)) if is_network else (patch, (3, 6, 9))
     height, width = (max(2, math.ceil(px * scale / side)) * side for px in (336, 448))
     return {"height": height, "width": width, "blocks": blocks}

@@ -16,8 +16,10 @@ from typing import Any
 import ray
 import torch
 from pydantic import Field
+from timm.models.vision_transformer import VisionTransformer
 
-from system.backbones.cnn import is_cnn
+from system.backbones.cnn import load_network
+from system.backbones.vit import vit_facts
 from system.config import FrozenConfig
 from system.errors import ConfigError, DataError, NightminerError
 from system.infrared.detector_config import sizes_for
@@ -40,7 +42,7 @@ from system.training.detection_run import (
     settings_of,
 )
 from system.training.detection_summary import DetectionFigures, summarise_detection
-from system.training.freqkd_arms import parse_arms
+from system.training.freqkd_arms import compared_arm, parse_arms, refuse_drifts
 from system.training.infrared_task import DetectionTask, InfraredTask
 from system.training.learnt import marks_of, read_learnt, tell_seen
 from system.training.probe_set import JUDGED_SPLITS
@@ -48,7 +50,7 @@ from system.training.study_folder import refuse_other_settings, write_json, writ
 
 _RESULT, _TABLES = "study.json", "study.md"
 _RETRIES = 3
-# 280x378 for a ViT/14.
+# 280x378 for a ViT/14, 288x384 for a ViT/16.
 _SCALE = 5 / 6
 TEST = "test"
 # Of a set's pictures that may be missing or damaged, and how many of them are told.
@@ -73,7 +75,7 @@ class DetectionStudyConfig(FrozenConfig):
     arms: tuple[str, ...] = Field(min_length=1)
     drifts: tuple[int, ...] = (0,)
     seeds: int = Field(default=3, ge=1, le=1000)
-    ours: str = "registered"
+    ours: str | None = None
     rounds: int = Field(default=1000, ge=10, le=100_000)
     threads: int = Field(default=1, ge=1, le=256)
     use_gpu: bool = False
@@ -122,11 +124,14 @@ def run_study(
         What lies in study.json: for each test set the arms' figures and their differences, how many of its pictures the
         students have learnt from without labels (None where that is not known), and the budget.
     Raises:
-        ConfigError: students that are missing, or `out` holds a study with other settings. DataError, ModelError.
+        ConfigError: an arm or drift that cannot be, students that are missing, a size, block or architecture that does
+            not fit their backbone, or `out` holds a study with other settings. DataError, ModelError.
     """
     students = Path(study.students).absolute()
-    tower, made = distillation_of(students).tower, settings_of(students)
-    arms = parse_arms(study.arms)
+    distilled, made = distillation_of(students), settings_of(students)
+    tower, arms = distilled.tower, parse_arms(study.arms)
+    ours = compared_arm(study.ours, arms)
+    refuse_drifts(study.drifts, distilled.height, distilled.width)
     cells = [StudyCell(arm, 0, seed) for seed in range(study.seeds) for arm in arms if arm.loss is None]
     cells += [
         StudyCell(arm, drift, seed)
@@ -142,8 +147,15 @@ def run_study(
         for fault in [fault for fault in found.faults if fault.is_skipped][:_FAULTS_TOLD]:
             progress.note(f"{name}: left out: {fault}")
     given = {"mapping": made["mapping"]} | {key: value for key, value in values.items() if value is not None}
-    sizes = sizes_for(is_cnn(tower), _SCALE)
+    network = load_network(tower)
+    if isinstance(network, VisionTransformer):
+        sizes = sizes_for(False, _SCALE, vit_facts(network).patch)
+    else:
+        sizes = sizes_for(True, _SCALE)
     model = task.config.parse(sizes | given | {"backbone": tower, "classes": train.classes}, "options")
+    # What no run could be built of is told before anything is written.
+    task.model.untrained(model, network)
+    del network
     settings = {
         task.model.noun: model.model_dump(mode="json"),
         "config": config.model_dump(mode="json", exclude={"seed"}),
@@ -187,7 +199,7 @@ def run_study(
     budget["seconds_per_run"] = {part: round(sum(s[part] for s in seconds) / len(seconds), 1) for part in seconds[0]}
     result: dict[str, Any] = {"budget": budget, "drifts": list(study.drifts), "classes": list(train.classes)}
     result |= {
-        "ours": study.ours,
+        "ours": ours,
         "noun": task.model.noun,
         "figures": list(task.figures),
         "masks": train.masks,
@@ -203,7 +215,7 @@ def run_study(
             for cell in cells
         }
         names = [arm.name for arm in arms]
-        result["sets"][name] = summarise_detection(runs, names, study.drifts, study.seeds, train.classes, study.ours)
+        result["sets"][name] = summarise_detection(runs, names, study.drifts, study.seeds, train.classes, ours)
     write_json(out / _RESULT, result)
     (out / _TABLES).write_text(detection_markdown(result), "utf-8")
     return result

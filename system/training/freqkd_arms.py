@@ -69,33 +69,35 @@ def parse_arms(texts: Sequence[str]) -> tuple[Arm, ...]:
     return arms
 
 
-def parse_arm(text: str) -> Arm:
+def parse_arm(text: str, option: str = "--arms") -> Arm:
     """One arm; its options are put into one order, so that the same arm has the same name.
 
+    Args:
+        option: that it was given by, for messages.
     Raises:
         ConfigError: an unknown recipe or option, or a value out of range.
     """
     recipe, *rest = text.split("@")
     if recipe not in RECIPES:
-        raise ConfigError(f"--arms {text}: no recipe {recipe!r}; expected one of {', '.join(RECIPES)}")
+        raise ConfigError(f"{option} {text}: no recipe {recipe!r}; expected one of {', '.join(RECIPES)}")
     loss = RECIPES[recipe]
     if loss is None and rest:
-        raise ConfigError(f"--arms {text}: {recipe} is not trained and takes no options")
+        raise ConfigError(f"{option} {text}: {recipe} is not trained and takes no options")
     options: dict[str, Any] = {}
     for item in rest:
         key, equals, value = item.partition("=")
         if key not in _PARSERS or not equals or key in options:
-            raise ConfigError(f"--arms {text}: {item!r}: expected each of {', '.join(_PARSERS)} once, as key=value")
+            raise ConfigError(f"{option} {text}: {item!r}: expected each of {', '.join(_PARSERS)} once, as key=value")
         try:
             options[key] = _PARSERS[key](value)
         except ValueError as error:
-            raise ConfigError(f"--arms {text}: {key}={value}: {error}") from error
+            raise ConfigError(f"{option} {text}: {key}={value}: {error}") from error
     if "cutoff" in options:
         assert loss is not None
         try:
             loss = loss.with_cutoff(options["cutoff"])
         except ConfigError as error:
-            raise ConfigError(f"--arms {text}: {error}") from error
+            raise ConfigError(f"{option} {text}: {error}") from error
     settings: dict[str, Any] = {}
     if "rank" in options:
         # alpha / rank stays 1, as in the recipe; a full matrix has no alpha.
@@ -106,6 +108,32 @@ def parse_arm(text: str) -> Arm:
         settings["merge_factor"] = options["merge"]
     name = "@".join([recipe, *(f"{key}={_written(options[key])}" for key in _PARSERS if key in options)])
     return Arm(name, loss, settings)
+
+
+def compared_arm(ours: str | None, arms: Sequence[Arm]) -> str:
+    """The name of the arm that is compared with every other.
+
+    Args:
+        ours: as it was asked for; None for `registered`, where it is there.
+    Raises:
+        ConfigError: it is not among those that run.
+    """
+    names = [arm.name for arm in arms]
+    if ours is None:
+        return "registered"
+    if (name := parse_arm(ours, "--ours").name) not in names:
+        raise ConfigError(f"--ours {ours}: expected one of --arms, {', '.join(names)}")
+    return name
+
+
+def refuse_drifts(drifts: Sequence[int], height: int, width: int) -> None:
+    """Raises ConfigError: no drift, one twice, or one beyond half of the shorter side of the pairs' pictures."""
+    if len(set(drifts)) < len(drifts) or not drifts:
+        raise ConfigError(f"--drifts {','.join(map(str, drifts))}: expected at least one, each once")
+    furthest = min(height, width) // 2
+    for drift in drifts:
+        if not 0 <= drift <= furthest:
+            raise ConfigError(f"--drifts {drift}: expected 0..{furthest} pixels, half of the shorter side")
 
 
 def drift_shifts(drift_px: int, seed: int, count: int) -> NDArray[np.int64]:

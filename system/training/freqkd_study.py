@@ -29,7 +29,7 @@ from system.pipelines.resources import check_workers, connect_to_ray, tasks_at_o
 from system.report.console import ConsoleProgress
 from system.report.freqkd_study import study_markdown, write_plot
 from system.training.encoder import Encoder
-from system.training.freqkd_arms import Arm, parse_arm, parse_arms
+from system.training.freqkd_arms import Arm, compared_arm, parse_arms, refuse_drifts
 from system.training.freqkd_run import (
     CACHE,
     Bench,
@@ -105,7 +105,7 @@ def study_freqkd(
             that cannot be read. ModelError: a loss that is no number.
     """
     arms = parse_arms(config.arms)
-    ours = _ours(config, arms)
+    ours = compared_arm(config.ours, arms)
     cells = list(_cells(arms, config))
     progress.phase("reading pairs")
     size = (config.distill.height, config.distill.width)
@@ -150,12 +150,7 @@ def study_freqkd(
 
 def _cells(arms: Sequence[Arm], config: StudyConfig) -> Iterator[Cell]:
     """All arms of a seed come before the next seed, so that an unfinished study compares something."""
-    if len(set(config.drifts)) < len(config.drifts) or not config.drifts:
-        raise ConfigError("--drifts: expected at least one, each once")
-    shorter = min(config.distill.height, config.distill.width)
-    for drift in config.drifts:
-        if not 0 <= drift <= shorter // 2:
-            raise ConfigError(f"--drifts {drift}: expected 0..{shorter // 2} pixels, half of the shorter side")
+    refuse_drifts(config.drifts, config.distill.height, config.distill.width)
     yield from (Cell(arm, 0, 0) for arm in arms if arm.loss is None)
     for seed in range(config.seeds):
         for drift in config.drifts:
@@ -301,16 +296,6 @@ def _registration(out: Path, config: StudyConfig) -> dict[str, Any]:
     """What registering found, for each drift of the first seed where it was done."""
     files = {drift: out / CACHE / f"registered-d{drift}-s0.json" for drift in config.drifts}
     return {str(drift): json.loads(file.read_text("utf-8")) for drift, file in files.items() if file.is_file()}
-
-
-def _ours(config: StudyConfig, arms: Sequence[Arm]) -> str:
-    """Raises ConfigError: the arm that is to be compared is not among those that run."""
-    names = [arm.name for arm in arms]
-    if config.ours is None:
-        return "registered"
-    if (name := parse_arm(config.ours).name) not in names:
-        raise ConfigError(f"--ours {config.ours}: expected one of --arms, {', '.join(names)}")
-    return name
 
 
 def _settings(config: StudyConfig, arms: Sequence[Arm], train: ProbeSet, test: ProbeSet) -> dict[str, Any]:

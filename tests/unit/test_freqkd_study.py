@@ -13,7 +13,7 @@ from system.bootstrap import draw_pictures
 from system.errors import ConfigError, DataError
 from system.freqkd.distiller import DistillConfig
 from system.report.freqkd_study import freqkd_table, study_markdown, write_plot
-from system.training.freqkd_arms import drift_shifts, drifted, parse_arm, parse_arms
+from system.training.freqkd_arms import compared_arm, drift_shifts, drifted, parse_arm, parse_arms
 from system.training.freqkd_study import StudyConfig, other_recipes
 from system.training.freqkd_summary import RunFigures, summarise
 
@@ -82,6 +82,12 @@ def test_an_arm_has_one_name_however_its_options_are_written():
 def test_arms_that_cannot_be_are_refused_with_what_was_expected(text: str, words: str):
     with pytest.raises(ConfigError, match=words):
         parse_arms([text])
+
+
+def test_the_arm_that_is_compared_has_one_name_however_it_is_written():
+    arms = parse_arms(["none,registered@merge=1"])
+    assert compared_arm("registered@merge=1.0", arms) == "registered@merge=1"
+    assert compared_arm(None, arms) == "registered", "compared with none where it does not run"
 
 
 def test_drift_is_fixed_for_each_pair_and_seed_and_grows_in_one_direction():
