@@ -55,7 +55,7 @@ def main(
 
     The last line of stdout is one JSON object: patch_ap {class..., mean}, retrieval_r1, retrieval_r5 in points of 100,
     each with a 95 % interval over draws of test pictures, counts, penalty, seconds, seen_in_training (how many of the
-    test pictures the backbone has learnt from; null where its folder does not tell).
+    test pictures the backbone has learnt from, or the probe as copies; null where that is not known).
 
     Exit codes: 0 done; 2 a wrong option; 3 unreadable input or no class that both sets show; 5 the backbone.
     """

@@ -69,8 +69,9 @@ def main(
     All arms have the same pictures in the same order, the same views, heads that start alike, and the same steps.
 
     The last line of stdout is one JSON object: sets {test, NAME: {arms {arm: {drift: {ap50 {mean, low, high, seeds},
-    ap, CLASS}}}, differences (paired)}}, seen_in_training (pictures of each set that students learnt from), budget;
-    miou in place of ap50 and ap for segmentation. The same lies in study.json and, to be read, in study.md.
+    ap, CLASS}}}, differences (paired)}}, seen_in_training (pictures of each set that students learnt from, or the
+    heads as copies; null: not known), budget; miou in place of ap50 and ap for segmentation. The same lies in
+    study.json and, to be read, in study.md.
 
     Exit codes: 0 done; 2 a wrong option, or students that are missing; 3 unreadable input; 5 a backbone, or a loss that
     became no number.

@@ -80,8 +80,9 @@ def main(
     mean patch finds the mean RGB patch of the untouched CNN.
 
     The budget goes to stderr before the first run. The last line of stdout is one JSON object: arms {arm: {drift:
-    {mean, low, high, seeds, CLASS, retrieval_r1, retrieval_r5}}}, drifts, differences (paired), budget. The same lies
-    in study.json, drawn in study.png and to be read in study.md.
+    {mean, low, high, seeds, CLASS, retrieval_r1, retrieval_r5}}}, drifts, differences (paired), seen_in_training (test
+    pictures that are copies of training ones), budget. The same lies in study.json, drawn in study.png and to be read
+    in study.md.
 
     Exit codes: 0 done; 2 a wrong option; 3 unreadable input; 5 the backbone, or a loss that became no number.
     """

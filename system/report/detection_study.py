@@ -31,7 +31,8 @@ def detection_markdown(result: Mapping[str, Any]) -> str:
         parts.append(f"## {name}: {budget['test_pictures'][name]} pictures")
         if seen := result.get("seen_in_training", {}).get(name):
             parts.append(
-                f"Students learnt from {seen} of these pictures, without labels: figures on them are too high."
+                f"{seen} of these pictures were learnt from, by students without labels or as copies by the "
+                f"{result['noun']}s: figures on them are too high."
             )
         for figure in (*result["figures"], *result["classes"]):
             title = _TITLES.get(figure, f"{of_class} of {figure}")

@@ -21,6 +21,12 @@ def freqkd_table(result: Mapping[str, Any]) -> Table:
     return table
 
 
+def _warnings(result: Mapping[str, Any]) -> list[str]:
+    if not (seen := result.get("seen_in_training")):
+        return []
+    return [f"{seen} of the test pictures are copies of training pictures: figures on them are too high."]
+
+
 def study_markdown(result: Mapping[str, Any], plot: str) -> str:
     """The whole study to read: figures, differences, classes, retrieval, what it cost."""
     budget = result["budget"]
@@ -31,6 +37,7 @@ def study_markdown(result: Mapping[str, Any], plot: str) -> str:
         f"of {budget['batch_size']}, {budget['epochs']} epochs) at {size}, in the same order and with the same "
         f"settings, and judged by a linear probe on {budget['test_pictures']} test pictures that had not drifted. "
         "Figures are points of 100; intervals are of 95 %, over draws of seeds and of test pictures together.",
+        *_warnings(result),
         f"![patch AP against drift]({plot})",
         "## Mean patch AP",
         grid(_header(result), {arm: _cells(row, result) for arm, row in result["arms"].items()}),

@@ -7,7 +7,7 @@ distilled into it, and its features are computed once a run.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -44,7 +44,7 @@ from system.training.detection_run import (
 from system.training.detection_summary import DetectionFigures, summarise_detection
 from system.training.freqkd_arms import compared_arm, parse_arms, refuse_drifts
 from system.training.infrared_task import DetectionTask, InfraredTask
-from system.training.learnt import marks_of, read_learnt, tell_seen
+from system.training.learnt import Marks, count_seen, marks_of, read_learnt
 from system.training.probe_set import JUDGED_SPLITS
 from system.training.study_folder import refuse_other_settings, write_json, write_settings
 
@@ -122,7 +122,7 @@ def run_study(
             decides.
     Returns:
         What lies in study.json: for each test set the arms' figures and their differences, how many of its pictures the
-        students have learnt from without labels (None where that is not known), and the budget.
+        students have learnt from without labels, or the heads as copies (None where that is not known), and the budget.
     Raises:
         ConfigError: an arm or drift that cannot be, students that are missing, a size, block or architecture that does
             not fit their backbone, or `out` holds a study with other settings. DataError, ModelError.
@@ -169,7 +169,11 @@ def run_study(
     check_workers(1, study.threads, study.use_gpu, progress.note)
     for name, found in {"train": train, **tests}.items():
         count_coloured(found.pictures, f"{found.name} ({name})", progress.note)
-    seen = {name: _seen(students, name, found, progress) for name, found in tests.items()}
+    learners = {
+        f"the {task.model.noun}s of this study, from copies": marks_of([picture.uri for picture in train.pictures]),
+        f"the students of {students}": read_learnt(students),
+    }
+    seen = {name: _seen(learners, name, found, progress) for name, found in tests.items()}
     budget = {
         "runs": len(cells),
         "runs_done": len(cells) - len(missing),
@@ -293,12 +297,13 @@ def refuse_unreadable(found: InfraredSet, mapping: InfraredMapping) -> None:
             )
 
 
-def _seen(students: Path, name: str, test: InfraredSet, progress: ConsoleProgress) -> int | None:
-    """How many pictures of a test set the students have learnt from."""
+def _seen(
+    learners: Mapping[str, list[Marks] | None], name: str, test: InfraredSet, progress: ConsoleProgress
+) -> int | None:
+    """How many pictures of a test set one of the learners knows, as of `count_seen`."""
     uris = [picture.uri for picture in test.pictures]
-    return tell_seen(
-        f"the students of {students} (set {name})", uris, marks_of(uris), read_learnt(students), progress.note
-    )
+    named = [(f"{who} (set {name})", learnt) for who, learnt in learners.items()]
+    return count_seen(uris, marks_of(uris), named, progress.note)
 
 
 @ray.remote(max_retries=_RETRIES)

@@ -41,7 +41,7 @@ from system.training.freqkd_run import (
     run_cell,
 )
 from system.training.freqkd_summary import RunFigures, summarise
-from system.training.learnt import marks_of, write_learnt
+from system.training.learnt import Marks, count_seen, marks_of, write_learnt
 from system.training.probe_set import ProbeSet, read_sets, shared_classes
 from system.training.study_folder import refuse_differing, refuse_other_settings, write_json, write_settings
 
@@ -122,13 +122,14 @@ def study_freqkd(
     missing = [cell for cell in cells if not (out / f"{cell.name}.json").is_file()]
     connect_to_ray()
     check_workers(1, config.threads, config.use_gpu, progress.note)
+    learnt, seen = seen_copies(train, test, progress.note)
     progress.phase("timing a step")
     budget = _budget(bench, config, cells, missing)
     tell_budget(budget)
     if is_dry:
         return {"budget": budget}
     write_settings(out, settings)
-    write_learnt(out, marks_of([pair.infrared_uri for pair in train.pairs]))
+    write_learnt(out, learnt)
     if missing:
         _run(bench, config, missing, blocks, progress)
     seconds = [json.loads((out / f"{cell.name}.json").read_text("utf-8"))["seconds"] for cell in cells]
@@ -141,7 +142,7 @@ def study_freqkd(
         for cell in cells
     }
     result = summarise(runs, [arm.name for arm in arms], config.drifts, config.seeds, classes, ours)
-    result |= {"budget": budget, "registration": _registration(out, config)}
+    result |= {"budget": budget, "registration": _registration(out, config), "seen_in_training": seen}
     write_json(out / _RESULT, result)
     write_plot(result, out / _PLOT)
     (out / _TABLES).write_text(study_markdown(result, _PLOT), "utf-8")
@@ -290,6 +291,17 @@ def _run(
         if isinstance(error.cause, NightminerError):
             raise error.cause from None
         raise
+
+
+def seen_copies(train: ProbeSet, test: ProbeSet, note: Callable[[str], None]) -> tuple[list[Marks], int | None]:
+    """Warn of copies of training pictures among those that are judged.
+
+    Returns:
+        (the marks of what is learnt from, how many of `test` are copies).
+    """
+    learnt = marks_of([pair.infrared_uri for pair in train.pairs])
+    uris = [pair.infrared_uri for pair in test.pairs]
+    return learnt, count_seen(uris, marks_of(uris), [("the students of this study, from copies,", learnt)], note)
 
 
 def _registration(out: Path, config: StudyConfig) -> dict[str, Any]:

@@ -139,6 +139,25 @@ def tell_seen(
     return len(seen)
 
 
+def count_seen(
+    uris: Sequence[str],
+    marks: Sequence[Marks],
+    learners: Sequence[tuple[str, list[Marks] | None]],
+    note: Callable[[str], None],
+) -> int | None:
+    """Warn of pictures that are judged though one of several learnt from them, as `tell_seen`.
+
+    Args:
+        learners: who, for the warning, and what it learnt from.
+    Returns:
+        How many at least one of them learnt from; None where none did as far as is known, and one does not tell.
+    """
+    for who, learnt in learners:
+        tell_seen(who, uris, marks, learnt, note)
+    count = len(seen_before(marks, [of_one for _, learnt in learners for of_one in learnt or ()]))
+    return None if not count and any(learnt is None for _, learnt in learners) else count
+
+
 def judge_unseen(model: Path, data: str, uris: Sequence[str], noun: str, note: Callable[[str], None]) -> int | None:
     """Before a detector or segmenter is judged: refuse pictures that it was trained on, warn of others that it knows.
 
@@ -154,7 +173,4 @@ def judge_unseen(model: Path, data: str, uris: Sequence[str], noun: str, note: C
         raise DataError(
             "leak", f"{model} was trained on {len(known)} of the {len(uris)} pictures of {data}, e.g. {uris[known[0]]}"
         )
-    for who, learnt in ((f"the {noun} {model}", own), (f"the backbone of {model}", before)):
-        tell_seen(who, uris, marks, learnt, note)
-    count = len(seen_before(marks, [*(own or []), *(before or [])]))
-    return None if not count and (own is None or before is None) else count
+    return count_seen(uris, marks, ((f"the {noun} {model}", own), (f"the backbone of {model}", before)), note)

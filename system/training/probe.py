@@ -39,7 +39,7 @@ from system.freqkd.probe import (
 from system.pairs.pixels import InfraredMapping
 from system.training.distill_publish import DISTILL_NAME, MERGED_NAME, DistillRecord
 from system.training.encoder import Encoder, batches, pooled
-from system.training.learnt import learnt_by_backbone, marks_of, tell_seen
+from system.training.learnt import count_seen, learnt_by_backbone, marks_of
 from system.training.probe_set import ProbeSet, read_sets, shared_classes
 
 
@@ -132,7 +132,11 @@ def probe_backbone(
     mapping = config.mapping or named.mapping
     learn, judge = read_sets(train, test, size, mapping, config.max_train_pictures, note)
     uris = [pair.infrared_uri for pair in judge.pairs]
-    seen = tell_seen(f"the backbone {backbone}", uris, marks_of(uris), learnt_by_backbone(backbone), note)
+    learners = (
+        ("the probe, from copies,", marks_of([pair.infrared_uri for pair in learn.pairs])),
+        (f"the backbone {backbone}", learnt_by_backbone(backbone)),
+    )
+    seen = count_seen(uris, marks_of(uris), learners, note)
     classes = shared_classes(learn, judge, config.classes)
     say("encoding RGB")
     gallery_NC = pooled(teacher, judge.rgb_NHWC, config.block)

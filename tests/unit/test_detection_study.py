@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from system.report.console import ConsoleProgress
 from system.training import detection_study
 from system.training.detection_study import TEST, DetectionStudyConfig, run_study
 from system.training.infrared_task import DetectionTask
+from system.training.learnt import marks_of, write_learnt
 
 
 class Reached(Exception):
@@ -48,14 +50,25 @@ def students(tmp_path: Path) -> Path:
     return folder
 
 
+class Told(ConsoleProgress):
+    """Keeps what it is told."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.notes: list[str] = []
+
+    def note(self, line: str, level: str = "info", **ids: object) -> None:
+        self.notes.append(line)
+
+
 def pictures_of(folder: Path, count: int, seed: int) -> InfraredSet:
     """A warm square in each."""
     folder.mkdir()
-    rng = np.random.default_rng(seed)
     pictures = []
     for n in range(count):
         place = folder / f"{n}.png"
-        Image.fromarray(rng.integers(0, 256, (64, 96), dtype=np.uint8)).save(place)
+        pixels = np.random.default_rng([seed, n]).integers(0, 256, (64, 96), dtype=np.uint8)
+        Image.fromarray(pixels).save(place)
         boxes = np.array([[8, 8, 40, 40]], np.float32)
         pictures.append(
             InfraredPicture(place.stem, str(place), boxes, np.zeros(1, int), np.zeros(1, bool), width=96, height=64)
@@ -133,3 +146,35 @@ def test_a_name_of_another_set_is_given_once():
             ConfigError, match=f"--also {text}: expected NAME=SET, with a name other than train and test"
         ):
             named_sets([text])
+
+
+def test_copies_of_what_the_heads_learn_from_are_warned_of_and_counted(
+    tmp_path: Path, students: Path, monkeypatch: pytest.MonkeyPatch
+):
+    train, test = pictures_of(tmp_path / "train", 3, 0), pictures_of(tmp_path / "test", 3, 1)
+    shutil.copy(train.pictures[0].uri, test.pictures[2].uri)
+    write_learnt(students, marks_of([train.pictures[1].uri]))
+    counted: dict[str, int | None] = {}
+
+    def tell_budget(_: dict[str, Any]) -> None:
+        raise Reached
+
+    count_seen = detection_study.count_seen
+
+    def count(uris: list[str], *given: Any) -> int | None:
+        counted[uris[0]] = count_seen(uris, *given)
+        return counted[uris[0]]
+
+    monkeypatch.setattr(detection_study, "count_seen", count)
+    monkeypatch.setattr(detection_study, "connect_to_ray", lambda: None)
+    monkeypatch.setattr(detection_study, "check_workers", lambda *_: None)
+    monkeypatch.setattr(detection_study, "tasks_at_once", lambda *_: 1)
+    study = DetectionStudyConfig(students=str(students), train="train", arms=("none",), seeds=1)
+    progress, values, config = Told(), {"blocks": (1, 3)}, DetectorTrainConfig(epochs=1)
+    with pytest.raises(Reached):
+        run_study(
+            DetectionTask(), study, (train, {TEST: test}), values, config, tmp_path / "out", progress, tell_budget
+        )
+    assert list(counted.values()) == [1]
+    (warning,) = [note for note in progress.notes if "learnt from" in note]
+    assert "the detectors of this study, from copies (set test) learnt from 1 of the 3 pictures" in warning

@@ -22,7 +22,7 @@ from system.pairs.records import Pair
 from system.pairs.registry import open_pairs
 from system.training.distill import PairSource, gather_pairs
 from system.training.freqkd_arms import parse_arms
-from system.training.freqkd_study import StudyConfig, _refuse_blocks, study_freqkd
+from system.training.freqkd_study import StudyConfig, _refuse_blocks, seen_copies, study_freqkd
 from system.training.probe_set import ProbeSet, read_set, refuse_shared, tell_faults
 from system.training.study_folder import read_settings
 
@@ -37,6 +37,23 @@ def test_pictures_that_are_trained_and_tested_on_are_refused():
     refuse_shared(probe_set("a", "b"), probe_set("c"))
     with pytest.raises(DataError, match="1 of 2 test pictures are trained on too"):
         refuse_shared(probe_set("a", "b"), probe_set("b", "c"))
+
+
+def test_copies_of_training_pictures_are_counted_among_those_that_are_judged(tmp_path: Path):
+    rng = np.random.default_rng(0)
+    for name in ("a", "b", "c"):
+        Image.fromarray(rng.integers(0, 255, (14, 14), np.uint8)).save(tmp_path / f"{name}.png")
+    shutil.copy(tmp_path / "b.png", tmp_path / "renamed.png")
+
+    def of(*names: str) -> ProbeSet:
+        made = probe_set(*names)
+        pairs = (replace(pair, infrared_uri=str(tmp_path / f"{pair.pair_id}.png")) for pair in made.pairs)
+        return replace(made, pairs=tuple(pairs))
+
+    told: list[str] = []
+    learnt, seen = seen_copies(of("a", "b"), of("c", "renamed"), told.append)
+    assert seen == 1 and len(learnt) == 2 and "1 of the 2 pictures that are judged" in told[0]
+    assert seen_copies(of("a"), of("c"), told.append)[1] == 0 and len(told) == 1
 
 
 def test_test_splits_are_learnt_from_only_when_asked(data_root: Path):

@@ -146,6 +146,8 @@ def test_a_study_is_told_in_words_tables_and_a_plot(tmp_path: Path):
     write_plot(result, tmp_path / "study.png")
     assert (tmp_path / "study.png").stat().st_size > 10_000
     assert freqkd_table(result).row_count == 3
+    assert "copies" not in text
+    assert "4 of the test pictures are copies" in study_markdown(result | {"seen_in_training": 4}, "study.png")
 
 
 def test_a_study_folder_takes_new_arms_but_no_arm_that_became_another(tmp_path: Path):

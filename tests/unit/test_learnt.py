@@ -18,6 +18,7 @@ from system.training.distill import GatheredPairs, learnt_from
 from system.training.distill_publish import DISTILL_NAME
 from system.training.learnt import (
     BACKBONE_NAME,
+    count_seen,
     judge_unseen,
     learnt_by_backbone,
     learnt_with_start,
@@ -77,6 +78,16 @@ def test_what_is_not_told_is_not_counted_as_unseen(tmp_path: Path, uris: list[st
     assert judge_unseen(model(tmp_path / "old", uris[:1], None), "v", uris[2:], "detector", told.append) is None
     assert len(told) == 1 and "is not told" in told[0]
     assert tell_seen("x", uris, marks_of(uris), None, told.append) is None and len(told) == 2
+
+
+def test_a_picture_that_several_learnt_from_counts_once(uris: list[str]):
+    told: list[str] = []
+    marks = marks_of(uris)
+    learners = [("the heads", marks[:2]), ("the students", marks[1:3])]
+    assert count_seen(uris, marks, learners, told.append) == 3
+    assert [line.split(" learnt")[0] for line in told] == ["warning: the heads", "warning: the students"]
+    assert count_seen(uris, marks, [("a", marks[:1]), ("b", None)], told.append) == 1
+    assert count_seen(uris[3:], marks[3:], [("a", marks[:1]), ("b", None)], told.append) is None
 
 
 def test_a_model_that_went_on_from_one_that_does_not_tell_does_not_pass_for_one_that_has_seen_nothing(

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
+import timm
 import torch
+from PIL import Image
+from safetensors.torch import save_file
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score
 
@@ -20,6 +26,7 @@ from system.freqkd.probe import (
     patch_targets,
     retrieval_ranks,
 )
+from system.training.probe import ProbeConfig, probe_backbone
 
 
 def targets(boxes: list[list[float]], ignored: list[bool], size: tuple[int, int] = (28, 42)) -> np.ndarray:
@@ -122,3 +129,33 @@ def test_a_picture_finds_its_own_first_where_features_are_shared():
     assert (retrieval_ranks(own + 5, own - 3) == 1).all()  # what a whole modality shares does not count
     assert retrieval_ranks(own, own.flip(0)).max() > 5
     assert (retrieval_ranks(torch.zeros(4, 3), torch.zeros(4, 3)) == 4).all()  # no knowledge is no success
+
+
+def write_pairs(root: Path, name: str, seeds: list[int]) -> str:
+    """A pair a seed, so that pairs of one seed are copies; a bright person in each."""
+    (root / name).mkdir()
+    images, boxes = [], []
+    for n, seed in enumerate(seeds):
+        picture = np.random.default_rng(seed).integers(90, 130, (32, 48, 3), dtype=np.uint8)
+        picture[0:16, 16:32] = 250
+        for kind, pixels in (("rgb", picture), ("infrared", 255 - picture)):
+            Image.fromarray(pixels).save(root / name / f"{kind}{n}.png")
+        images.append(
+            {"id": n, "file_name": f"rgb{n}.png", "file_name2": f"infrared{n}.png", "width": 48, "height": 32}
+        )
+        boxes.append({"id": n, "image_id": n, "category_id": 1, "bbox": [16, 0, 16, 16], "area": 256, "iscrowd": 0})
+    content = {"images": images, "annotations": boxes, "categories": [{"id": 1, "name": "person"}]}
+    (root / name / "pairs.json").write_text(json.dumps(content))
+    return str(root / name / "pairs.json")
+
+
+def test_copies_of_pictures_that_a_probe_is_fitted_on_are_warned_of_and_counted(tmp_path: Path):
+    torch.manual_seed(0)
+    save_file(timm.create_model("test_vit", num_classes=0).state_dict(), tmp_path / "vit.safetensors")
+    backbone = f"timm:test_vit@{tmp_path / 'vit.safetensors'}"
+    train, test = write_pairs(tmp_path, "train", [0, 1, 2]), write_pairs(tmp_path, "test", [3, 1])
+    told: list[str] = []
+    config = ProbeConfig(block=3, height=32, width=48, rounds=2, teacher=backbone)
+    found = probe_backbone(backbone, train, test, config, note=told.append)
+    assert found["seen_in_training"] == 1
+    assert "the probe, from copies, learnt from 1 of the 2 pictures that are judged" in "".join(told)
