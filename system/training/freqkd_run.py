@@ -38,7 +38,7 @@ from system.training.encoder import Encoder, pooled
 from system.training.freqkd_arms import Arm, drift_shifts, drifted
 from system.training.probe import figures, judge_backbone
 from system.training.probe_set import ProbeSet
-from system.training.study_folder import write_json
+from system.training.study_folder import partial_of, write_json
 
 CACHE, ADAPTERS = "cache", "adapters"
 _PICTURES_AT_ONCE = 8
@@ -121,6 +121,7 @@ def run_cell(bench: Bench, cell: Cell) -> dict[str, Any]:
         "seconds": {"train": round(trained_s - started_s, 1), "judge": round(time.monotonic() - trained_s, 1)},
     }
     file = bench.out / f"{cell.name}.npz"
+    # numpy puts its suffix behind a name that has another.
     partial = bench.out / f".{cell.name}.{os.getpid()}.npz"
     np.savez(
         partial,
@@ -142,7 +143,7 @@ def _adapters(bench: Bench, cell: Cell) -> tuple[dict[str, Tensor], dict[str, An
         return load_file(file), json.loads(log.read_text("utf-8"))
     state, told = train(bench, cell)
     file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_suffix(f".{os.getpid()}")
+    partial = partial_of(file)
     save_file(state, partial)
     partial.replace(file)
     write_json(log, told)
@@ -232,7 +233,8 @@ def prepare_plain(bench: Bench, blocks: Sequence[int]) -> None:
 def prepare_registered(bench: Bench, drift_px: int, seed: int, blocks: Sequence[int]) -> dict[str, Any]:
     """Find each drifted pair's shift from features and edges, and encode the RGB pictures moved by it.
 
-    Pairs whose shift is none keep the features of `prepare_plain`.
+    Pairs whose shift is none keep the features of `prepare_plain`. The patches that count are there before the
+    features, and these before the log: a kill between them costs no more than finding the shifts again.
 
     Returns:
         What was found, beside what had been injected.
@@ -277,10 +279,10 @@ def prepare_registered(bench: Bench, drift_px: int, seed: int, blocks: Sequence[
             others = [n for n in rows if estimated_N2[n].any()]
             for side in (0, 1):
                 files.put(side, still, [plain[block][side][still] for block in missing])
-                if others:
+                if others and missing:
                     pictures = _sided(moved[[n - start for n in others]], side)
                     files.put(side, others, _encoded(teacher, pictures, missing))
-    np.save(bench.out / CACHE / f"{kind}-valid.npy", valid_2NHW)
+        _save_array(bench.out / CACHE / f"{kind}-valid.npy", valid_2NHW)
     off_N = np.abs(estimated_N2 - injected_N2).max(1)
     found = {
         "confident_share": float(confident_N.mean()),
@@ -310,7 +312,7 @@ class _FeatureFiles:
         height, width = facts.padded(*bench.train.rgb_NHWC.shape[1:3])
         shape = (2, len(bench.train.pairs), facts.width, height // facts.patch, width // facts.patch)
         self._files = [_feature_file(bench.out, kind, block) for block in blocks]
-        self._partial = [file.with_name(f".{file.name}.{os.getpid()}") for file in self._files]
+        self._partial = [partial_of(file) for file in self._files]
         self._maps = [np.lib.format.open_memmap(partial, "w+", np.float16, shape) for partial in self._partial]
 
     def __enter__(self) -> _FeatureFiles:
@@ -331,6 +333,14 @@ class _FeatureFiles:
             if not np.isfinite(half).all():
                 raise ModelError("the teacher's features are not finite in float16: they are NaN or beyond 65504")
             values[side, list(rows)] = half
+
+
+def _save_array(file: Path, values: NDArray[np.bool_]) -> None:
+    """Whole or not at all."""
+    partial = partial_of(file)
+    with partial.open("wb") as opened:
+        np.save(opened, values)
+    partial.replace(file)
 
 
 def _feature_file(out: Path, kind: str, block: int) -> Path:

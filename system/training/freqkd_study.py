@@ -31,6 +31,7 @@ from system.report.freqkd_study import study_markdown, write_plot
 from system.training.encoder import Encoder
 from system.training.freqkd_arms import Arm, compared_arm, parse_arms, refuse_drifts
 from system.training.freqkd_run import (
+    ADAPTERS,
     CACHE,
     Bench,
     Cell,
@@ -43,7 +44,13 @@ from system.training.freqkd_run import (
 from system.training.freqkd_summary import RunFigures, summarise
 from system.training.learnt import Marks, count_seen, marks_of, write_learnt
 from system.training.probe_set import ProbeSet, read_sets, shared_classes
-from system.training.study_folder import refuse_differing, refuse_other_settings, write_json, write_settings
+from system.training.study_folder import (
+    refuse_differing,
+    refuse_other_settings,
+    remove_partials,
+    write_json,
+    write_settings,
+)
 
 _RESULT, _PLOT, _TABLES = "study.json", "study.png", "study.md"
 _TIMED_STEPS = 2
@@ -129,6 +136,7 @@ def study_freqkd(
     if is_dry:
         return {"budget": budget}
     write_settings(out, settings)
+    remove_partials(out, out / CACHE, out / ADAPTERS)
     write_learnt(out, learnt)
     if missing:
         _run(bench, config, missing, blocks, progress)

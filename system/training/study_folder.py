@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from typing import Any
 from system.errors import ConfigError
 
 SETTINGS_NAME = "settings.json"
+# As of `partial_of`; numpy wants its own suffix at the end.
+_PARTIAL = re.compile(r"\..+\.(\d+)(\.npz)?")
 
 
 def refuse_other_settings(out: Path, settings: Mapping[str, Any], may_differ: Collection[str] = ()) -> dict[str, Any]:
@@ -61,6 +64,33 @@ def write_settings(out: Path, settings: Mapping[str, Any]) -> None:
 
 def write_json(file: Path, values: Mapping[str, Any]) -> None:
     """Whole or not at all."""
-    partial = file.with_name(f".{file.name}.{os.getpid()}")
+    partial = partial_of(file)
     partial.write_text(json.dumps(values, indent=1) + "\n", "utf-8")
     partial.replace(file)
+
+
+def partial_of(file: Path) -> Path:
+    """Where this process writes what becomes `file` once it is whole."""
+    return file.with_name(f".{file.name}.{os.getpid()}")
+
+
+def remove_partials(*folders: Path) -> None:
+    """Remove what killed processes left half written; for a driver before its first task.
+
+    Those of processes that live on this machine stay: they may be of another study here.
+    """
+    for folder in folders:
+        for file in sorted(folder.iterdir()) if folder.is_dir() else ():
+            found = _PARTIAL.fullmatch(file.name)
+            if found and file.is_file() and not _is_alive(int(found[1])):
+                file.unlink(missing_ok=True)
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,6 +29,7 @@ from system.training.freqkd_run import (
     run_cell,
 )
 from system.training.probe_set import ProbeSet
+from system.training.study_folder import remove_partials
 
 SIZE = (64, 96)
 BLOCKS = (1, 3)
@@ -118,3 +121,43 @@ def test_a_pair_that_registering_leaves_alone_keeps_its_features(bench: Bench, m
     assert prepare_registered(bench, 16, 0, BLOCKS) == report  # from its file
     assert load_file(bench.out / "adapters" / "registered-d16-s0.safetensors")
     assert json.loads((bench.out / "registered-d16-s0.json").read_text())["arm"] == "registered"
+
+
+@pytest.mark.parametrize("killed_at", ["registered-d16-s0.json", "registered-d16-s0-b3.npy"])
+def test_registering_goes_on_where_it_was_killed(bench: Bench, monkeypatch: pytest.MonkeyPatch, killed_at: str):
+    """Killed before a file has its name: those after it are not there, those before it are whole."""
+
+    class Killed(BaseException):
+        pass
+
+    replace = Path.replace
+
+    def kill(partial: Path, file: Path) -> Path:
+        if file.name == killed_at:
+            raise Killed
+        return replace(partial, file)
+
+    monkeypatch.setattr(Path, "replace", kill)
+    with pytest.raises(Killed):
+        prepare_registered(bench, 16, 0, BLOCKS)
+    cache = bench.out / "cache"
+    assert np.load(cache / "registered-d16-s0-valid.npy").shape == (2, 6, 4, 6) and not (cache / killed_at).exists()
+    monkeypatch.setattr(Path, "replace", replace)
+    report = prepare_registered(bench, 16, 0, BLOCKS)
+    files = {file.name: file.read_bytes() for file in cache.glob("registered*")}
+    for name in files:
+        (cache / name).unlink()
+    assert prepare_registered(bench, 16, 0, BLOCKS) == report
+    assert {file.name: file.read_bytes() for file in cache.glob("registered*")} == files
+
+
+def test_what_killed_runs_left_half_written_is_removed_and_what_lives_stays(tmp_path: Path):
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    ours, theirs = (f".rgb-b3.npy.{process}" for process in (os.getpid(), gone.pid))
+    kept = {ours, "rgb-b3.npy", "mse-d0-s0.npz", ".hidden", "settings.json"}
+    left = {theirs, f".mse-d0-s0.{gone.pid}.npz", f".settings.json.{gone.pid}"}
+    for name in kept | left:
+        (tmp_path / name).touch()
+    remove_partials(tmp_path, tmp_path / "not there")
+    assert {file.name for file in tmp_path.iterdir()} == kept
