@@ -62,6 +62,12 @@ def main(
     rounds: Annotated[int, typer.Option(help="Bootstrap draws.")] = 1000,
     threads: Annotated[int, typer.Option("--worker-threads", help="CPUs of a run.")] = 1,
     gpu: Annotated[bool, typer.Option("--gpu", help="Give every run a GPU.")] = False,
+    cache_gb: Annotated[
+        float,
+        typer.Option(
+            min=0, help="Bound of a run's features of the frozen backbone, in OUT/cache until it ends; 0 keeps nothing."
+        ),
+    ] = 20.0,
     dry_run: Annotated[bool, typer.Option("--dry-run", "--budget", help="Print the budget and end.")] = False,
 ) -> None:
     """Train the same head on the frozen student of every arm, drift and seed, and judge all on the same pictures.
@@ -104,6 +110,7 @@ def main(
                 "rounds": rounds,
                 "threads": threads,
                 "use_gpu": gpu,
+                "cache_gb": cache_gb,
             },
             "options",
         )

@@ -9,7 +9,7 @@ import functools
 import json
 import math
 import os
-import tempfile
+import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,9 +33,9 @@ from system.pairs.infrared_set import InfraredSet
 from system.training.detect_data import PictureReader, stream_views
 from system.training.detect_run import DetectRun, FeatureReader, answer
 from system.training.freqkd_arms import NO_KD, Arm
-from system.training.freqkd_run import ADAPTERS
+from system.training.freqkd_run import ADAPTERS, CACHE
 from system.training.infrared_task import Floats, InfraredTask, Judgement
-from system.training.study_folder import SETTINGS_NAME, write_json
+from system.training.study_folder import SETTINGS_NAME, remove_partials, write_json
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +43,7 @@ class DetectionBench:
     """What all runs of a study have in common.
 
     out: folder of the study; students: of a FreqKD study; both seen by every worker. tests: by name. threads, use_gpu:
-    what a run has been given.
+    what a run has been given. cache_gb: bound of the features that it keeps until it ends.
     """
 
     task: InfraredTask
@@ -56,6 +56,7 @@ class DetectionBench:
     rounds: int
     threads: int
     use_gpu: bool = False
+    cache_gb: float = 20.0
 
 
 @dataclass(frozen=True)
@@ -125,13 +126,16 @@ def run_detection(bench: DetectionBench, cell: StudyCell) -> dict[str, Any]:
     config = bench.config.model_copy(update={"seed": cell.seed})
     model = bench.task.model.untrained(bench.model, load_student(bench.students, cell), cell.seed)
     model = model.to(device_of(bench.use_gpu))
-    with tempfile.TemporaryDirectory() as cache:
-        features = FeatureReader(model, DetectRun(cache=cache, cache_gb=50))
+    cache = bench.out / CACHE / cell.name
+    try:
+        features = FeatureReader(model, DetectRun(cache=str(cache), cache_gb=bench.cache_gb))
         trainer, losses = _trained(bench.task, model, config, bench.train, features)
         trained_s = time.monotonic()
         counts = {name: draw_pictures(len(test.pictures), bench.rounds, seed=0) for name, test in bench.tests.items()}
         averaged = trainer.averaged()
         judged = {name: _judge(bench.task, averaged, test, counts[name]) for name, test in bench.tests.items()}
+    finally:
+        shutil.rmtree(cache, ignore_errors=True)
     arrays: dict[str, np.ndarray] = {}
     told: dict[str, Any] = {"arm": cell.arm.name, "drift_px": cell.drift_px, "seed": cell.seed, "losses": losses}
     for name, figures in judged.items():
@@ -144,6 +148,13 @@ def run_detection(bench: DetectionBench, cell: StudyCell) -> dict[str, Any]:
     partial.replace(bench.out / f"{cell.name}.npz")
     write_json(bench.out / f"{cell.name}.json", told)
     return told
+
+
+def remove_leftovers(out: Path) -> None:
+    """Remove features and half-written files of runs that were killed; for a driver before its first task."""
+    remove_partials(out)
+    for cache in (out / CACHE).glob("*-d*-s*"):
+        shutil.rmtree(cache, ignore_errors=True)
 
 
 def _trained(

@@ -38,6 +38,7 @@ from system.training.detection_run import (
     StudyCell,
     distillation_of,
     refuse_missing_students,
+    remove_leftovers,
     run_detection,
     settings_of,
 )
@@ -63,7 +64,8 @@ class DetectionStudyConfig(FrozenConfig):
 
     students: folder of a FreqKD study. train: labelled pictures. test: others; without it the last `hold_out` of train
     by name, in one block. also: sets by name on which the detectors are judged without having seen any of their kind.
-    arms, drifts, seeds, ours, threads, use_gpu: as of a FreqKD study.
+    arms, drifts, seeds, ours, threads, use_gpu: as of a FreqKD study. cache_gb: bound of the features of the frozen
+    backbone that each run keeps below the study's folder until it ends; 0 keeps nothing.
     """
 
     students: str
@@ -79,6 +81,7 @@ class DetectionStudyConfig(FrozenConfig):
     rounds: int = Field(default=1000, ge=10, le=100_000)
     threads: int = Field(default=1, ge=1, le=256)
     use_gpu: bool = False
+    cache_gb: float = Field(default=20.0, ge=0)
 
 
 def study_detection(
@@ -191,9 +194,11 @@ def run_study(
     if is_dry:
         return {"budget": budget}
     write_settings(out, settings)
+    remove_leftovers(out)
     bench = DetectionBench(
-        task, out.absolute(), students, model, config, train, tests, study.rounds, study.threads, study.use_gpu
-    )
+        task, out.absolute(), students, model, config, train, tests, study.rounds, study.threads, study.use_gpu,
+        study.cache_gb,
+    )  # fmt: skip
     if missing:
         progress.phase("reading every picture once")
         for found in (train, *tests.values()):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,10 @@ from system.infrared.detector_trainer import DetectorTrainConfig
 from system.pairs.infrared_set import InfraredPicture, InfraredSet
 from system.pairs.pixels import InfraredMapping
 from system.report.console import ConsoleProgress
-from system.training import detection_study
+from system.training import detection_run, detection_study
+from system.training.detection_run import DetectionBench, StudyCell, remove_leftovers, run_detection
 from system.training.detection_study import TEST, DetectionStudyConfig, run_study
+from system.training.freqkd_arms import parse_arm
 from system.training.infrared_task import DetectionTask
 from system.training.learnt import marks_of, write_learnt
 
@@ -178,3 +181,51 @@ def test_copies_of_what_the_heads_learn_from_are_warned_of_and_counted(
     assert list(counted.values()) == [1]
     (warning,) = [note for note in progress.notes if "learnt from" in note]
     assert "the detectors of this study, from copies (set test) learnt from 1 of the 3 pictures" in warning
+
+
+def bench_of(tmp_path: Path, students: Path, cache_gb: float) -> DetectionBench:
+    sets = [pictures_of(tmp_path / name, 3, seed) for seed, name in enumerate(("train", "test"))]
+    values = {"backbone": "x", "classes": ("person",), "height": 64, "width": 96, "blocks": (1, 3), "channels": 32}
+    model, config = DetectionTask.config.parse(values, "test"), DetectorTrainConfig(epochs=1)
+    (out := tmp_path / "out").mkdir()
+    return DetectionBench(
+        DetectionTask(), out, students, model, config, sets[0], {TEST: sets[1]}, 5, 1, cache_gb=cache_gb
+    )
+
+
+def test_a_run_keeps_its_features_below_the_study_and_takes_them_away(
+    tmp_path: Path, students: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """However it ends; a run that is killed leaves them to the next start."""
+    bench, cell = bench_of(tmp_path, students, 1.0), StudyCell(parse_arm("none"), 0, 0)
+    cache, held = bench.out / "cache" / cell.name, []
+    draw = detection_run.draw_pictures
+
+    def look(*given: Any, **named: Any) -> Any:
+        held.append(len(list(cache.rglob("*.safetensors"))))
+        return draw(*given, **named)
+
+    monkeypatch.setattr(detection_run, "draw_pictures", look)
+    told = run_detection(bench, cell)
+    assert held == [3] and not cache.exists()
+    again = run_detection(replace(bench, cache_gb=0.0), cell)
+    assert held == [3, 0] and again["losses"] == told["losses"]
+
+    def fail(*_: object, **__: object) -> None:
+        assert cache.is_dir()
+        raise Reached
+
+    monkeypatch.setattr(detection_run, "draw_pictures", fail)
+    with pytest.raises(Reached):
+        run_detection(bench, cell)
+    assert not cache.exists()
+
+
+def test_a_start_clears_what_killed_runs_left_and_nothing_else(tmp_path: Path):
+    (tmp_path / "cache" / "registered@merge=1-d0-s2" / "ab").mkdir(parents=True)
+    (tmp_path / "cache" / "mine").mkdir()
+    (tmp_path / "none-d0-s0.json").touch()
+    remove_leftovers(tmp_path)
+    kept = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")}
+    assert kept == {"cache", "cache/mine", "none-d0-s0.json"}
+    remove_leftovers(tmp_path / "new")
