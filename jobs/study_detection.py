@@ -79,8 +79,8 @@ def main(
     heads as copies; null: not known), budget; miou in place of ap50 and ap for segmentation. The same lies in
     study.json and, to be read, in study.md.
 
-    Exit codes: 0 done; 2 a wrong option, or students that are missing; 3 unreadable input; 5 a backbone, or a loss that
-    became no number.
+    Exit codes: 0 done; 2 a wrong option, or students that are missing; 3 unreadable input; 5 a backbone, a loss that
+    became no number, or workers, memory or machines that were lost.
     """
     with exit_with_code():
         set_ray_environment()

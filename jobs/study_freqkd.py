@@ -84,7 +84,8 @@ def main(
     pictures that are copies of training ones), budget. The same lies in study.json, drawn in study.png and to be read
     in study.md.
 
-    Exit codes: 0 done; 2 a wrong option; 3 unreadable input; 5 the backbone, or a loss that became no number.
+    Exit codes: 0 done; 2 a wrong option; 3 unreadable input; 5 the backbone, a loss that became no number, or workers,
+    memory or machines that were lost.
     """
     with exit_with_code():
         set_ray_environment()

@@ -21,7 +21,7 @@ from timm.models.vision_transformer import VisionTransformer
 from system.backbones.cnn import load_network
 from system.backbones.vit import vit_facts
 from system.config import FrozenConfig
-from system.errors import ConfigError, DataError, NightminerError
+from system.errors import ConfigError, DataError
 from system.infrared.detector_config import sizes_for
 from system.infrared.detector_trainer import DetectorTrainConfig
 from system.pairs.coloured import count_coloured
@@ -29,6 +29,7 @@ from system.pairs.infrared_set import InfraredPicture, InfraredSet, read_infrare
 from system.pairs.masks import PSEUDO
 from system.pairs.pixels import InfraredMapping
 from system.pipelines.resources import check_workers, connect_to_ray, tasks_at_once
+from system.pipelines.task_results import as_they_end
 from system.report.console import ConsoleProgress
 from system.report.detection_study import detection_markdown
 from system.training.detect import gather_labelled, refuse_left_out
@@ -47,7 +48,7 @@ from system.training.freqkd_arms import compared_arm, parse_arms, refuse_drifts
 from system.training.infrared_task import DetectionTask, InfraredTask
 from system.training.learnt import Marks, count_seen, marks_of, read_learnt
 from system.training.probe_set import JUDGED_SPLITS
-from system.training.study_folder import refuse_other_settings, write_json, write_settings
+from system.training.study_folder import FINISHED_STAY, refuse_other_settings, write_json, write_settings
 
 _RESULT, _TABLES = "study.json", "study.md"
 _RETRIES = 3
@@ -318,20 +319,11 @@ def _cell(bench: DetectionBench, cell: StudyCell) -> str:
 
 
 def _run(bench: DetectionBench, missing: Sequence[StudyCell], progress: ConsoleProgress) -> None:
-    """Raises NightminerError: what a run raised; runs that are done stay done."""
+    """Raises NightminerError: what a run raised, or that Ray lost it; runs that are done stay done."""
     progress.phase(f"{len(missing)} runs")
     progress.expect(len(missing))
     shared = ray.put(bench)
     asked = _cell.options(num_cpus=bench.threads, num_gpus=float(bench.use_gpu))
     pending = [asked.remote(shared, cell) for cell in missing]
-    try:
-        while pending:
-            done, pending = ray.wait(pending)
-            ray.get(done[0])
-            progress.advanced(1, 0, 0)
-    except ray.exceptions.RayTaskError as error:
-        for task in pending:
-            ray.cancel(task, force=True)
-        if isinstance(error.cause, NightminerError):
-            raise error.cause from None
-        raise
+    for _ in as_they_end(pending, FINISHED_STAY):
+        progress.advanced(1, 0, 0)

@@ -25,6 +25,7 @@ from system.pairs.infrared_set import InfraredPicture
 from system.pairs.mask_set import MaskSource, of_mask_classes, read_mask_set
 from system.pairs.masks import BACKGROUND, PSEUDO
 from system.pipelines.resources import connect_to_ray
+from system.pipelines.task_results import as_they_end, result_of
 from system.report.console import ConsoleProgress
 from system.report.label_sheet import LabelCell, label_sheet
 from system.report.segment_charts import segment_charts
@@ -38,6 +39,7 @@ from system.training.segment import tell_masks
 FIGURES_NAME, CHARTS_NAME, WORST_NAME = "figures.json", "classes.png", "worst_pictures.jpg"
 # Pictures of one task: enough for the load of the model to be little beside them.
 _TASK_PICTURES = 32
+_KEPT = "nothing is kept of the pictures that were judged"
 
 
 def judge_segmenter(
@@ -65,7 +67,8 @@ def judge_segmenter(
     if out is not None:
         claim_folder(out, FIGURES_NAME, CHARTS_NAME, WORST_NAME)
     folder = Path(model).absolute()
-    classes = read_model_config(folder, Segmenter).config.classes
+    # Read once here: of damaged weights a task would tell with all its frames.
+    classes = Segmenter.load(folder).config.classes
     found = read_mask_set(uri, masks, images, JUDGED_SPLITS)
     refuse_left_out(found, config.max_bad_share)
     shared = tuple(name for name in classes if name in found.classes)
@@ -100,7 +103,7 @@ def judge_segmenter(
         worst = np.argsort(scores_N, kind="stable")[: config.errors].tolist()
         chosen = [(pictures[n], float(scores_N[n])) for n in worst]
         sheet = _sheet.options(num_cpus=threads).remote(str(folder), chosen, shared, judged.masks, threads)
-        (out / WORST_NAME).write_bytes(ray.get(sheet))
+        (out / WORST_NAME).write_bytes(result_of(sheet, _KEPT))
     return told
 
 
@@ -132,10 +135,8 @@ def _confusions(
         for part in parts
     }
     rows: list[Counts | str] = [""] * len(pictures)
-    waiting = list(tasks)
-    while waiting:
-        done, waiting = ray.wait(waiting)
-        for n, row in zip(tasks[done[0]], ray.get(done[0]), strict=True):
+    for task, found in as_they_end(list(tasks), _KEPT):
+        for n, row in zip(tasks[task], found, strict=True):
             rows[n] = row
             progress.advanced(int(not isinstance(row, str)), int(isinstance(row, str)), 1)
     return rows

@@ -18,7 +18,7 @@ from system.backbones.cnn import STRIDES, is_cnn, load_network
 from system.backbones.vit import architecture_of, build_vit, load_vit, vit_facts, vit_hash
 from system.bootstrap import draw_pictures
 from system.config import FrozenConfig
-from system.errors import ConfigError, NightminerError
+from system.errors import ConfigError
 from system.freqkd.distiller import DistillConfig, Distiller, teacher_features
 from system.freqkd.estimate import meta_student
 from system.freqkd.probe import STRENGTH
@@ -26,6 +26,7 @@ from system.freqkd.registration import REGISTRATION_VERSION
 from system.freqkd.student import new_student, refuse_stage_count, teacher_name
 from system.pairs.pixels import InfraredMapping
 from system.pipelines.resources import check_workers, connect_to_ray, tasks_at_once
+from system.pipelines.task_results import as_they_end, result_of
 from system.report.console import ConsoleProgress
 from system.report.freqkd_study import study_markdown, write_plot
 from system.training.encoder import Encoder
@@ -45,6 +46,7 @@ from system.training.freqkd_summary import RunFigures, summarise
 from system.training.learnt import Marks, count_seen, marks_of, write_learnt
 from system.training.probe_set import ProbeSet, read_sets, shared_classes
 from system.training.study_folder import (
+    FINISHED_STAY,
     refuse_differing,
     refuse_other_settings,
     remove_partials,
@@ -196,12 +198,8 @@ def _budget(bench: Bench, config: StudyConfig, cells: Sequence[Cell], missing: S
     """What the study costs, from steps and pictures timed on a worker."""
     count = len(bench.train.pairs)
     steps = config.distill.epochs * math.ceil(count / config.distill.batch_size)
-    try:
-        step_s, picture_s = ray.get(_timed.options(**config.resources).remote(ray.put(bench), config.threads))
-    except ray.exceptions.RayTaskError as error:
-        if isinstance(error.cause, NightminerError):
-            raise error.cause from None
-        raise
+    timed = _timed.options(**config.resources).remote(ray.put(bench), config.threads)
+    step_s, picture_s = result_of(timed, FINISHED_STAY)
     at_once = tasks_at_once(config.threads, config.use_gpu)
     trained = [cell for cell in missing if cell.arm.loss is not None]
     judge_s = picture_s * (count + len(bench.test.pairs))
@@ -269,36 +267,28 @@ def _cell(bench: Bench, cells: Sequence[Cell], threads: int, _after: Any) -> lis
 def _run(
     bench: Bench, config: StudyConfig, missing: Sequence[Cell], blocks: Sequence[int], progress: ConsoleProgress
 ) -> None:
-    """Raises NightminerError: what a run raised; runs that are done stay done."""
+    """Raises NightminerError: what a run raised, or that Ray lost it; runs that are done stay done."""
     progress.phase("encoding RGB pictures")
     threads, resources = config.threads, config.resources
     needs = tuple(sorted({*blocks, *config.distill.blocks})) if any(cell.arm.loss for cell in missing) else ()
+    gallery = result_of(_prepared.options(**resources).remote(ray.put(bench), needs, threads), FINISHED_STAY)
+    shared = ray.put(Bench(**(vars(bench) | {"gallery_NC": gallery})))
     pending: list[Any] = []
-    try:
-        gallery = ray.get(_prepared.options(**resources).remote(ray.put(bench), needs, threads))
-        shared = ray.put(Bench(**(vars(bench) | {"gallery_NC": gallery})))
-        trainings: dict[tuple[str, int, int], list[Cell]] = {}
-        for cell in missing:
-            trainings.setdefault((cell.arm.trained_as, cell.drift_px, cell.seed), []).append(cell)
-        registered: dict[tuple[int, int], Any] = {}
-        for cells in trainings.values():
-            drift, seed = cells[0].drift_px, cells[0].seed
-            if cells[0].arm.is_registered and (drift, seed) not in registered:
-                task = _registered.options(**resources)
-                registered[drift, seed] = task.remote(shared, drift, seed, needs, threads)
-            after = registered.get((drift, seed)) if cells[0].arm.is_registered else None
-            pending.append(_cell.options(**resources).remote(shared, cells, threads, after))
-        progress.phase(f"{len(missing)} runs")
-        progress.expect(len(missing))
-        while pending:
-            done, pending = ray.wait(pending)
-            progress.advanced(len(ray.get(done[0])), 0, 0)
-    except ray.exceptions.RayTaskError as error:
-        for task in pending:
-            ray.cancel(task, force=True)
-        if isinstance(error.cause, NightminerError):
-            raise error.cause from None
-        raise
+    trainings: dict[tuple[str, int, int], list[Cell]] = {}
+    for cell in missing:
+        trainings.setdefault((cell.arm.trained_as, cell.drift_px, cell.seed), []).append(cell)
+    registered: dict[tuple[int, int], Any] = {}
+    for cells in trainings.values():
+        drift, seed = cells[0].drift_px, cells[0].seed
+        if cells[0].arm.is_registered and (drift, seed) not in registered:
+            task = _registered.options(**resources)
+            registered[drift, seed] = task.remote(shared, drift, seed, needs, threads)
+        after = registered.get((drift, seed)) if cells[0].arm.is_registered else None
+        pending.append(_cell.options(**resources).remote(shared, cells, threads, after))
+    progress.phase(f"{len(missing)} runs")
+    progress.expect(len(missing))
+    for _, names in as_they_end(pending, FINISHED_STAY):
+        progress.advanced(len(names), 0, 0)
 
 
 def seen_copies(train: ProbeSet, test: ProbeSet, note: Callable[[str], None]) -> tuple[list[Marks], int | None]:

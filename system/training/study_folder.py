@@ -15,6 +15,8 @@ from typing import Any
 from system.errors import ConfigError
 
 SETTINGS_NAME = "settings.json"
+# What an error leaves of a study.
+FINISHED_STAY = "finished runs stay, and the same command goes on after them"
 # As of `partial_of`; numpy wants its own suffix at the end.
 _PARTIAL = re.compile(r"\..+\.(\d+)(\.npz)?")
 

@@ -25,8 +25,13 @@ from system.infrared.segment_judge import (
     segment_figures,
 )
 from system.infrared.segmenter import Segmenter, SegmenterConfig, class_weights, cross_entropy, dice_loss
+from system.pairs.infrared_set import InfraredPicture, InfraredSet
+from system.pairs.mask_set import MaskSource
 from system.pairs.masks import IGNORED
+from system.report.console import ConsoleProgress
+from system.training import evaluate_segmenter
 from system.training.detection_summary import DetectionFigures, summarise_detection
+from system.training.evaluate_detector import JudgeConfig
 from system.training.segmentation_task import SegmentationTask
 
 SIZE = (64, 96)
@@ -214,3 +219,19 @@ def test_a_kept_segmenter_answers_the_same_and_another_folder_is_refused(tmp_pat
 def test_settings_that_cannot_be_are_refused(values: dict[str, object], words: str):
     with pytest.raises(ConfigError, match=words):
         config(**values)
+
+
+def test_damaged_weights_are_told_before_ray_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(evaluate_segmenter, "connect_to_ray", lambda: pytest.fail("it went on"))
+    # A set that can be read, so that nothing but the weights stands against Ray.
+    picture = InfraredPicture("a", "a.png", np.zeros((0, 4), np.float32), np.zeros(0, int), np.zeros(0, bool))
+    found = InfraredSet("set", (picture,), config().classes)
+    monkeypatch.setattr(evaluate_segmenter, "read_mask_set", lambda *_: found)
+    monkeypatch.setattr(evaluate_segmenter, "of_mask_classes", lambda *_: found)
+    (folder := tmp_path / "model").mkdir()
+    Segmenter.untrained(config(), tiny_vit(), 0).save(folder)
+    (weights := folder / Segmenter.weights_name).write_bytes(weights.read_bytes()[:-9])
+    with pytest.raises(ModelError, match=r"segmenter\.safetensors: damaged or exchanged"):
+        evaluate_segmenter.judge_segmenter(
+            "set", MaskSource(), None, str(folder), None, JudgeConfig(), 1, ConsoleProgress()
+        )
