@@ -52,7 +52,7 @@ _BOXES = [
     pa.field("scores", pa.list_(pa.float32())),
     pa.field("labels", pa.list_(pa.int32())),
 ]
-_MODEL_S = pa.field("model_s", pa.float64())
+_TIMES = [pa.field("model_s", pa.float64()), pa.field("ended_s", pa.float64())]
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class PictureResult:
     """What is known of one picture after the stream.
 
     shots: pictures of its window. found: None where it could not be read, and why. model_s: its share of the detector's
-    call.
+    call. ended_s: when that ended, since 1970.
     """
 
     shot: Shot
@@ -86,6 +86,7 @@ class PictureResult:
     code: str = ""
     message: str = ""
     model_s: float = 0.0
+    ended_s: float = 0.0
 
     @property
     def uri(self) -> str:
@@ -124,7 +125,7 @@ def _result(row: dict[str, Any]) -> PictureResult:
     if row["code"] is not None:
         return PictureResult(shot, row["shots"], None, code=row["code"], message=row["message"])
     found = Detections.of(row["boxes_xyxy"], row["scores"], row["labels"], (row["height"], row["width"]))
-    return PictureResult(shot, row["shots"], found, row["is_coloured"], model_s=row["model_s"])
+    return PictureResult(shot, row["shots"], found, row["is_coloured"], model_s=row["model_s"], ended_s=row["ended_s"])
 
 
 def _read_part(batch: dict[str, np.ndarray], settings: DetectSettings) -> pa.Table:
@@ -170,4 +171,6 @@ class DetectorActor:
         ]
         for field, values in zip(_BOXES, columns, strict=True):
             table = table.append_column(field, pa.array(values, field.type))
-        return table.append_column(_MODEL_S, pa.array([model_s if n in answers else 0.0 for n in range(len(rows))]))
+        for field, value in zip(_TIMES, (model_s, time.time()), strict=True):
+            table = table.append_column(field, pa.array([value] * len(rows), field.type))
+        return table

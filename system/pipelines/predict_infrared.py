@@ -14,6 +14,7 @@ starts anew, and never goes on in the middle of another's files.
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -118,9 +119,10 @@ def predict_infrared(
         should_stop: asked after every picture; once true, what was done is thrown away.
     Returns:
         Keys of the job's last line: images, detections, per class, quarantined, coloured, windows_without_infrared,
-        seconds, first_result_s (from the start of the stream), images_per_s, efficiency, out. efficiency: pictures a
-        second after the first batch / those of the detectors' own calls on them, None where there is but one batch; it
-        is what reading, writing and waiting leave of the bare batched model.
+        seconds, first_result_s (from the start of the stream until the first batch was detected; None without any),
+        images_per_s, efficiency, out. efficiency: pictures a second after that batch / those of the detectors' own
+        calls on them, None where there is but one; it is what reading, writing and waiting leave of the bare batched
+        model.
     Raises:
         ConfigError: `out` exists. DataError: nothing to read, or too much that cannot be. ModelError: the detector.
         StoppedError: `should_stop` said so.
@@ -136,7 +138,7 @@ def predict_infrared(
     actors = size_cluster_pool(pool)
     draft = new_draft(out)
     started_s = time.monotonic()
-    pace = _Pace(config.batch_size, actors.actors)
+    pace = _Pace(actors.actors)
     writer = _Writer(draft, saved, identity, config)
     is_stopped = False
     with writer:
@@ -156,7 +158,7 @@ def predict_infrared(
             f"stopped after {writer.images} of {pictures + windows} pictures and windows; nothing is left of them at "
             f"{out}: the same command starts anew, and --store goes on instead"
         )
-    seconds = time.monotonic() - started_s
+    seconds, efficiency = time.monotonic() - started_s, pace.efficiency()
     seen = writer.images + writer.bad
     if writer.bad > config.max_bad_share * seen:
         raise DataError(
@@ -180,33 +182,41 @@ def predict_infrared(
         "coloured": writer.coloured,
         "windows_without_infrared": writer.without_infrared,
         "seconds": round(seconds, 2),
-        "first_result_s": round(pace.first_s - started_s if pace.first_s else seconds, 2),
+        "first_result_s": pace.first_result_s(),
         "images_per_s": round(writer.images / max(seconds, 1e-9), 3),
-        "efficiency": pace.efficiency(),
+        "efficiency": efficiency,
         "detector_id": identity,
         "out": str(out),
     }
 
 
 class _Pace:
-    """When results came, and how long the detectors' calls on them took."""
+    """When detectors answered, and how long that took. Blocks of answers come long after the first call of theirs."""
 
-    def __init__(self, batch_size: int, actors: int) -> None:
-        self._batch_size, self._actors = batch_size, actors
-        self._pictures, self._model_s, self._last_s = 0, 0.0, 0.0
-        self.first_s: float | None = None
+    def __init__(self, actors: int) -> None:
+        self._actors = actors
+        self._started_s, self._model_s = time.time(), 0.0
+        self._first_s, self._first_model_s = math.inf, 0.0
 
     def add(self, result: PictureResult) -> None:
-        self._last_s = time.monotonic()
-        self.first_s = self.first_s or self._last_s
-        self._pictures += result.found is not None
-        if self._pictures > self._batch_size:  # the first batch waited for the model to load
-            self._model_s += result.model_s
+        if result.found is None:
+            return
+        self._model_s += result.model_s
+        if result.ended_s < self._first_s:
+            self._first_s, self._first_model_s = result.ended_s, 0.0
+        if result.ended_s == self._first_s:
+            self._first_model_s += result.model_s
+
+    def first_result_s(self) -> float | None:
+        """From the start until the first batch was detected: what the model took to load is in it."""
+        return None if math.isinf(self._first_s) else round(self._first_s - self._started_s, 2)
 
     def efficiency(self) -> float | None:
-        if not self._model_s or self.first_s is None:
+        """Until now."""
+        after_s = self._model_s - self._first_model_s
+        if after_s <= 0:
             return None
-        return round(self._model_s / (self._actors * max(1e-9, self._last_s - self.first_s)), 3)
+        return round(after_s / (self._actors * max(1e-9, time.time() - self._first_s)), 3)
 
 
 def _parts(looked: Looked) -> tuple[list[Part], list[BadLog]]:

@@ -73,7 +73,8 @@ class TeacherCache:
             self._make_room()
         path = self._path(key)
         with suppress(OSError):
-            path.parent.mkdir(exist_ok=True)
+            # Also where somebody removed the folder meanwhile.
+            path.parent.mkdir(parents=True, exist_ok=True)
             handle, name = tempfile.mkstemp(dir=path.parent, suffix=_DRAFT)
             try:
                 with os.fdopen(handle, "wb") as draft:

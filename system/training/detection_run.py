@@ -8,7 +8,6 @@ from __future__ import annotations
 import functools
 import json
 import math
-import os
 import shutil
 import time
 from dataclasses import dataclass
@@ -35,7 +34,7 @@ from system.training.detect_run import DetectRun, FeatureReader, answer
 from system.training.freqkd_arms import NO_KD, Arm
 from system.training.freqkd_run import ADAPTERS, CACHE
 from system.training.infrared_task import Floats, InfraredTask, Judgement
-from system.training.study_folder import SETTINGS_NAME, remove_partials, write_json
+from system.training.study_folder import SETTINGS_NAME, partial_of, remove_partials, write_json
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,7 +142,7 @@ def run_detection(bench: DetectionBench, cell: StudyCell) -> dict[str, Any]:
         for figure, (value_K, drawn_BK) in figures.items():
             arrays |= {f"{name}/{figure}": value_K, f"{name}/drawn_{figure}": drawn_BK}
     told["seconds"] = {"train": round(trained_s - started_s, 1), "judge": round(time.monotonic() - trained_s, 1)}
-    partial = bench.out / f".{cell.name}.{os.getpid()}.npz"
+    partial = partial_of(bench.out / cell.name, ".npz")
     np.savez(partial, **{key: value.astype(np.float32) for key, value in arrays.items()})  # type: ignore[arg-type]
     partial.replace(bench.out / f"{cell.name}.npz")
     write_json(bench.out / f"{cell.name}.json", told)

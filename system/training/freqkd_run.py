@@ -12,7 +12,6 @@ import copy
 import functools
 import json
 import math
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -121,8 +120,7 @@ def run_cell(bench: Bench, cell: Cell) -> dict[str, Any]:
         "seconds": {"train": round(trained_s - started_s, 1), "judge": round(time.monotonic() - trained_s, 1)},
     }
     file = bench.out / f"{cell.name}.npz"
-    # numpy puts its suffix behind a name that has another.
-    partial = bench.out / f".{cell.name}.{os.getpid()}.npz"
+    partial = partial_of(bench.out / cell.name, ".npz")
     np.savez(
         partial,
         precision_K=judged.precision(),

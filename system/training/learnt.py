@@ -10,6 +10,7 @@ is known again by its name and, as long as nobody wrote it anew, as a copy elsew
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -79,7 +80,8 @@ def learnt_by_backbone(backbone: str) -> list[Marks] | None:
 
     Args:
         backbone: a name, `NAME@FILE`, or a folder of jobs/distill_freqkd.py. FILE may lie in the folder of a detector
-            or segmenter, which learnt with it: then also from what it had learnt from before.
+            or segmenter: then from what the backbone had learnt from before, and, where it was not frozen, also from
+            what that model did.
     """
     folder = Path(backbone)
     if not folder.is_dir():
@@ -87,10 +89,21 @@ def learnt_by_backbone(backbone: str) -> list[Marks] | None:
             return []
         folder = Path(backbone.split("@", 1)[1]).parent
     told = read_learnt(folder)
-    if any((folder / name).is_file() for name in (detector.CONFIG_NAME, segmenter.CONFIG_NAME)):
+    configs = [folder / name for name in (detector.CONFIG_NAME, segmenter.CONFIG_NAME)]
+    if models := [config for config in configs if config.is_file()]:
         before = read_learnt(folder, BACKBONE_NAME)
+        if all(map(_is_frozen, models)):
+            return before
         return None if told is None or before is None else told + before
     return [] if told is None and not (folder / DISTILL_NAME).is_file() else told
+
+
+def _is_frozen(model: Path) -> bool:
+    """Of a detector's or segmenter's configuration; one that cannot be read may have learnt."""
+    try:
+        return json.loads(model.read_text("utf-8")).get("is_frozen") is True
+    except (OSError, ValueError, AttributeError):
+        return False
 
 
 def learnt_with_start(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -17,8 +18,8 @@ from system.errors import ConfigError
 SETTINGS_NAME = "settings.json"
 # What an error leaves of a study.
 FINISHED_STAY = "finished runs stay, and the same command goes on after them"
-# As of `partial_of`; numpy wants its own suffix at the end.
-_PARTIAL = re.compile(r"\..+\.(\d+)(\.npz)?")
+# As of `partial_of`.
+_PARTIAL = re.compile(rf"\..+\.{re.escape(platform.node())}-(\d+)(\.npz)?")
 
 
 def refuse_other_settings(out: Path, settings: Mapping[str, Any], may_differ: Collection[str] = ()) -> dict[str, Any]:
@@ -71,15 +72,15 @@ def write_json(file: Path, values: Mapping[str, Any]) -> None:
     partial.replace(file)
 
 
-def partial_of(file: Path) -> Path:
-    """Where this process writes what becomes `file` once it is whole."""
-    return file.with_name(f".{file.name}.{os.getpid()}")
+def partial_of(file: Path, suffix: str = "") -> Path:
+    """Where this process writes what becomes `file` once it is whole; numpy wants its own suffix at the end."""
+    return file.with_name(f".{file.name}.{platform.node()}-{os.getpid()}{suffix}")
 
 
 def remove_partials(*folders: Path) -> None:
-    """Remove what killed processes left half written; for a driver before its first task.
+    """Remove what killed processes of this machine left half written; for a driver before its first task.
 
-    Those of processes that live on this machine stay: they may be of another study here.
+    Those of processes that live stay: they may be of another study here.
     """
     for folder in folders:
         for file in sorted(folder.iterdir()) if folder.is_dir() else ():

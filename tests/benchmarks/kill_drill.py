@@ -296,11 +296,20 @@ def kill(target: str, cluster: TwoNodes, job: subprocess.Popen[bytes], rng: rand
     found = [process for process in cluster.processes() if _is_worker(_title(process), _TITLES[target])]
     if not found:
         return False
+    chosen = rng.choice(found)
     try:
-        rng.choice(found).kill()
+        chosen.kill()
     except psutil.NoSuchProcess:
         return False
+    _until_gone(chosen)
     return True
+
+
+def _until_gone(process: psutil.Process) -> None:
+    """A process that dies still has its title for a moment, and would be killed and counted again."""
+    until_s = time.monotonic() + _LOOK_S
+    while _title(process) and time.monotonic() < until_s:
+        time.sleep(0.01)
 
 
 def _kill_job(job: subprocess.Popen[bytes]) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import shutil
 import time
 from pathlib import Path
 
@@ -233,6 +234,9 @@ def test_a_damaged_or_removed_file_of_the_cache_is_computed_again(tmp_path: Path
     assert cache.get("aa11") is not None
     file.unlink()
     assert cache.get("aa11") is None
+    shutil.rmtree(tmp_path)
+    cache.put("aa11", [torch.ones(2)])
+    assert cache.get("aa11") is not None
     off = TeacherCache(tmp_path / "off", "a teacher", 0)
     off.put("aa11", [torch.ones(2)])
     assert off.get("aa11") is None and not (tmp_path / "off").exists()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
+import platform
 import subprocess
 from dataclasses import replace
 from pathlib import Path
@@ -29,7 +29,7 @@ from system.training.freqkd_run import (
     run_cell,
 )
 from system.training.probe_set import ProbeSet
-from system.training.study_folder import remove_partials
+from system.training.study_folder import partial_of, remove_partials
 
 SIZE = (64, 96)
 BLOCKS = (1, 3)
@@ -154,9 +154,10 @@ def test_registering_goes_on_where_it_was_killed(bench: Bench, monkeypatch: pyte
 def test_what_killed_runs_left_half_written_is_removed_and_what_lives_stays(tmp_path: Path):
     gone = subprocess.Popen(["true"])
     gone.wait()
-    ours, theirs = (f".rgb-b3.npy.{process}" for process in (os.getpid(), gone.pid))
-    kept = {ours, "rgb-b3.npy", "mse-d0-s0.npz", ".hidden", "settings.json"}
-    left = {theirs, f".mse-d0-s0.{gone.pid}.npz", f".settings.json.{gone.pid}"}
+    dead = f"{platform.node()}-{gone.pid}"
+    elsewhere = f".rgb-b3.npy.another-machine-{gone.pid}"
+    kept = {partial_of(Path("rgb-b3.npy")).name, elsewhere, "rgb-b3.npy", "mse-d0-s0.npz", ".hidden", "settings.json"}
+    left = {f".rgb-b3.npy.{dead}", f".mse-d0-s0.{dead}.npz", f".settings.json.{dead}"}
     for name in kept | left:
         (tmp_path / name).touch()
     remove_partials(tmp_path, tmp_path / "not there")

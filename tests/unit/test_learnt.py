@@ -131,6 +131,8 @@ def test_a_backbone_that_a_model_learnt_with_has_seen_what_it_saw_before(
     backbones = [f"timm:test_vit@{folder}/backbone.safetensors" for folder in (whole, *silent)]
     assert learnt_by_backbone(backbones[0]) == marks_of(uris[:2])
     assert learnt_by_backbone(backbones[1]) is None and learnt_by_backbone(backbones[2]) is None
+    (tmp_path / "whole" / config_name).write_text('{"is_frozen": true}')
+    assert learnt_by_backbone(backbones[0]) == marks_of(uris[1:2]), "merged, but not trained on the model's pictures"
 
 
 def test_a_student_of_a_distilled_backbone_has_seen_what_that_one_saw(tmp_path: Path, uris: list[str]):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -38,8 +37,9 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(predicting, "connect_to_ray", lambda: None)
     monkeypatch.setattr(predicting, "size_cluster_pool", lambda _: SimpleNamespace(actors=1))
 
-    clock = count()
-    monkeypatch.setattr(predicting, "time", SimpleNamespace(monotonic=lambda: float(next(clock))))
+    clock = SimpleNamespace(now_s=0.0)
+    now = SimpleNamespace(monotonic=lambda: clock.now_s, time=lambda: clock.now_s)
+    monkeypatch.setattr(predicting, "time", now)
 
     def of(killed_at: int | None = None, stopped_at: int = 99, score: float = 0.9) -> dict[str, Any]:
         seen = 0
@@ -51,7 +51,9 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
                     raise KeyboardInterrupt
                 seen += 1
                 found = Detections.of([[1, 2, 5, 9]], [score], [0], (20, 30))
-                yield PictureResult(Shot(uri), 1, found, model_s=0.75)
+                # Batches of two, which end after 1, 2 and 3 s; their answers come together after them.
+                clock.now_s, ended_s = 4.0, 1.0 + (seen - 1) // 2
+                yield PictureResult(Shot(uri), 1, found, model_s=0.3, ended_s=ended_s)
 
         monkeypatch.setattr(predicting, "stream_detections", stream)
         looked = Looked(images=(str(folder),))
@@ -85,11 +87,11 @@ def test_a_run_that_is_stopped_says_so_with_an_exit_code_and_leaves_nothing(run:
     assert not (tmp_path / "boxes").exists() and not (tmp_path / ".boxes.unfinished").exists()
 
 
-@pytest.mark.parametrize(("actors", "efficiency"), [(1, 0.3), (2, 0.15)])
+@pytest.mark.parametrize(("actors", "efficiency"), [(1, 0.4), (2, 0.2)])
 def test_efficiency_leaves_the_first_batch_out_and_is_of_all_detectors_at_once(
     run: Any, monkeypatch: pytest.MonkeyPatch, actors: int, efficiency: float
 ):
     monkeypatch.setattr(predicting, "size_cluster_pool", lambda _: SimpleNamespace(actors=actors))
-    # Batches of 4: two pictures of 0.75 s of a detector in the 5 s between the first and the last.
+    # Four pictures of 0.3 s of a detector in the 3 s after the first batch.
     done = run()
     assert (done["efficiency"], done["first_result_s"]) == (efficiency, 1)
