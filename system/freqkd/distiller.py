@@ -26,6 +26,7 @@ from system.freqkd.losses import LossConfig, distillation_loss
 from system.freqkd.student import (
     CnnStudent,
     Student,
+    is_projection,
     load_trained_state,
     matched_grid,
     rate_factor,
@@ -52,7 +53,8 @@ class DistillConfig(FrozenConfig):
     height, width: pictures are resized to it, then padded at the right and below to whole patches.
     blocks: matched, counted from 0. block_weights: of the loss, one for each block; None for 1 each.
     rank: of the adapters, 0 for full matrices; a convolutional network learns as a whole, without adapters or dropout.
-    merge_factor: of what is exported.
+    projections_first: share of all steps in which a convolutional network's projections learn alone: while they are as
+    chance drew them, they would teach the network what is not there. merge_factor: of what is exported.
     warmup_steps: linear from `warmup_start` times the learning rate; a tenth of all steps at most. Then a cosine down
     to `final_learning_rate`. batch_size: pairs of one step, over all workers together. accumulate: pieces that a worker
     computes its share in. flip: half of the pairs are mirrored, both pictures of a pair together.
@@ -77,6 +79,7 @@ class DistillConfig(FrozenConfig):
     epochs: int = Field(default=12, ge=1, le=100_000)
     batch_size: int = Field(default=8, ge=1, le=65536)
     accumulate: int = Field(default=1, ge=1, le=1024)
+    projections_first: float = Field(default=0.0, ge=0, lt=1)
     merge_factor: float = Field(default=0.5, ge=0, le=4)
     flip: bool = True
     seed: int = Field(default=0, ge=0)
@@ -272,8 +275,19 @@ class Distiller:
             sum_over_workers(values)
         return dict(zip(names, values.tolist(), strict=True))
 
+    def _learning(self) -> list[torch.nn.Parameter]:
+        """What learns in this step; the others lose their gradients, so that the optimiser passes them over."""
+        if self.steps_done >= int(self.config.projections_first * self.total_steps):
+            return list(self._parameters.values())
+        if not (projections := [p for name, p in self._parameters.items() if is_projection(name)]):
+            return list(self._parameters.values())
+        for name, parameter in self._parameters.items():
+            if not is_projection(name):
+                parameter.grad = None
+        return projections
+
     def _descend(self, sum_over_workers: Callable[[Tensor], Any] | None) -> None:
-        parameters = list(self._parameters.values())
+        parameters = self._learning()
         if sum_over_workers:
             flat = torch.cat([(p.grad if p.grad is not None else torch.zeros_like(p)).flatten() for p in parameters])
             sum_over_workers(flat)

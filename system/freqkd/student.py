@@ -175,9 +175,14 @@ def trained_parameters(student: Student) -> dict[str, nn.Parameter]:
     return student.trained() if isinstance(student, CnnStudent) else adapter_parameters(student)
 
 
+def is_projection(name: str) -> bool:
+    """Whether a parameter of `trained_parameters` is one of a network's projections."""
+    return name.startswith(_PROJECTIONS)
+
+
 def rate_factor(name: str) -> float:
     """Of the learning rate, for a parameter of `trained_parameters`."""
-    return _PROJECTION_FACTOR if name.startswith(_PROJECTIONS) else 1.0
+    return _PROJECTION_FACTOR if is_projection(name) else 1.0
 
 
 def trained_state(student: Student) -> dict[str, Tensor]:

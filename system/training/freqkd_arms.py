@@ -104,6 +104,8 @@ def parse_arm(text: str, option: str = "--arms") -> Arm:
         settings |= {"rank": options["rank"], "alpha": float(options["rank"] or 1)}
     if "blocks" in options:
         settings["blocks"] = options["blocks"]
+    if "first" in options:
+        settings["projections_first"] = options["first"]
     if "merge" in options:
         settings["merge_factor"] = options["merge"]
     name = "@".join([recipe, *(f"{key}={_written(options[key])}" for key in _PARSERS if key in options)])
@@ -189,5 +191,6 @@ _PARSERS: dict[str, Callable[[str], Any]] = {
     "cutoff": _number(0, 1),
     "rank": _rank,
     "blocks": _blocks,
+    "first": _number(0, 0.9),
     "merge": _number(0, 4),
 }

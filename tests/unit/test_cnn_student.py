@@ -17,7 +17,7 @@ from system.freqkd.distiller import DistillConfig, Distiller, teacher_features
 from system.freqkd.estimate import estimate
 from system.freqkd.losses import RECIPES, LossConfig
 from system.freqkd.recipes import cnn, resnet_50_paper
-from system.freqkd.student import CnnStudent, merged_network, new_student, resampled, trained_state
+from system.freqkd.student import CnnStudent, is_projection, merged_network, new_student, resampled, trained_state
 from system.pairs.pixels import InfraredMapping
 from system.training.distill import refuse_settings
 from system.training.distill_publish import DistillRecord, write_student
@@ -157,6 +157,27 @@ def test_a_restored_training_goes_on_to_the_same_bits_and_pieces_change_little(c
     once, _ = taught(config, 1)
     for name, tensor in trained_state(once.student).items():
         torch.testing.assert_close(trained_state(pieces.student)[name], tensor, rtol=1e-2, atol=2e-3)
+
+
+@pytest.mark.parametrize("workers", [None, lambda tensor: tensor], ids=["alone", "with others"])
+def test_projections_learn_first_and_then_the_network_too(config: DistillConfig, workers):
+    first = config.model_copy(update={"projections_first": 0.2})
+    distiller = Distiller(new_student(first), first, 20)
+    start = trained_state(distiller.student)
+    moved: list[set[bool]] = []
+    for _ in range(5):
+        distiller.step(pictures(1), lesson(first), sum_over_workers=workers)
+        now = trained_state(distiller.student)
+        moved.append({is_projection(name) for name in now if not torch.equal(now[name], start[name])})
+    assert moved == [{True}] * 4 + [{True, False}]
+    restored, _ = taught(first, 2)
+    second, _ = taught(first, 0)
+    second.restore(restored.state())
+    for _ in range(3):
+        second.step(pictures(1), lesson(first))
+    whole, _ = taught(first, 5)
+    ours, theirs = second.state(), whole.state()
+    assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
 def test_timm_loads_the_export_and_it_answers_as_the_student(config: DistillConfig, tmp_path: Path):
