@@ -97,12 +97,12 @@ class FlirReader:
         return PairCorpus(
             name=files.name(uri),
             reader=self.name,
-            pairs=tuple(pair for pair in pairs if pair.rgb_uri),
+            pairs=tuple(pairs),
             categories=tuple(boxes.categories),
             unmatched=matched.unmatched,
-            infrared_alone=tuple(pair for pair in pairs if not pair.rgb_uri),
             faults=tuple(faults),
-        )
+            infrared_alone_faults=matched.infrared_alone_faults,
+        ).with_infrared_alone()
 
 
 def _parts(uri: str) -> list[_Part]:

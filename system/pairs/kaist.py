@@ -42,12 +42,14 @@ class KaistReader:
         pairs: list[Pair] = []
         unmatched: list[str] = []
         faults: list[PairFault] = []
+        alone_faults: list[PairFault] = []
         for video, folder in _videos(uri).items():
             sides = files.folders_in(folder)
             listed = [names_below(sides[side], is_deep=False) if side in sides else [] for side in ("visible", "lwir")]
             matched = match_names(*([(f"{video}/{stem}", picture) for stem, picture in side] for side in listed))
             unmatched += matched.unmatched
             faults += matched.faults
+            alone_faults += matched.infrared_alone_faults
             texts = _texts(annotations, video)
             for pair_id, (rgb_uri, infrared_uri) in {**matched.names, **matched.infrared_alone}.items():
                 text_uri = texts.get(files.stem(infrared_uri))
@@ -74,12 +76,12 @@ class KaistReader:
         return PairCorpus(
             name=name,
             reader=self.name,
-            pairs=tuple(pair for pair in pairs if pair.rgb_uri),
+            pairs=tuple(pairs),
             categories=CATEGORIES,
             unmatched=tuple(unmatched),
-            infrared_alone=tuple(pair for pair in pairs if not pair.rgb_uri),
             faults=tuple(faults),
-        )
+            infrared_alone_faults=tuple(alone_faults),
+        ).with_infrared_alone()
 
 
 def _videos(uri: str, only_first: bool = False) -> dict[str, str]:

@@ -30,12 +30,13 @@ _SPLITS = {
 @dataclass(frozen=True)
 class Matched:
     """names: {name: (rgb URI, infrared URI)} in sorted order. infrared_alone: {name: ("", infrared URI)}, likewise; of
-    pictures without a partner, whose URIs are among `unmatched`."""
+    pictures without a partner, whose URIs are among `unmatched`. infrared_alone_faults: of names that no RGB has."""
 
     names: Mapping[str, tuple[str, str]]
     infrared_alone: Mapping[str, tuple[str, str]]
     unmatched: tuple[str, ...]
     faults: tuple[PairFault, ...]
+    infrared_alone_faults: tuple[PairFault, ...]
 
 
 def match_names(rgb: Iterable[tuple[str, str]], infrared: Iterable[tuple[str, str]]) -> Matched:
@@ -59,16 +60,16 @@ def match_names(rgb: Iterable[tuple[str, str]], infrared: Iterable[tuple[str, st
             told = f"expected one RGB and one infrared picture of this name, found {', '.join(found)}"
             faults.append(PairFault(name, "ambiguous_name", told))
     unmatched = [uri for name, found in sides[0].items() if name not in both for uri in found]
-    infrared_alone = {}
+    infrared_alone, alone_faults = {}, []
     for name in sorted(sides[1].keys() - both):
         found = sides[1][name]
+        unmatched += found
         if len(found) == 1:
             infrared_alone[name] = ("", found[0])
-            unmatched += found
         else:
             told = f"expected one infrared picture of this name, found {', '.join(found)}"
-            faults.append(PairFault(name, "ambiguous_name", told))
-    return Matched(names, infrared_alone, tuple(sorted(unmatched)), tuple(faults))
+            alone_faults.append(PairFault(name, "ambiguous_name", told))
+    return Matched(names, infrared_alone, tuple(sorted(unmatched)), tuple(faults), tuple(alone_faults))
 
 
 def names_below(folder: str, is_deep: bool = True) -> list[tuple[str, str]]:

@@ -5,7 +5,7 @@ Legend: N boxes of a pair.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -90,6 +90,7 @@ class PairCorpus:
         infrared_alone: infrared pictures among these, where the layout may have labels for them: a detector needs no
             RGB.
         faults: pairs that were left out, and boxes that were dropped or cut.
+        infrared_alone_faults: the same of infrared pictures without a partner, which whoever needs pairs does not use.
     """
 
     name: str
@@ -99,5 +100,20 @@ class PairCorpus:
     unmatched: tuple[str, ...] = ()
     infrared_alone: tuple[Pair, ...] = ()
     faults: tuple[PairFault, ...] = ()
+    infrared_alone_faults: tuple[PairFault, ...] = ()
     why: str = ""
     mask_classes: tuple[str, ...] = ()
+
+    def with_infrared_alone(self) -> PairCorpus:
+        """The same, where those of its pairs that have no RGB picture, and their faults, are told apart."""
+        alone = {pair.pair_id for pair in self.pairs if not pair.rgb_uri}
+        return replace(
+            self,
+            pairs=tuple(pair for pair in self.pairs if pair.rgb_uri),
+            infrared_alone=tuple(pair for pair in self.pairs if not pair.rgb_uri),
+            faults=tuple(fault for fault in self.faults if fault.pair_id not in alone),
+            infrared_alone_faults=(
+                *self.infrared_alone_faults,
+                *(fault for fault in self.faults if fault.pair_id in alone),
+            ),
+        )

@@ -91,7 +91,8 @@ def recognise(uri: str, readers: tuple[PairReader, ...] = READERS) -> tuple[Pair
 def _checked(corpus: PairCorpus, uri: str, needs_rgb: bool) -> PairCorpus:
     if corpus.pairs or (corpus.infrared_alone and not needs_rgb):
         return corpus
-    skipped = [fault for fault in corpus.faults if fault.is_skipped]
+    faults = corpus.faults if needs_rgb else (*corpus.faults, *corpus.infrared_alone_faults)
+    skipped = [fault for fault in faults if fault.is_skipped]
     first = f"; the first fault: {skipped[0]}" if skipped else ""
     told = f"read as {corpus.reader}, {len(corpus.unmatched)} pictures have no partner, {len(skipped)} faults{first}"
     raise DataError("no_pairs", f"{uri}: expected pairs of pictures, found none: {told}")

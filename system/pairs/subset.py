@@ -70,6 +70,7 @@ def only_named(corpus: PairCorpus, names: list[str], uri: str) -> PairCorpus:
         unmatched=tuple(unmatched),
         infrared_alone=tuple(alone),
         faults=tuple(fault for fault in corpus.faults if fault.pair_id in chosen),
+        infrared_alone_faults=tuple(fault for fault in corpus.infrared_alone_faults if fault.pair_id in chosen),
     )
 
 
@@ -101,7 +102,7 @@ def of_splits(corpus: PairCorpus, uri: str, splits: Sequence[str] | None) -> tup
     others = {pair.pair_id for pair in everything} - ids
     faults = [
         fault
-        for fault in corpus.faults
+        for fault in (*corpus.faults, *corpus.infrared_alone_faults)
         if fault.pair_id in ids
         or (fault.pair_id not in others and (splits is None or split_of(fault.pair_id) in ("", *splits)))
     ]

@@ -19,6 +19,7 @@ from system.pairs.registry import open_pairs
 from system.training import detection_study
 from system.training.detect import gather_labelled, refuse_left_out
 from system.training.detection_study import DetectionStudyConfig, study_sets
+from system.training.probe_set import read_set
 
 VOC = (
     "<annotation><size><width>40</width><height>32</height></size><object><name>person</name><bndbox><xmin>2</xmin>"
@@ -409,7 +410,8 @@ def alone(root: Path, layout: str) -> None:
                 f"images/set0{6 * (part == 'test')}/V000/lwir",
             ),
         }[layout]
-        picture(root / rgb / f"{names[0]}.jpg")
+        (root / rgb).mkdir(parents=True)
+        Image.new("RGB", (40, 32), "olive").save(root / rgb / f"{names[0]}.jpg")
         for name in names:
             picture(root / infrared / f"{name}.jpg")
             if layout == "llvip":
@@ -469,6 +471,25 @@ def test_infrared_pictures_without_a_partner_are_left_out_where_their_labels_are
     (bare,) = [fault for fault in found.faults if not fault.is_skipped]
     assert bare.code == "not_labelled" and "1 of 5 pictures" in bare.message
     assert not [f for f in read_infrared_set(str(tmp_path), splits=("test",)).faults if f.is_skipped]
+
+
+@pytest.mark.parametrize("layout", ["flir 2018", "flir 2022", "llvip", "kaist"])
+def test_faults_of_infrared_pictures_without_a_partner_are_no_faults_of_pairs(tmp_path: Path, layout: str):
+    alone(tmp_path, layout)
+    shutil.copy(next(tmp_path.rglob("train1.jpg")), next(tmp_path.rglob("train1.jpg")).with_suffix(".png"))
+    for text in (*tmp_path.rglob("train2.xml"), *tmp_path.rglob("train2.txt")):
+        text.write_text("nonsense")
+    pairs = open_pairs(str(tmp_path))
+    assert len(pairs.pairs) == 2 and not pairs.faults
+    assert sorted(files.name(uri) for uri in pairs.unmatched) == [
+        "test1.jpg", "test2.jpg", "train1.jpg", "train1.png", "train2.jpg",
+    ]  # fmt: skip
+    if layout != "kaist":  # whose pictures are not of its own size here
+        read = read_set(str(tmp_path), ("train", "val", "test"), (32, 32), InfraredMapping())
+        assert len(read.pairs) == 2 and not read.faults and not read.mended
+    found = read_infrared_set(str(tmp_path), splits=("train",))
+    expected = {"train1"} if layout.startswith("flir") else {"train1", "train2"}
+    assert {files.stem(fault.pair_id) for fault in found.faults if fault.is_skipped} == expected
 
 
 def test_a_list_names_infrared_pictures_without_a_partner_too(tmp_path: Path):
