@@ -5,7 +5,8 @@ Paths are relative to the file's folder, its parent or its grandparent: whicheve
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
+from dataclasses import replace
 
 from system.errors import DataError
 from system.pairs import files
@@ -37,16 +38,23 @@ class CocoReader:
         root = _root(coco)
         folders = _Folders()
         stems = Counter(files.stem(image.file_name) for image in coco.images)
-        entries = Counter(image.file_name for image in coco.images)
+        entries: dict[str, list[CocoImage]] = defaultdict(list)
+        for image in coco.images:
+            entries[image.file_name].append(image)
         pairs, faults = [], []
         ids: dict[int | str, str] = {}
         for image in coco.images:
             stem = files.stem(image.file_name)
             pair_id = stem if stems[stem] == 1 else image.file_name.rsplit(".", 1)[0]
             ids[image.number] = pair_id
-            if entries[image.file_name] > 1:  # each entry may hold a part of the boxes
-                told = f"{uri}: {image.file_name} is listed {entries[image.file_name]} times"
-                faults.append(PairFault(pair_id, "listed_twice", told))
+            entry, *again = entries[image.file_name]
+            is_pair = all(other.file_name2 == entry.file_name2 for other in again)
+            if again and is_pair and image is not entry:
+                continue
+            if again:
+                told = f"{uri}: {image.file_name} is listed {1 + len(again)} times"
+                faults.append(PairFault(pair_id, "listed_twice", told, is_skipped=not is_pair))
+            if not is_pair:
                 continue
             try:
                 rgb_uri, infrared_uri = files.join(root, image.file_name), _infrared(root, image)
@@ -58,7 +66,9 @@ class CocoReader:
                 missing = infrared_uri if is_there[0] else rgb_uri
                 faults.append(PairFault(pair_id, "missing_file", f"{missing}: expected a picture, found no file"))
                 continue
-            pair, wrong = _pair(coco, image, _name(root, uri), pair_id, rgb_uri, infrared_uri)
+            # Each entry may hold a part of the boxes, so that a pair of two has none.
+            labels = replace(coco, boxes={}, is_labelled=False) if again else coco
+            pair, wrong = _pair(labels, image, _name(root, uri), pair_id, rgb_uri, infrared_uri)
             pairs.append(pair)
             faults += wrong
         faults += [PairFault(ids.get(n, "(none)"), code, told, is_skipped=False) for n, code, told in coco.faults]

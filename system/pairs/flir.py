@@ -72,9 +72,8 @@ class FlirReader:
             if (why := boxes.damaged.get(files.parent(thermal_uri))) is not None:
                 faults.append(PairFault(pair_id, "bad_annotation", why, is_skipped=False))
             picture = _without_suffix(thermal_uri)
-            if picture in boxes.twice:  # each entry may hold a part of the boxes
-                faults.append(PairFault(pair_id, "listed_twice", boxes.twice[picture]))
-                continue
+            if (why := boxes.twice.get(picture)) is not None:
+                faults.append(PairFault(pair_id, "listed_twice", why, is_skipped=False))
             width, height = boxes.sizes.get(picture, (None, None))
             checked = check_boxes(boxes.given.get(picture, ()), width, height, pair_id)
             faults += checked.faults
@@ -190,6 +189,8 @@ def _boxes(parts: Sequence[_Part]) -> _Boxes:
                 found.twice[f"{part.thermal}/{stem}"] = f"{part.coco}: {stem} is listed {count} times"
         for stem, image in zip(stems, coco.images, strict=True):
             picture = f"{part.thermal}/{stem}"
+            if picture in found.twice:  # each entry may hold a part of the boxes, so that it has none
+                continue
             found.sizes[picture] = image.width, image.height
             if coco.is_labelled and image.is_labelled:
                 found.labelled.add(picture)

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from system.errors import ConfigError, DataError, FormatError
+from system.pairs.infrared_set import read_infrared_set
 from system.pairs.pixels import read_mask, read_pair
 from system.pairs.registry import open_pairs
 
@@ -185,15 +186,37 @@ def test_flir_pictures_that_nobody_labelled_are_not_without_objects(tmp_path: Pa
     assert not any(found.is_labelled for found in open_pairs(str(tmp_path)).pairs)
 
 
-def test_flir_pictures_that_are_listed_twice_are_left_out_because_boxes_may_be_on_either_entry(tmp_path: Path):
+def test_flir_pictures_that_are_listed_twice_have_no_labels_because_boxes_may_be_on_either_entry(tmp_path: Path):
     for name in ("a", "b"):
         pair(tmp_path, f"val/RGB/{name}.jpg", f"val/thermal_8_bit/{name}.jpeg")
     listed = ["thermal_8_bit/a.jpeg", "thermal_8_bit/b.jpeg", "a.jpeg"]
     coco(tmp_path / "val/thermal_annotations.json", [(name, "") for name in listed], [BOX])
     corpus = open_pairs(str(tmp_path))
-    assert [p.pair_id for p in corpus.pairs] == ["val/b"]
-    assert [(f.pair_id, f.code, f.is_skipped) for f in corpus.faults] == [("val/a", "listed_twice", True)]
+    assert [(p.pair_id, len(p.labels), p.is_labelled) for p in corpus.pairs] == [
+        ("val/a", 0, False),
+        ("val/b", 0, True),
+    ]
+    assert [(f.pair_id, f.code, f.is_skipped) for f in corpus.faults] == [("val/a", "listed_twice", False)]
     assert "thermal_annotations.json: a is listed 2 times" in corpus.faults[0].message
+    found = read_infrared_set(str(tmp_path))
+    assert [p.picture_id for p in found.pictures] == ["val/b"]
+    assert [(f.pair_id, f.code, f.is_skipped) for f in found.faults] == [("val/a", "listed_twice", True)]
+
+
+def test_a_pair_that_a_coco_file_lists_twice_has_no_labels_and_two_partners_are_not_guessed_between(tmp_path: Path):
+    for name in "abc":
+        pair(tmp_path, f"rgb/{name}.png", f"ir/{name}.png")
+    listed = [
+        ("rgb/a.png", "ir/a.png"),
+        ("rgb/a.png", "ir/a.png"),
+        ("rgb/b.png", "ir/b.png"),
+        ("rgb/b.png", "ir/c.png"),
+    ]
+    corpus = open_pairs(str(coco(tmp_path / "x.json", [*listed, ("rgb/c.png", "ir/c.png")], [BOX])))
+    assert [(p.pair_id, len(p.labels), p.is_labelled) for p in corpus.pairs] == [("rgb/a", 0, False), ("c", 0, True)]
+    assert [(f.pair_id, f.is_skipped) for f in corpus.faults if f.code == "listed_twice"] == [
+        ("rgb/a", False), ("rgb/b", True), ("rgb/b", True),
+    ]  # fmt: skip
 
 
 def test_flir_boxes_of_8_bit_names_are_those_of_16_bit_pictures(tmp_path: Path):
