@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import posixpath
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -47,22 +47,30 @@ _SPLITS = ("train", "val", "test")
 
 
 def only_named(corpus: PairCorpus, names: list[str], uri: str) -> PairCorpus:
-    """The pairs that a list names, by id or its last part; names without a pair are unmatched.
+    """The pairs that a list names, by id or its last part; names without a pair are unmatched, or faults where their
+    pair was left out.
 
     Where infrared pictures without a partner are named, they are among the unmatched by their ids.
     """
-    pairs, others = _Named(corpus.pairs), _Named(corpus.infrared_alone)
-    # Of a list that is called otherwise, whoever names it means its pairs.
-    split = next((word for word in _SPLITS if files.stem(uri).lower().startswith(word)), "")
-    taken, alone, unmatched = [], [], []
+    named = _Named((*corpus.pairs, *corpus.infrared_alone))
+    left_out, alone_left_out = _left_out(corpus.faults), _left_out(corpus.infrared_alone_faults)
+    split = _split_of_list(uri)
+    taken: list[Pair] = []
+    alone: list[Pair] = []
+    unmatched: list[str] = []
+    chosen: set[str] = set()
     for name in dict.fromkeys(names):
-        if (pair := pairs.get(name)) is not None:
-            taken.append(replace(pair, split=split))
-            continue
-        if (pair := others.get(name)) is not None:
-            alone.append(replace(pair, split=split))
-        unmatched.append(name if pair is None else pair.pair_id)
-    chosen = {pair.pair_id for pair in (*taken, *alone)}
+        if (pair := named.get(name)) is not None:
+            (taken if pair.rgb_uri else alone).append(replace(pair, split=split))
+            chosen.add(pair.pair_id)
+            unmatched += [] if pair.rgb_uri else [pair.pair_id]
+        elif name in left_out:
+            chosen |= left_out[name]
+        elif name in alone_left_out:
+            chosen |= alone_left_out[name]
+            unmatched += sorted(alone_left_out[name])
+        else:
+            unmatched.append(name)
     return replace(
         corpus,
         name=f"{corpus.name}/{files.stem(uri)}",
@@ -72,6 +80,21 @@ def only_named(corpus: PairCorpus, names: list[str], uri: str) -> PairCorpus:
         faults=tuple(fault for fault in corpus.faults if fault.pair_id in chosen),
         infrared_alone_faults=tuple(fault for fault in corpus.infrared_alone_faults if fault.pair_id in chosen),
     )
+
+
+def _split_of_list(uri: str) -> str:
+    """The part that a list is called by, else "": whoever names such a list means its pairs."""
+    return next((word for word in _SPLITS if files.stem(uri).lower().startswith(word)), "")
+
+
+def _left_out(faults: Sequence[PairFault]) -> dict[str, set[str]]:
+    """Ids of what was left out, by id and by its last part."""
+    found: dict[str, set[str]] = defaultdict(set)
+    for fault in faults:
+        if fault.is_skipped:
+            found[fault.pair_id].add(fault.pair_id)
+            found[fault.pair_id.rsplit("/", 1)[-1]].add(fault.pair_id)
+    return found
 
 
 class _Named:
@@ -96,17 +119,23 @@ def of_splits(corpus: PairCorpus, uri: str, splits: Sequence[str] | None) -> tup
         Pairs, then infrared pictures without a partner. Faults: `missing_file`: a list at `uri` names it, and there is
         no such picture.
     """
+    is_listed, of_list = is_list(uri), _split_of_list(uri)
+    told = (*corpus.faults, *corpus.infrared_alone_faults)
     everything = (*corpus.pairs, *corpus.infrared_alone)
     taken = [pair for pair in everything if splits is None or pair.split in ("", *splits)]
     ids = {pair.pair_id for pair in taken}
     others = {pair.pair_id for pair in everything} - ids
     faults = [
         fault
-        for fault in (*corpus.faults, *corpus.infrared_alone_faults)
+        for fault in told
         if fault.pair_id in ids
-        or (fault.pair_id not in others and (splits is None or split_of(fault.pair_id) in ("", *splits)))
+        or (
+            fault.pair_id not in others
+            and (splits is None or (of_list if is_listed else split_of(fault.pair_id)) in ("", *splits))
+        )
     ]
-    if is_list(uri):
-        told = f"named by {files.name(uri)}, expected an infrared picture of this name, found none"
-        faults += [PairFault(name, "missing_file", told) for name in corpus.unmatched if name not in ids | others]
+    if is_listed:
+        why = f"named by {files.name(uri)}, expected an infrared picture of this name, found none"
+        known = ids | others | {fault.pair_id for fault in told}
+        faults += [PairFault(name, "missing_file", why) for name in corpus.unmatched if name not in known]
     return taken, faults

@@ -507,6 +507,37 @@ def test_a_list_names_infrared_pictures_without_a_partner_too(tmp_path: Path):
     )  # fmt: skip
 
 
+def test_a_name_of_a_list_that_several_pictures_share_means_none_of_them(tmp_path: Path):
+    for part in ("train", "val", "test"):
+        picture(tmp_path / "infrared" / part / "1.jpg")
+        if part != "val":
+            picture(tmp_path / "visible" / part / "1.jpg")
+    (tmp_path / "Annotations").mkdir()
+    (tmp_path / "Annotations" / "1.xml").write_text(VOC)
+    names = tmp_path / "mine.txt"
+    names.write_text("1\ntrain/1\n")
+    found = read_infrared_set(str(names))
+    assert [p.picture_id for p in found.pictures] == ["train/1"]
+    assert [(fault.pair_id, fault.code) for fault in found.faults] == [("1", "missing_file")]
+    assert open_pairs(str(names)).unmatched == ("1",)
+
+
+def test_a_name_of_a_list_that_was_left_out_is_told_by_its_fault_and_not_called_missing(tmp_path: Path):
+    alone(tmp_path, "llvip")
+    for name in ("train0", "train2"):
+        picture(tmp_path / "infrared" / "train" / f"{name}.png")
+    names = tmp_path / "mine.txt"
+    names.write_text("test0\ntrain0\ntrain/train1\ntrain2\ngone\n")
+    found = read_infrared_set(str(names), splits=("test",))
+    assert [p.picture_id for p in found.pictures] == ["test/test0", "train/train1"]
+    assert [(fault.pair_id, fault.code) for fault in found.faults] == [
+        ("train/train0", "ambiguous_name"), ("train/train2", "ambiguous_name"), ("gone", "missing_file"),
+    ]  # fmt: skip
+    pairs = open_pairs(str(names))
+    assert [(fault.pair_id, fault.code) for fault in pairs.faults] == [("train/train0", "ambiguous_name")]
+    assert pairs.unmatched == ("train/train1", "train/train2", "gone")
+
+
 def test_colours_are_told_from_grey(tmp_path: Path):
     rng = np.random.default_rng(0)
     grey = rng.integers(0, 256, (32, 40, 1), dtype=np.uint8).repeat(3, 2)
