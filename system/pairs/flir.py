@@ -7,6 +7,7 @@
 Boxes are those of the thermal pictures, by their names without suffixes: 2018's annotations name 8-bit pictures where
 the 16-bit ones may be all there is. Of the RGB pictures the middle in the thermal ones' shape is taken; registered
 copies of the corpus are two plain folders. Pictures that the map does not name are matched by their own names.
+RGB may be missing where annotations are there.
 """
 
 from __future__ import annotations
@@ -56,11 +57,18 @@ class FlirReader:
     """Reads both layouts."""
 
     name = "flir"
-    looks_for = "RGB beside thermal_8_bit or thermal_16_bit; or images_rgb_train/data beside images_thermal_train/data"
+    looks_for = (
+        "RGB or thermal_annotations.json beside thermal_8_bit or thermal_16_bit; or images_thermal_train/data beside "
+        "images_rgb_train/data or images_thermal_train/coco.json"
+    )
 
     def recognise(self, uri: str) -> str | None:
         thermal = next((part.thermal for part in _parts(uri) if part.rgb), None)
         return f"{files.name(files.parent(thermal))}/{files.name(thermal)} is there" if thermal else None
+
+    def recognise_infrared(self, uri: str) -> str | None:
+        coco = next((part.coco for part in _parts(uri) if files.is_file(part.coco)), None)
+        return f"{files.name(files.parent(coco))}/{files.name(coco)} is there" if coco else None
 
     def read(self, uri: str) -> PairCorpus:
         parts = _parts(uri)
@@ -105,13 +113,8 @@ class FlirReader:
 
 
 def _parts(uri: str) -> list[_Part]:
-    """Parts with thermal pictures; none, if no part has an RGB folder beside them."""
-    parts = _all_parts(uri) if files.is_folder(uri) else []
-    return parts if any(part.rgb for part in parts) else []
-
-
-def _all_parts(uri: str) -> list[_Part]:
-    below = files.folders_in(uri)
+    """Parts with thermal pictures."""
+    below = files.folders_in(uri) if files.is_folder(uri) else {}
     new = {found.groups(): folder for name, folder in sorted(below.items()) if (found := _NEW_FOLDER.match(name))}
     parts = []
     for (kind, side, split), folder in new.items():
@@ -123,15 +126,18 @@ def _all_parts(uri: str) -> list[_Part]:
             )
     if parts:
         return parts
-    old = [("", uri, below)] if "RGB" in below else []
-    if not old:
-        splits = {name: folder for name, folder in sorted(below.items()) if split_of(f"{name}/")}
-        old = [(name, folder, files.folders_in(folder)) for name, folder in splits.items()]
-    for split, folder, held in old:
-        thermal = next((held[name] for name in _THERMAL_FOLDERS if name in held), None)
-        if thermal is not None:
-            parts.append(_Part(split, held.get("RGB", ""), thermal, f"{folder}/thermal_annotations.json"))
-    return parts
+    if "RGB" in below:
+        return _old_part("", uri, below)
+    splits = {name: folder for name, folder in sorted(below.items()) if split_of(f"{name}/")}
+    parts = [part for name, folder in splits.items() for part in _old_part(name, folder, files.folders_in(folder))]
+    return parts or _old_part("", uri, below)
+
+
+def _old_part(split: str, folder: str, held: Mapping[str, str]) -> list[_Part]:
+    """The part in a folder of 2018's layout that holds other folders, if thermal pictures are among these."""
+    thermal = next((held[name] for name in _THERMAL_FOLDERS if name in held), None)
+    rgb, coco = held.get("RGB", ""), f"{folder}/thermal_annotations.json"
+    return [] if thermal is None else [_Part(split, rgb, thermal, coco)]
 
 
 def _thermal_names(uri: str) -> dict[str, str]:

@@ -1,4 +1,5 @@
-"""KAIST multispectral pedestrians: [images/]setXX/VYYY/{visible,lwir}/NAME.png and annotations/setXX/VYYY/NAME.txt.
+"""KAIST multispectral pedestrians: [images/]setXX/VYYY/{visible,lwir}/NAME.png and annotations/setXX/VYYY/NAME.txt;
+visible/ may be missing.
 
 Annotations are text boxes (`% bbGt version=3`): class x y w h occluded vx vy vw vh ignore angle.
 "person?" is a person to be ignored. Sets 00-02 and 06-08 are day, 03-05 and 09-11 night, as its makers tell.
@@ -7,6 +8,7 @@ Annotations are text boxes (`% bbGt version=3`): class x y w h occluded vx vy vw
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 
 from system.errors import DataError
 from system.pairs import files
@@ -28,13 +30,19 @@ class KaistReader:
     """Reads a folder of KAIST's layout."""
 
     name = "kaist"
-    looks_for = "[images/]setXX/VYYY/visible and lwir"
+    looks_for = "[images/]setXX/VYYY/visible and lwir, or lwir where annotations/ is"
 
     def recognise(self, uri: str) -> str | None:
-        for folder in _videos(uri, only_first=True).values():
+        for video, folder in _videos(uri):
             if {"visible", "lwir"} <= files.folders_in(folder).keys():
-                return f"{'/'.join(folder.split('/')[-2:])} holds visible and lwir"
+                return f"{video} holds visible and lwir"
         return None
+
+    def recognise_infrared(self, uri: str) -> str | None:
+        if not files.is_folder(uri) or "annotations" not in files.folders_in(uri):
+            return None
+        found = next((video for video, folder in _videos(uri) if "lwir" in files.folders_in(folder)), None)
+        return f"{found} holds lwir" if found else None
 
     def read(self, uri: str) -> PairCorpus:
         name = files.name(uri)
@@ -43,7 +51,7 @@ class KaistReader:
         unmatched: list[str] = []
         faults: list[PairFault] = []
         alone_faults: list[PairFault] = []
-        for video, folder in _videos(uri).items():
+        for video, folder in _videos(uri):
             sides = files.folders_in(folder)
             listed = [names_below(sides[side], is_deep=False) if side in sides else [] for side in ("visible", "lwir")]
             matched = match_names(*([(f"{video}/{stem}", picture) for stem, picture in side] for side in listed))
@@ -84,23 +92,19 @@ class KaistReader:
         ).with_infrared_alone()
 
 
-def _videos(uri: str, only_first: bool = False) -> dict[str, str]:
-    """ "set00/V000" -> its folder."""
+def _videos(uri: str) -> Iterator[tuple[str, str]]:
+    """("set00/V000", its folder) of each."""
     if not files.is_folder(uri):
-        return {}
+        return
     below = files.folders_in(uri)
     if "images" in below:
         below = files.folders_in(below["images"])
-    found: dict[str, str] = {}
     for set_name, set_folder in sorted(below.items()):
         if not _SET.match(set_name):
             continue
         for video, folder in sorted(files.folders_in(set_folder).items()):
             if _VIDEO.match(video):
-                found[f"{set_name}/{video}"] = folder
-                if only_first:
-                    return found
-    return found
+                yield f"{set_name}/{video}", folder
 
 
 def _texts(annotations: str, video: str) -> dict[str, str]:

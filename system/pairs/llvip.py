@@ -1,4 +1,4 @@
-"""LLVIP: {visible,infrared}/{train,test}/NAME.jpg and Annotations/NAME.xml (Pascal VOC).
+"""LLVIP: {visible,infrared}/{train,test}/NAME.jpg and Annotations/NAME.xml (Pascal VOC); visible/ may be missing.
 
 Boxes were drawn on the infrared pictures. Corners are taken as written; VOC's own start at 1, so that they may lie one
 pixel off.
@@ -31,18 +31,24 @@ class LlvipReader:
     """Reads the folder that holds visible/, infrared/ and, where there are labels, Annotations/."""
 
     name = "llvip"
-    looks_for = "visible/{train,test} beside infrared/{train,test}"
+    looks_for = "visible/{train,test} or Annotations beside infrared/{train,test}"
 
     def recognise(self, uri: str) -> str | None:
         below = files.folders_in(uri) if files.is_folder(uri) else {}
         if not {"visible", "infrared"} <= below.keys():
             return None
-        splits = [name for name in files.folders_in(below["visible"]) if split_of(f"{name}/")]
-        return f"visible holds {' and '.join(sorted(splits))}" if splits else None
+        if not files.folders_in(below["visible"]) and not files.pictures_in(below["visible"]):
+            return self.recognise_infrared(uri)
+        return _holds_splits(below["visible"])
+
+    def recognise_infrared(self, uri: str) -> str | None:
+        below = files.folders_in(uri) if files.is_folder(uri) else {}
+        return _holds_splits(below["infrared"]) if {"infrared", "Annotations"} <= below.keys() else None
 
     def read(self, uri: str) -> PairCorpus:
         below = files.folders_in(uri)
-        matched = match_names(names_below(below["visible"]), names_below(below["infrared"]))
+        visible = names_below(below["visible"]) if "visible" in below else []
+        matched = match_names(visible, names_below(below["infrared"]))
         texts = {}
         if "Annotations" in below:
             texts = {files.stem(entry): entry for entry in files.list_folder(below["Annotations"])}
@@ -89,6 +95,11 @@ class LlvipReader:
             faults=tuple(faults),
             infrared_alone_faults=matched.infrared_alone_faults,
         ).with_infrared_alone()
+
+
+def _holds_splits(folder: str) -> str | None:
+    splits = sorted(name for name in files.folders_in(folder) if split_of(f"{name}/"))
+    return f"{files.name(folder)} holds {' and '.join(splits)}" if splits else None
 
 
 def read_voc(uri: str) -> VocFile:

@@ -42,6 +42,14 @@ class PairReader(Protocol):
         ...
 
 
+class InfraredReader(PairReader, Protocol):
+    """One layout of which labelled infrared pictures alone can be read, too."""
+
+    def recognise_infrared(self, uri: str) -> str | None:
+        """Why the path is of this layout though it may hold no RGB, or None; asked where no reader recognises pairs."""
+        ...
+
+
 def known_alignment(path: str) -> Alignment:
     """By the name of a corpus in its path; `unknown` for others."""
     parts = [part.lower() for part in path.split("/")[-6:]]

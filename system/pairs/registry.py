@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 
 from system.errors import ConfigError, DataError, FormatError
@@ -13,22 +14,25 @@ from system.pairs.kaist import KaistReader
 from system.pairs.llvip import LlvipReader
 from system.pairs.mfnet import MfnetReader
 from system.pairs.msrs import MsrsReader
-from system.pairs.reader import PairReader
+from system.pairs.reader import InfraredReader, PairReader
 from system.pairs.records import PairCorpus
 from system.pairs.subset import is_list, only_named, read_names
 
+_FLIR, _KAIST, _LLVIP = FlirReader(), KaistReader(), LlvipReader()
 # Asked in this order, the first that recognises a path has it: a file first, then layouts with telling folders. LLVIP
 # and MSRS are both two folders of plain names, LLVIP's with splits below, MSRS's with D or N in the names; two plain
 # folders come last, because both are also that.
 READERS: tuple[PairReader, ...] = (
     CocoReader(),
-    FlirReader(),
-    KaistReader(),
+    _FLIR,
+    _KAIST,
     MfnetReader(),
-    LlvipReader(),
+    _LLVIP,
     MsrsReader(),
     FoldersReader(),
 )
+# Asked where none of these recognises pairs, so that they take nothing that is another's.
+INFRARED_READERS: tuple[InfraredReader, ...] = (_FLIR, _KAIST, _LLVIP)
 
 
 def reader_named(name: str) -> PairReader:
@@ -69,9 +73,8 @@ def open_pairs(uri: str, reader: str = "auto", needs_rgb: bool = True) -> PairCo
             raise DataError("missing_path", f"{part}: expected a folder or a COCO file, found nothing")
     names = read_names(uri) if is_list(uri) else None
     roots = [uri] if names is None else [files.parent(uri), files.parent(files.parent(uri))]
-    for root in roots:
-        recognised = recognise(root, readers)
-        if recognised is not None:
+    for asked, root in itertools.product((recognise, recognise_infrared), roots):
+        if (recognised := asked(root, readers)) is not None:
             found, why = recognised
             corpus = replace(found.read(root), why=why)
             return _checked(corpus if names is None else only_named(corpus, names, uri), uri, needs_rgb)
@@ -83,6 +86,15 @@ def recognise(uri: str, readers: tuple[PairReader, ...] = READERS) -> tuple[Pair
     """The first reader that recognises a path, and by what; None where there is none."""
     for reader in readers:
         why = reader.recognise(uri)
+        if why is not None:
+            return reader, why
+    return None
+
+
+def recognise_infrared(uri: str, readers: tuple[PairReader, ...] = READERS) -> tuple[PairReader, str] | None:
+    """The same, by labelled infrared pictures alone."""
+    for reader in INFRARED_READERS:
+        why = reader.recognise_infrared(uri) if reader in readers else None
         if why is not None:
             return reader, why
     return None

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from system.errors import ConfigError, DataError
+from system.errors import ConfigError, DataError, FormatError
 from system.pairs import files
 from system.pairs.coco_file import read_coco
 from system.pairs.infrared_set import InfraredSet, read_infrared_set
@@ -454,6 +454,56 @@ def test_a_part_of_which_no_rgb_is_there_is_read(tmp_path: Path, layout: str):
     with pytest.raises(DataError, match="6 pictures have no partner") as raised:
         open_pairs(str(tmp_path))
     assert raised.value.code == "no_pairs"
+
+
+@pytest.mark.parametrize(
+    "layout",
+    ["flir 2018", "flir 2018 one part", "flir 2022", "llvip", "llvip empty visible", "kaist", "kaist bare sets"],
+)
+def test_a_corpus_of_labelled_infrared_pictures_alone_is_read(tmp_path: Path, layout: str):
+    alone(root := tmp_path / "corpus", " ".join(layout.split()[: 2 if layout.startswith("flir") else 1]))
+    for rgb in {file.parent for file in root.rglob("*.jpg")}:
+        if not {"RGB", "visible", "images_rgb_train", "images_rgb_test"}.isdisjoint(rgb.parts):
+            shutil.rmtree(rgb)
+    if layout == "llvip":
+        (root / "visible").rmdir()
+    if layout == "flir 2018 one part":
+        root = root / "train"
+    if layout == "kaist bare sets":
+        for folder in (root / "images").iterdir():
+            folder.rename(root / folder.name)
+        (root / "images").rmdir()
+    found = read_infrared_set(str(root))
+    assert len(found.pictures) == (3 if layout == "flir 2018 one part" else 6) and not found.faults
+    with pytest.raises(DataError, match=r"expected pairs of pictures, found none: read as .*have no partner"):
+        open_pairs(str(root))
+
+
+def test_kaist_is_read_where_its_first_video_holds_no_visible_pictures(tmp_path: Path):
+    alone(tmp_path, "kaist")
+    shutil.rmtree(tmp_path / "images" / "set00" / "V000" / "visible")
+    assert len(read_infrared_set(str(tmp_path)).pictures) == 6
+    assert [pair.pair_id for pair in open_pairs(str(tmp_path)).pairs] == ["set06/V000/test0"]
+
+
+@pytest.mark.parametrize(
+    ("sides", "labels"),
+    [(("rgb", "thermal_8_bit"), "thermal_annotations.json"), (("vi", "infrared"), "Annotations/1.xml")],
+)
+def test_what_other_readers_own_stays_theirs(tmp_path: Path, sides: tuple[str, str], labels: str):
+    for side in sides:
+        picture(tmp_path / side / "train" / "1.png")
+    (tmp_path / labels).parent.mkdir(exist_ok=True)
+    (tmp_path / labels).write_text("{}")
+    corpus = open_pairs(str(tmp_path), needs_rgb=False)
+    assert (corpus.reader, [pair.pair_id for pair in corpus.pairs]) == ("folders", ["train/1"])
+
+
+def test_infrared_pictures_alone_that_nobody_labelled_are_no_corpus(tmp_path: Path):
+    for place in ("thermal_8_bit", "infrared/train", "set00/V000/lwir"):
+        picture(tmp_path / place / "1.png")
+    with pytest.raises(FormatError, match=r"no reader recognises.*Annotations beside infrared"):
+        read_infrared_set(str(tmp_path))
 
 
 def test_infrared_pictures_without_a_partner_are_left_out_where_their_labels_are_damaged_or_their_name_is_not_theirs(
