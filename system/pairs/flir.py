@@ -203,8 +203,10 @@ def _boxes(parts: Sequence[_Part]) -> _Boxes:
             found.given[picture] = [
                 replace(box, label=place[coco.categories[box.label]]) for box in coco.boxes.get(image.number, ())
             ]
+        prefix = f"{part.split}/" if part.split else ""
+        ids = {image.number: prefix + stem for stem, image in zip(stems, coco.images, strict=True)}
         found.faults += [
-            PairFault(f"{part.split}: image {number}", code, told, is_skipped=False)
+            PairFault(ids.get(number, f"{part.split}: image {number}"), code, told, is_skipped=False)
             for number, code, told in coco.faults
         ]
     return found

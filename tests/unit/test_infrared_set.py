@@ -531,6 +531,7 @@ def test_faults_of_infrared_pictures_without_a_partner_are_no_faults_of_pairs(tm
         text.write_text("nonsense")
     for text in tmp_path.rglob("*.json"):
         content = json.loads(text.read_text())
+        content["annotations"].append(content["annotations"][2] | {"bbox": "damaged"})
         text.write_text(json.dumps(content | {"images": [*content["images"], content["images"][2] | {"id": 9}]}))
     pairs = open_pairs(str(tmp_path))
     assert len(pairs.pairs) == 2 and not pairs.faults
