@@ -76,8 +76,9 @@ def main(
     learning rate; `@rank=` keeps alpha / rank at 1. Students are judged as `distill_freqkd` exports them, W + 0.5 x
     the update, unless `@merge=` says otherwise. `none` is the untouched backbone, judged once.
 
-    A CNN learns as a whole, without adapters, and is judged so. Its stage is probed on the teacher's patches, and its
-    mean patch finds the mean RGB patch of the untouched CNN.
+    A CNN learns as a whole, without adapters, and is judged so; with `@first=0.3` its projections learn alone in that
+    share of the steps. Its stage is probed on the teacher's patches, and its mean patch finds the mean RGB patch of the
+    untouched CNN.
 
     The budget goes to stderr before the first run. The last line of stdout is one JSON object: arms {arm: {drift:
     {mean, low, high, seeds, CLASS, retrieval_r1, retrieval_r5}}}, drifts, differences (paired), seen_in_training (test

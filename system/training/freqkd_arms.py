@@ -4,6 +4,7 @@
     reference                         a recipe of `system.freqkd.losses.RECIPES`
     reference@cutoff=0.25@rank=16     the same with other values
     registered@blocks=6+9@merge=1
+    registered@first=0.3              of a CNN: the projections learn alone in this share of the steps
 
 Legend: N pairs, H x W pixels.
 """
@@ -126,6 +127,12 @@ def compared_arm(ours: str | None, arms: Sequence[Arm]) -> str:
     if (name := parse_arm(ours, "--ours").name) not in names:
         raise ConfigError(f"--ours {ours}: expected one of --arms, {', '.join(names)}")
     return name
+
+
+def refuse_first(arms: Sequence[Arm]) -> None:
+    """Raises ConfigError: an arm lets projections learn first, of a student that has none."""
+    if unfit := [arm.name for arm in arms if "projections_first" in arm.settings]:
+        raise ConfigError(f"--arms {unfit[0]}: first= is of a CNN's projections; name one by --student")
 
 
 def refuse_drifts(drifts: Sequence[int], height: int, width: int) -> None:

@@ -30,7 +30,7 @@ from system.pipelines.task_results import as_they_end, result_of
 from system.report.console import ConsoleProgress
 from system.report.freqkd_study import study_markdown, write_plot
 from system.training.encoder import Encoder
-from system.training.freqkd_arms import Arm, compared_arm, parse_arms, refuse_drifts
+from system.training.freqkd_arms import Arm, compared_arm, parse_arms, refuse_drifts, refuse_first
 from system.training.freqkd_run import (
     ADAPTERS,
     CACHE,
@@ -115,6 +115,8 @@ def study_freqkd(
     """
     arms = parse_arms(config.arms)
     ours = compared_arm(config.ours, arms)
+    if not is_cnn(config.distill.tower):
+        refuse_first(arms)
     cells = list(_cells(arms, config))
     progress.phase("reading pairs")
     size = (config.distill.height, config.distill.width)

@@ -12,9 +12,10 @@ from system.backbones.runtime import LOGICAL_GPUS, device_of
 from system.bootstrap import draw_pictures
 from system.errors import ConfigError, DataError
 from system.freqkd.distiller import DistillConfig
+from system.report.console import ConsoleProgress
 from system.report.freqkd_study import freqkd_table, study_markdown, write_plot
 from system.training.freqkd_arms import compared_arm, drift_shifts, drifted, parse_arm, parse_arms
-from system.training.freqkd_study import StudyConfig, other_recipes
+from system.training.freqkd_study import StudyConfig, other_recipes, study_freqkd
 from system.training.freqkd_summary import RunFigures, summarise
 
 CLASSES = ("person", "car")
@@ -49,6 +50,13 @@ def test_a_run_that_is_given_a_gpu_computes_there(monkeypatch: pytest.MonkeyPatc
     assert device_of(config.use_gpu) == "cpu"
 
 
+def test_projections_that_a_transformer_lacks_cannot_learn_first(tmp_path: Path):
+    config = StudyConfig(train="a", test="b", arms=("none,mse@first=0.3",))
+    with pytest.raises(ConfigError, match=r"mse@first=0\.3: first= is of a CNN's projections"):
+        study_freqkd(config, tmp_path, ConsoleProgress())
+    assert not list(tmp_path.iterdir())
+
+
 def test_an_arm_has_one_name_however_its_options_are_written():
     arm = parse_arm("reference@rank=16@cutoff=0.250")
     assert arm.name == "reference@cutoff=0.25@rank=16" and arm.loss is not None and arm.loss.cutoff == 0.25
@@ -58,6 +66,8 @@ def test_an_arm_has_one_name_however_its_options_are_written():
     config = arm.config(DistillConfig(), seed=0)
     assert (config.blocks, config.rank, config.merge_factor) == ((6, 9), 0, 0.25)
     assert arm.name == "mse@rank=full@blocks=6+9@merge=0.25" and arm.trained_as == "mse@rank=full@blocks=6+9"
+    assert parse_arm("mse@first=0.3@merge=0.5").trained_as == "mse@first=0.3"
+    assert parse_arm("mse@first=0.3").config(DistillConfig(), 0).projections_first == 0.3
     assert parse_arm("mse").config(DistillConfig(), 0).merge_factor == 0.5, "judged as it is exported"
     assert parse_arm("registered").is_registered and not parse_arm("none").is_registered
 
@@ -77,6 +87,7 @@ def test_an_arm_has_one_name_however_its_options_are_written():
         ("reference@rank=0", "or full"),
         ("reference@blocks=", "blocks="),
         ("reference@merge=nan", "merge=nan"),
+        ("reference@first=1", "first=1"),
     ],
 )
 def test_arms_that_cannot_be_are_refused_with_what_was_expected(text: str, words: str):
