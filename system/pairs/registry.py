@@ -76,6 +76,9 @@ def open_pairs(uri: str, reader: str = "auto", needs_rgb: bool = True) -> PairCo
     for asked, root in itertools.product((recognise, recognise_infrared), roots):
         if (recognised := asked(root, readers)) is not None:
             found, why = recognised
+            if needs_rgb and asked is recognise_infrared:
+                told = f"read as {found.name}, because {why}, its infrared pictures have no partner"
+                raise DataError("no_pairs", f"{uri}: expected pairs of pictures, found none: {told}")
             corpus = replace(found.read(root), why=why)
             return _checked(corpus if names is None else only_named(corpus, names, uri), uri, needs_rgb)
     looked_for = "; ".join(f"{candidate.name}: {candidate.looks_for}" for candidate in readers)

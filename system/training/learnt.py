@@ -89,13 +89,23 @@ def learnt_by_backbone(backbone: str) -> list[Marks] | None:
             return []
         folder = Path(backbone.split("@", 1)[1]).parent
     told = read_learnt(folder)
-    configs = [folder / name for name in (detector.CONFIG_NAME, segmenter.CONFIG_NAME)]
-    if models := [config for config in configs if config.is_file()]:
-        before = read_learnt(folder, BACKBONE_NAME)
-        if all(map(_is_frozen, models)):
-            return before
-        return None if told is None or before is None else told + before
+    if _configs(folder):
+        return _by_backbone_of(folder, told)
     return [] if told is None and not (folder / DISTILL_NAME).is_file() else told
+
+
+def _configs(folder: Path) -> list[Path]:
+    """Configurations of a detector or segmenter that lie there."""
+    found = [folder / name for name in (detector.CONFIG_NAME, segmenter.CONFIG_NAME)]
+    return [config for config in found if config.is_file()]
+
+
+def _by_backbone_of(folder: Path, told: list[Marks] | None) -> list[Marks] | None:
+    """What a detector's or segmenter's backbone has learnt from; `told`: what the model has."""
+    before = read_learnt(folder, BACKBONE_NAME)
+    if all(map(_is_frozen, _configs(folder))):
+        return before
+    return None if told is None or before is None else told + before
 
 
 def _is_frozen(model: Path) -> bool:
@@ -121,7 +131,7 @@ def learnt_with_start(
     if earlier is None:
         note(f"warning: which pictures --start {start} learnt from is not told; nor will the new model tell")
         return learnt, None
-    return learnt + earlier, read_learnt(start, BACKBONE_NAME)
+    return learnt + earlier, _by_backbone_of(start, earlier)
 
 
 def seen_before(marks: Sequence[Marks], learnt: Iterable[Marks]) -> list[int]:

@@ -103,6 +103,9 @@ def test_a_model_that_went_on_from_one_that_does_not_tell_does_not_pass_for_one_
     telling = model(tmp_path / "telling", uris[1:2], uris[2:3])
     learnt, of_backbone = learnt_with_start(marks_of(uris[:1]), telling, told.append)
     assert learnt == marks_of(uris[:2]) and of_backbone == marks_of(uris[2:3]) and len(told) == 2
+    (telling / detector.CONFIG_NAME).write_text('{"is_frozen": false}')
+    _, of_backbone = learnt_with_start(marks_of(uris[:1]), telling, told.append)
+    assert of_backbone == marks_of(uris[1:3]), "a backbone that learnt with the earlier model"
 
 
 def test_a_backbone_is_asked_by_folder_and_by_file_and_a_strangers_weights_saw_nothing_of_ours(
