@@ -3,47 +3,20 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from system.errors import ConfigError, DataError, FormatError
-from system.pairs import files
+from system.errors import ConfigError, DataError
 from system.pairs.coco_file import read_coco
 from system.pairs.infrared_set import InfraredSet, read_infrared_set
 from system.pairs.pixels import InfraredMapping, picture_size, read_infrared
-from system.pairs.registry import open_pairs
 from system.training import detection_study
 from system.training.detect import gather_labelled, refuse_left_out
 from system.training.detection_study import DetectionStudyConfig, study_sets
-from system.training.probe_set import read_set
-
-VOC = (
-    "<annotation><size><width>40</width><height>32</height></size><object><name>person</name><bndbox><xmin>2</xmin>"
-    "<ymin>2</ymin><xmax>9</xmax><ymax>20</ymax></bndbox></object></annotation>"
-)
-
-
-def picture(path: Path, seed: int = 0) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (32, 40), dtype=np.uint8)).save(path)
-
-
-def coco(path: Path, images: list[dict], boxes: list[tuple[int, int, list[float], int]], names: list[str]) -> str:
-    content = {
-        "images": [{"width": 40, "height": 32} | image for image in images],
-        "annotations": [
-            {"id": n, "image_id": image, "category_id": label, "bbox": box, "iscrowd": crowd}
-            for n, (image, label, box, crowd) in enumerate(boxes)
-        ],
-        "categories": [{"id": k, "name": name} for k, name in enumerate(names)],
-    }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content))
-    return str(path)
+from tests.infrared_corpora import VOC, coco, kaist, picture
 
 
 def test_classes_are_matched_by_name_and_nobodys_regions_are_ignored_for_all(tmp_path: Path):
@@ -318,17 +291,6 @@ def test_a_study_refuses_what_cannot_be_read_before_it_trains(tmp_path: Path):
         detection_study.refuse_unreadable(found, InfraredMapping())
 
 
-def kaist(root: Path, labelled: dict[str, bytes], bare: tuple[str, ...] = ()) -> Path:
-    for name in (*labelled, *bare):
-        video, stem = name.rsplit("/", 1)
-        for side in ("visible", "lwir"):
-            picture(root / "images" / video / side / f"{stem}.png")
-    for name, text in labelled.items():
-        (root / "annotations" / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / "annotations" / f"{name}.txt").write_bytes(text)
-    return root
-
-
 def test_names_of_a_list_that_are_not_there_count_against_the_share_of_bad_pictures(tmp_path: Path):
     kaist(tmp_path, {"set00/V000/I00001": b"person 1 2 9 9\n"})
     names = tmp_path / "imageSets" / "train.txt"
@@ -395,198 +357,6 @@ def test_parts_of_a_corpus_are_taken_as_they_are_named(tmp_path: Path):
     assert counts == {"train": 2, "test": 1} and len(read_infrared_set(str(tmp_path)).pictures) == 3
     with pytest.raises(DataError, match="expected pairs of val, found those of test, train"):
         read_infrared_set(str(tmp_path), splits=("val",))
-
-
-def alone(root: Path, layout: str) -> None:
-    """Three labelled infrared pictures to learn from and three to judge on; one of each has an RGB partner."""
-    for part in ("train", "test"):
-        names = [f"{part}{n}" for n in range(3)]
-        rgb, infrared = {
-            "flir 2018": (f"{part}/RGB", f"{part}/thermal_8_bit"),
-            "flir 2022": (f"images_rgb_{part}/data", f"images_thermal_{part}/data"),
-            "llvip": (f"visible/{part}", f"infrared/{part}"),
-            "kaist": (
-                f"images/set0{6 * (part == 'test')}/V000/visible",
-                f"images/set0{6 * (part == 'test')}/V000/lwir",
-            ),
-        }[layout]
-        (root / rgb).mkdir(parents=True)
-        Image.new("RGB", (40, 32), "olive").save(root / rgb / f"{names[0]}.jpg")
-        for name in names:
-            picture(root / infrared / f"{name}.jpg")
-            if layout == "llvip":
-                (root / "Annotations").mkdir(exist_ok=True)
-                (root / "Annotations" / f"{name}.xml").write_text(VOC)
-            elif layout == "kaist":
-                text = root / "annotations" / infrared.removeprefix("images/").removesuffix("/lwir") / f"{name}.txt"
-                text.parent.mkdir(parents=True, exist_ok=True)
-                text.write_text("person 2 2 7 18\n")
-        if layout.startswith("flir"):
-            place = f"{part}/thermal_annotations.json" if layout == "flir 2018" else f"images_thermal_{part}/coco.json"
-            images = [{"id": n, "file_name": f"data/{name}.jpg"} for n, name in enumerate(names)]
-            coco(root / place, images, [(n, 0, [2, 2, 7, 18], 0) for n in range(3)], ["person"])
-
-
-@pytest.mark.parametrize("layout", ["flir 2018", "flir 2022", "llvip", "kaist"])
-def test_labelled_infrared_pictures_need_no_rgb_partner(tmp_path: Path, layout: str):
-    alone(tmp_path, layout)
-    for part in ("train", "test"):
-        found = read_infrared_set(str(tmp_path), splits=(part,))
-        assert [files.stem(p.picture_id) for p in found.pictures] == [f"{part}{n}" for n in range(3)]
-        assert found.counts()["person"] == 3 and not found.faults
-    # Whoever needs pairs is told of them as before.
-    pairs = open_pairs(str(tmp_path))
-    assert [files.stem(pair.pair_id) for pair in pairs.pairs] == ["test0", "train0"][:: -1 if layout == "kaist" else 1]
-    assert sorted(map(files.stem, pairs.unmatched)) == ["test1", "test2", "train1", "train2"]
-    assert not pairs.faults
-
-
-@pytest.mark.parametrize("layout", ["flir 2018", "flir 2022", "llvip"])
-def test_a_part_of_which_no_rgb_is_there_is_read(tmp_path: Path, layout: str):
-    alone(tmp_path, layout)
-    gone = {"flir 2018": "test/RGB", "flir 2022": "images_rgb_test", "llvip": "visible/test"}[layout]
-    shutil.rmtree(tmp_path / gone)
-    assert len(read_infrared_set(str(tmp_path), splits=("test",)).pictures) == 3
-    for rgb in tmp_path.rglob("train0.jpg"):
-        if not {"RGB", "images_rgb_train", "visible"}.isdisjoint(rgb.parts):
-            rgb.unlink()
-    assert len(read_infrared_set(str(tmp_path)).pictures) == 6
-    with pytest.raises(DataError, match="6 pictures have no partner") as raised:
-        open_pairs(str(tmp_path))
-    assert raised.value.code == "no_pairs"
-
-
-@pytest.mark.parametrize(
-    "layout",
-    ["flir 2018", "flir 2018 one part", "flir 2022", "llvip", "llvip empty visible", "kaist", "kaist bare sets"],
-)
-def test_a_corpus_of_labelled_infrared_pictures_alone_is_read(tmp_path: Path, layout: str):
-    alone(root := tmp_path / "corpus", " ".join(layout.split()[: 2 if layout.startswith("flir") else 1]))
-    for rgb in {file.parent for file in root.rglob("*.jpg")}:
-        if not {"RGB", "visible", "images_rgb_train", "images_rgb_test"}.isdisjoint(rgb.parts):
-            shutil.rmtree(rgb)
-    if layout == "llvip":
-        (root / "visible").rmdir()
-    if layout == "flir 2018 one part":
-        root = root / "train"
-    if layout == "kaist bare sets":
-        for folder in (root / "images").iterdir():
-            folder.rename(root / folder.name)
-        (root / "images").rmdir()
-    found = read_infrared_set(str(root))
-    assert len(found.pictures) == (3 if layout == "flir 2018 one part" else 6) and not found.faults
-    with pytest.raises(DataError, match=r"expected pairs of pictures, found none: read as .*have no partner"):
-        open_pairs(str(root))
-
-
-def test_kaist_is_read_where_its_first_video_holds_no_visible_pictures(tmp_path: Path):
-    alone(tmp_path, "kaist")
-    shutil.rmtree(tmp_path / "images" / "set00" / "V000" / "visible")
-    assert len(read_infrared_set(str(tmp_path)).pictures) == 6
-    assert [pair.pair_id for pair in open_pairs(str(tmp_path)).pairs] == ["set06/V000/test0"]
-
-
-@pytest.mark.parametrize(
-    ("sides", "labels"),
-    [(("rgb", "thermal_8_bit"), "thermal_annotations.json"), (("vi", "infrared"), "Annotations/1.xml")],
-)
-def test_what_other_readers_own_stays_theirs(tmp_path: Path, sides: tuple[str, str], labels: str):
-    for side in sides:
-        picture(tmp_path / side / "train" / "1.png")
-    (tmp_path / labels).parent.mkdir(exist_ok=True)
-    (tmp_path / labels).write_text("{}")
-    corpus = open_pairs(str(tmp_path), needs_rgb=False)
-    assert (corpus.reader, [pair.pair_id for pair in corpus.pairs]) == ("folders", ["train/1"])
-
-
-def test_infrared_pictures_alone_that_nobody_labelled_are_no_corpus(tmp_path: Path):
-    for place in ("thermal_8_bit", "infrared/train", "set00/V000/lwir"):
-        picture(tmp_path / place / "1.png")
-    with pytest.raises(FormatError, match=r"no reader recognises.*Annotations beside infrared"):
-        read_infrared_set(str(tmp_path))
-
-
-def test_infrared_pictures_without_a_partner_are_left_out_where_their_labels_are_damaged_or_their_name_is_not_theirs(
-    tmp_path: Path,
-):
-    alone(tmp_path, "llvip")
-    (tmp_path / "Annotations" / "train1.xml").write_text("<annotation>")
-    (tmp_path / "Annotations" / "test1.xml").unlink()
-    picture(tmp_path / "infrared" / "train" / "train2.png")
-    found = read_infrared_set(str(tmp_path))
-    assert [p.picture_id for p in found.pictures] == ["test/test0", "train/train0", "test/test2"]
-    assert sorted((f.pair_id, f.code) for f in found.faults if f.is_skipped) == [
-        ("train/train1", "bad_annotation"), ("train/train2", "ambiguous_name"),
-    ]  # fmt: skip
-    (bare,) = [fault for fault in found.faults if not fault.is_skipped]
-    assert bare.code == "not_labelled" and "1 of 5 pictures" in bare.message
-    assert not [f for f in read_infrared_set(str(tmp_path), splits=("test",)).faults if f.is_skipped]
-
-
-@pytest.mark.parametrize("layout", ["flir 2018", "flir 2022", "llvip", "kaist"])
-def test_faults_of_infrared_pictures_without_a_partner_are_no_faults_of_pairs(tmp_path: Path, layout: str):
-    alone(tmp_path, layout)
-    shutil.copy(next(tmp_path.rglob("train1.jpg")), next(tmp_path.rglob("train1.jpg")).with_suffix(".png"))
-    for text in (*tmp_path.rglob("train2.xml"), *tmp_path.rglob("train2.txt")):
-        text.write_text("nonsense")
-    for text in tmp_path.rglob("*.json"):
-        content = json.loads(text.read_text())
-        content["annotations"].append(content["annotations"][2] | {"bbox": "damaged"})
-        text.write_text(json.dumps(content | {"images": [*content["images"], content["images"][2] | {"id": 9}]}))
-    pairs = open_pairs(str(tmp_path))
-    assert len(pairs.pairs) == 2 and not pairs.faults
-    assert sorted(files.name(uri) for uri in pairs.unmatched) == [
-        "test1.jpg", "test2.jpg", "train1.jpg", "train1.png", "train2.jpg",
-    ]  # fmt: skip
-    if layout != "kaist":  # whose pictures are not of its own size here
-        read = read_set(str(tmp_path), ("train", "val", "test"), (32, 32), InfraredMapping())
-        assert len(read.pairs) == 2 and not read.faults and not read.mended
-    found = read_infrared_set(str(tmp_path), splits=("train",))
-    assert {files.stem(fault.pair_id) for fault in found.faults if fault.is_skipped} == {"train1", "train2"}
-
-
-def test_a_list_names_infrared_pictures_without_a_partner_too(tmp_path: Path):
-    alone(tmp_path, "llvip")
-    names = tmp_path / "val.txt"
-    names.write_text("train0\ntrain/train1\ntest2\ngone\n")
-    found = read_infrared_set(str(names), splits=("val",))
-    assert [p.picture_id for p in found.pictures] == ["train/train0", "train/train1", "test/test2"]
-    assert [(f.pair_id, f.code, f.is_skipped) for f in found.faults] == [("gone", "missing_file", True)]
-    corpus = open_pairs(str(names))
-    assert ([p.pair_id for p in corpus.pairs], corpus.unmatched) == (
-        ["train/train0"], ("train/train1", "test/test2", "gone"),
-    )  # fmt: skip
-
-
-def test_a_name_of_a_list_that_several_pictures_share_means_none_of_them(tmp_path: Path):
-    for part in ("train", "val", "test"):
-        picture(tmp_path / "infrared" / part / "1.jpg")
-        if part != "val":
-            picture(tmp_path / "visible" / part / "1.jpg")
-    (tmp_path / "Annotations").mkdir()
-    (tmp_path / "Annotations" / "1.xml").write_text(VOC)
-    names = tmp_path / "mine.txt"
-    names.write_text("1\ntrain/1\n")
-    found = read_infrared_set(str(names))
-    assert [p.picture_id for p in found.pictures] == ["train/1"]
-    assert [(fault.pair_id, fault.code) for fault in found.faults] == [("1", "missing_file")]
-    assert open_pairs(str(names)).unmatched == ("1",)
-
-
-def test_a_name_of_a_list_that_was_left_out_is_told_by_its_fault_and_not_called_missing(tmp_path: Path):
-    alone(tmp_path, "llvip")
-    for name in ("train0", "train2"):
-        picture(tmp_path / "infrared" / "train" / f"{name}.png")
-    names = tmp_path / "mine.txt"
-    names.write_text("test0\ntrain0\ntrain/train1\ntrain2\ngone\n")
-    found = read_infrared_set(str(names), splits=("test",))
-    assert [p.picture_id for p in found.pictures] == ["test/test0", "train/train1"]
-    assert [(fault.pair_id, fault.code) for fault in found.faults] == [
-        ("train/train0", "ambiguous_name"), ("train/train2", "ambiguous_name"), ("gone", "missing_file"),
-    ]  # fmt: skip
-    pairs = open_pairs(str(names))
-    assert [(fault.pair_id, fault.code) for fault in pairs.faults] == [("train/train0", "ambiguous_name")]
-    assert pairs.unmatched == ("train/train1", "train/train2", "gone")
 
 
 def test_colours_are_told_from_grey(tmp_path: Path):
